@@ -1,0 +1,64 @@
+/**
+ * Settings come from the environment, once, in a role's main.ts; nothing else reads `process.env`.
+ * A schema validates them together, so that an operator sees every mistake at once instead of one per restart.
+ */
+import { z } from "zod";
+
+/** The settings of a role cannot be used; `message` lists every problem, one per line. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+/** Reads a role's settings. Empty variables count as absent. Throws ConfigError with all problems together. */
+export function readConfig<Schema extends z.ZodType>(
+  schema: Schema,
+  env: Readonly<Record<string, string | undefined>>,
+): Readonly<z.infer<Schema>> {
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return Object.freeze(parsed.data);
+  const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`);
+  throw new ConfigError(`these settings cannot be used:\n${problems.join("\n")}`);
+}
+
+/** A whole number within bounds, with a default. */
+export function integer(bounds: { min: number; max: number; default: number }) {
+  const { min, max } = bounds;
+  return z
+    .string()
+    .regex(/^\d+$/, `must be a whole number from ${min} to ${max}`)
+    .transform(Number)
+    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`))
+    .default(bounds.default);
+}
+
+/** A TCP port; 0 asks the system for a free one. */
+export const port = (fallback: number) => integer({ min: 0, max: 65_535, default: fallback });
+
+/** A URL with one of the given schemes (without the colon). */
+export function urlOf(...schemes: string[]) {
+  return z.string().refine(
+    (value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)) && URL.canParse(value),
+    `must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
+  );
+}
+
+/** A list of such URLs, separated by commas. */
+export function urlListOf(...schemes: string[]) {
+  return z
+    .string()
+    .transform((list) => list.split(",").map((url) => url.trim()))
+    .pipe(z.array(urlOf(...schemes)).min(1));
+}
+
+/** A secret that is at least 32 characters long (256 bits, RFC 7518 §3.2, when it is random). */
+export const secret = z.string({ error: "is required" }).min(32, "must be at least 32 characters");
+
+export const logLevel = z
+  .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], {
+    error: "must be trace, debug, info, warn, error, fatal or silent",
+  })
+  .default("info");
+
+/** The address a server listens on. */
+export const host = z.string().default("127.0.0.1");

@@ -1,0 +1,34 @@
+/**
+ * How a role's process starts and ends. SIGTERM and SIGINT drain and exit 0; a setting that cannot be used, or a start
+ * that fails, is one clear message and exit 1; a bug ends the process at once, because a booking system that knows it
+ * is wrong must not go on selling.
+ */
+import { ConfigError } from "./config.ts";
+
+/** Something that runs until it is closed. Closing drains it: what was accepted is finished first. */
+export interface Running {
+  close(): Promise<void>;
+}
+
+/** A drain that takes longer than this is a hang; the process ends with exit code 1. */
+const DRAIN_MAX_SECONDS = 20;
+
+/** Runs `start`, then waits for SIGTERM, SIGINT or (when a supervisor holds the IPC channel) the supervisor's end. */
+export async function runRole(name: string, start: () => Promise<Running>): Promise<void> {
+  // A signal that arrives while the role is still starting is remembered and obeyed as soon as it has started.
+  const stopRequested = new Promise<void>((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => resolve());
+    if (process.connected) process.once("disconnect", () => resolve());
+  });
+  try {
+    const running = await start();
+    await stopRequested;
+    setTimeout(() => process.exit(1), DRAIN_MAX_SECONDS * 1000).unref();
+    await running.close();
+    process.exit(0);
+  } catch (error) {
+    const reason = error instanceof ConfigError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
+    process.stderr.write(`${name}: ${reason}\n`);
+    process.exit(1);
+  }
+}
