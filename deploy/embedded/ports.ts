@@ -1,0 +1,42 @@
+/**
+ * Ports for the processes behind the router. They are chosen once and kept, because the router knows its nodes and a
+ * node knows its database by address, and each of them is restarted under the same one.
+ */
+import { randomInt } from "node:crypto";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { StartError } from "./start-error.ts";
+
+/**
+ * Below the ranges from which systems number outgoing connections (32768–60999 on Linux, 49152–65535 on macOS).
+ * Asking for port 0 would give one from there, and then, while a process is down, a client that keeps connecting to
+ * it can be given that very port as its own and block the restart, or even be connected to itself.
+ */
+const LOWEST = 15_000;
+const HIGHEST = 32_000;
+const ATTEMPTS_MAX = 200;
+
+/** Why this port cannot be listened on, as a system error code such as EADDRINUSE; undefined when it can. */
+export async function portProblem(port: number, host: string): Promise<string | undefined> {
+  const server = createServer();
+  try {
+    server.listen({ port, host, exclusive: true });
+    await once(server, "listening");
+    return undefined;
+  } catch (error) {
+    return error instanceof Error && "code" in error ? String(error.code) : String(error);
+  } finally {
+    server.close();
+  }
+}
+
+/** A port that is free now and not among those already `taken`; adds it to them. */
+export async function chooseFreePort(taken: Set<number>, host = "127.0.0.1"): Promise<number> {
+  for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+    const port = randomInt(LOWEST, HIGHEST);
+    if (taken.has(port) || (await portProblem(port, host)) !== undefined) continue;
+    taken.add(port);
+    return port;
+  }
+  throw new StartError(`no free port on ${host} between ${LOWEST} and ${HIGHEST}`);
+}

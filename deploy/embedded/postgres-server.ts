@@ -1,0 +1,243 @@
+/**
+ * One PostgreSQL server: how its data directory is made, with which settings it runs, and how to tell that it is ready.
+ * `startPostgresServer` boots a throw-away server from these parts for tests; the cluster gives the same parts to its
+ * supervisor.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { postgresBinaries, type PostgresBinaries } from "./binaries.ts";
+import { chooseFreePort } from "./ports.ts";
+import { commandOf } from "./process-identity.ts";
+import { canWrite, ownerOf, runAs, serviceUser, type ServiceUser } from "./service-user.ts";
+import { StartError } from "./start-error.ts";
+
+/** The role that owns every database of the cluster. */
+const SUPERUSER = "onsale";
+
+export interface PostgresPlace {
+  readonly dataDir: string;
+  readonly binaries: PostgresBinaries;
+  readonly user: ServiceUser | undefined;
+}
+
+export function databaseUrl(server: { port: number; password: string }, database: string): string {
+  return `postgres://${SUPERUSER}:${server.password}@127.0.0.1:${server.port}/${database}`;
+}
+
+/**
+ * Makes a data directory with these databases in it, once. It is made under another name and renamed when complete, so
+ * an interrupted first start leaves nothing that looks usable. initdb flushes it all to disk itself, which costs 20 ms;
+ * `durable: false` leaves that out. Throws StartError with what initdb said.
+ */
+export async function createDataDirectory(
+  place: PostgresPlace,
+  options: { password: string; databases: readonly string[]; durable: boolean; signal?: AbortSignal },
+): Promise<void> {
+  const { dataDir, binaries, user } = place;
+  if (existsSync(dataDir)) return;
+  const [draft, passwordFile] = [`${dataDir}.new`, `${dataDir}.password`];
+  try {
+    rmSync(draft, { recursive: true, force: true });
+    writeFileSync(passwordFile, options.password, { mode: 0o600 });
+    if (user !== undefined) chownSync(passwordFile, user.uid, user.gid);
+    const flags = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"];
+    if (!options.durable) flags.push("--no-sync");
+    await run(
+      binaries.initdb,
+      [`--pgdata=${draft}`, `--username=${SUPERUSER}`, `--pwfile=${passwordFile}`, ...flags],
+      {
+        user,
+        signal: options.signal,
+      },
+    );
+    // Single-user mode creates databases without a server, a port or a client.
+    const statements = options.databases.map((database) => `create database ${database};\n`).join("");
+    const fsync = options.durable ? "on" : "off";
+    if (statements !== "") {
+      const args = ["--single", "-D", draft, "-c", "exit_on_error=on", "-c", `fsync=${fsync}`, "postgres"];
+      await run(binaries.postgres, args, { user, signal: options.signal, input: statements });
+    }
+    renameSync(draft, dataDir);
+  } finally {
+    rmSync(passwordFile, { force: true });
+    rmSync(draft, { recursive: true, force: true });
+  }
+}
+
+/**
+ * The server's command line. Settings are given here and not in postgresql.conf, so that data directories made by an
+ * older version get today's settings, too.
+ */
+export function serverArguments(place: PostgresPlace, options: { port: number; durable: boolean }): string[] {
+  const onOff = options.durable ? "on" : "off";
+  const settings = {
+    listen_addresses: "127.0.0.1",
+    port: String(options.port),
+    unix_socket_directories: "", // their paths have a length limit and their directories have owners; TCP has neither
+    max_connections: "50", // a node's pool, the catalog's readers, migrations, the auditor
+    shared_buffers: "128MB",
+    // A confirmed booking survives a power cut. Only throw-away servers of tests run without.
+    fsync: onOff,
+    synchronous_commit: onOff,
+    full_page_writes: onOff,
+    // Checkpoints write every page in full again; fewer of them during a rush, at the price of a longer recovery.
+    max_wal_size: "2GB",
+    min_wal_size: "256MB",
+    wal_compression: "off", // this build has only pglz, which costs more processor time than the disk it saves
+    // Event rows are updated with every batch: look at them often, so that dead versions are reused and not piled up.
+    autovacuum_naptime: "20s",
+    autovacuum_max_workers: "2",
+    // The whole cluster shares this machine, and its statements are short.
+    max_parallel_workers_per_gather: "0",
+    io_method: "sync",
+    jit: "off",
+    timezone: "UTC",
+    log_timezone: "UTC",
+    log_checkpoints: "off",
+  };
+  const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+  return ["-D", place.dataDir, ...flags];
+}
+
+/** Does the server with this pid accept connections? Its data directory says so, the same way as to pg_ctl. */
+export function isReady(dataDir: string, pid: number): boolean {
+  const status = serverStatus(dataDir);
+  return status?.pid === pid && status.ready; // the file may still be the one of a server that was killed
+}
+
+function serverStatus(dataDir: string): { pid: number; ready: boolean } | undefined {
+  const file = `${dataDir}/postmaster.pid`;
+  if (!existsSync(file)) return undefined;
+  const lines = readFileSync(file, "utf8").split("\n");
+  return { pid: Number(lines[0]), ready: lines[7]?.trim() === "ready" };
+}
+
+/**
+ * Removes a postmaster.pid that a crash has left and whose pid now belongs to another program (usual when a container
+ * is started again). PostgreSQL would take that program for a running server and refuse to start.
+ */
+export function clearStaleStatus(dataDir: string): void {
+  const status = serverStatus(dataDir);
+  if (status === undefined || commandOf(status.pid)?.includes(dataDir) === true) return;
+  rmSync(`${dataDir}/postmaster.pid`);
+}
+
+export interface PostgresServer extends AsyncDisposable {
+  readonly pid: number;
+  readonly port: number;
+  readonly dataDir: string;
+  url(database: string): string;
+  /** Fast shutdown: sessions are ended, the data stays. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Boots one server for a test, on a free port unless given, and waits until it accepts connections. Without `dataDir` it
+ * has a temporary one, removed on `stop()`; an existing one is used again. It is not durable unless asked for: tests of
+ * behaviour need no flushes. Run by root, the parent of `dataDir` must be writable for the service user, or not exist.
+ */
+export async function startPostgresServer(
+  options: {
+    dataDir?: string;
+    port?: number;
+    password?: string;
+    databases?: readonly string[];
+    durable?: boolean;
+  } = {},
+): Promise<PostgresServer> {
+  const { password = "throw-away", databases = [], durable = false } = options;
+  const chosen = serviceUser();
+  const temporary = options.dataDir === undefined ? temporaryDirectory(chosen) : undefined;
+  const dataDir = options.dataDir ?? `${temporary}/data`;
+  const place: PostgresPlace = {
+    dataDir,
+    binaries: postgresBinaries(chosen),
+    user: existsSync(dataDir) ? ownerOf(dataDir, chosen) : chosen,
+  };
+  prepareParent(dataDir, chosen);
+  await createDataDirectory(place, { password, databases, durable });
+  clearStaleStatus(dataDir);
+  const port = options.port ?? (await chooseFreePort(new Set()));
+  const logFile = `${dataDir}.log`;
+  const log = openSync(logFile, "a", 0o600);
+  const child = spawn(place.binaries.postgres, serverArguments(place, { port, durable }), {
+    ...runAs(place.user),
+    detached: true,
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  const exited = once(child, "exit");
+  const { pid } = child;
+  if (pid === undefined) throw new StartError(`${place.binaries.postgres} cannot be started`);
+  while (!isReady(dataDir, pid)) {
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new StartError(`PostgreSQL did not start, see ${logFile}`);
+    await sleep(10);
+  }
+  const stop = async () => {
+    child.kill("SIGINT");
+    await exited;
+    if (temporary !== undefined) rmSync(temporary, { recursive: true, force: true });
+  };
+  const url = (database: string) => databaseUrl({ port, password }, database);
+  return { pid, port, dataDir, url, stop, [Symbol.asyncDispose]: stop };
+}
+
+function temporaryDirectory(user: ServiceUser | undefined): string {
+  const directory = mkdtempSync(join(tmpdir(), "onsale-postgres-"));
+  if (user !== undefined) chownSync(directory, user.uid, user.gid);
+  return directory;
+}
+
+/** The directory in which the data directory is made. Run by root it is handed to the service user. */
+export function prepareParent(dataDir: string, user: ServiceUser | undefined): void {
+  const parent = dirname(dataDir);
+  if (!existsSync(parent)) {
+    mkdirSync(parent, { recursive: true });
+    chmodSync(parent, 0o700);
+    if (user !== undefined) chownSync(parent, user.uid, user.gid);
+  }
+  if (!canWrite(user, parent)) {
+    throw new StartError(`${user === undefined ? "you" : `user ${user.name}`} cannot write into ${parent}`);
+  }
+}
+
+async function run(
+  program: string,
+  args: readonly string[],
+  options: { user: ServiceUser | undefined; signal: AbortSignal | undefined; input?: string },
+): Promise<void> {
+  const child = spawn(program, args, {
+    ...runAs(options.user),
+    detached: true,
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  const kill = () => child.kill("SIGKILL");
+  options.signal?.addEventListener("abort", kill);
+  let said = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  child.stdin.on("error", () => {}); // it ended without reading; its exit code says why
+  child.stdin.end(options.input ?? "");
+  const [code] = (await once(child, "close")) as [number | null];
+  options.signal?.removeEventListener("abort", kill);
+  if (code === 0) return;
+  const lastLines = said.trim().split("\n").slice(-3).join("; ");
+  throw new StartError(`${program} failed (${code ?? "killed"}): ${lastLines}`);
+}
