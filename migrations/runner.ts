@@ -1,0 +1,27 @@
+/**
+ * Brings databases to the newest schema: numbered SQL files, forward only, each in a transaction and recorded in
+ * `schema_migrations`. The only door to node-pg-migrate, which also holds an advisory lock, so that several may start at once.
+ */
+import { runner } from "node-pg-migrate";
+import pg from "pg";
+
+export type Schema = "catalog" | "shard";
+
+/** Returns the names of the migrations that were new. */
+export async function migrate(databaseUrl: string, schema: Schema): Promise<string[]> {
+  const client = new pg.Client({ connectionString: databaseUrl, connectionTimeoutMillis: 10_000 });
+  await client.connect();
+  try {
+    const applied = await runner({
+      dbClient: client,
+      dir: `${import.meta.dirname}/${schema}`,
+      migrationsTable: "schema_migrations",
+      direction: "up",
+      checkOrder: true,
+      logger: { debug() {}, info() {}, warn: console.warn, error() {} },
+    });
+    return applied.map((migration) => migration.name);
+  } finally {
+    await client.end();
+  }
+}

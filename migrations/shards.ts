@@ -1,0 +1,117 @@
+/**
+ * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
+ * added later owns nothing, and an empty slot can be moved.
+ */
+import { Database, type Statement } from "../shared/postgres.ts";
+import type { ShardId } from "../shared/ids.ts";
+import { SLOT_COUNT, type Slot } from "../shared/slots.ts";
+
+export interface ShardDatabase {
+  readonly id: ShardId;
+  readonly databaseUrl: string;
+}
+
+const REGISTER: Statement = {
+  name: "register-shards",
+  text: `
+    insert into shards (id, database_url)
+    select * from unnest($1::text[], $2::text[])
+    on conflict (id) do update set database_url = excluded.database_url`,
+};
+
+// Only into an empty table: a map that exists is changed by moving slots, never dealt anew.
+const DEAL: Statement = {
+  name: "deal-slots",
+  text: `
+    with dealt as (
+      insert into slots (slot, shard_id)
+      select slot, ($1::text[])[slot * cardinality($1::text[]) / ${SLOT_COUNT} + 1]
+      from generate_series(0, ${SLOT_COUNT - 1}) as slot
+      where not exists (select from slots)
+      on conflict do nothing
+      returning slot
+    )
+    update map_version set version = 1 where (select count(*) from dealt) = ${SLOT_COUNT}`,
+};
+
+const OWNERS: Statement = {
+  name: "slot-owners",
+  text: `
+    select s.id, s.database_url as "databaseUrl",
+           array(select slot from slots where shard_id = s.id order by slot)::integer[] as slots,
+           (select version from map_version)::integer as version
+    from shards s order by s.id`,
+};
+
+// The catalog says what a shard owns; a shard that was away when it was dealt its slots learns of them here.
+const GRANT: Statement = {
+  name: "grant-slots",
+  text: `select acquire_slot(slot, $2) from unnest($1::smallint[]) as slot
+         where slot not in (select slot from owned_slots)`,
+};
+
+/** Registers shards and makes every shard own what the catalog says. Returns how many slots each shard owns. */
+export async function settleShards(catalogUrl: string, shards: readonly ShardDatabase[]): Promise<Map<string, number>> {
+  await using catalog = open(catalogUrl);
+  await catalog.database.query(REGISTER, [shards.map((s) => s.id), shards.map((s) => s.databaseUrl)]);
+  await catalog.database.query(DEAL, [shards.map((s) => s.id)]);
+  const owned = new Map<string, number>();
+  for (const shard of await ownersIn(catalog.database)) {
+    owned.set(shard.id, shard.slots.length);
+    if (!shards.some((given) => given.id === shard.id)) continue;
+    await using database = open(shard.databaseUrl);
+    await database.database.query(GRANT, [shard.slots, shard.version]);
+  }
+  return owned;
+}
+
+/**
+ * Moves a slot that holds no event to another shard. The old owner refuses first, so at no time do two shards accept
+ * commands for the slot; until routers have read the new map its events answer 503. Throws when the slot holds events.
+ */
+export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
+  await using catalog = open(catalogUrl);
+  const shards = await ownersIn(catalog.database);
+  const target = shards.find((shard) => shard.id === to);
+  if (target === undefined) throw new Error(`there is no shard ${to} in the catalog`);
+  const source = shards.find((shard) => shard.slots.includes(slot));
+  const version = target.version + 1;
+  if (source !== undefined && source.id !== to) {
+    await using database = open(source.databaseUrl);
+    await database.database.query({ name: "release-slot", text: "select release_slot($1)" }, [slot]);
+  }
+  await using database = open(target.databaseUrl);
+  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [slot, version]);
+  await catalog.database.query(
+    {
+      name: "assign-slot",
+      text: `
+        with moved as (update slots set shard_id = $2 where slot = $1 and shard_id <> $2 returning slot)
+        update map_version set version = version + 1 where exists (select from moved)`,
+    },
+    [slot, to],
+  );
+}
+
+interface Owner {
+  readonly id: string;
+  readonly databaseUrl: string;
+  readonly slots: number[];
+  readonly version: number;
+}
+
+async function ownersIn(catalog: Database): Promise<Owner[]> {
+  return catalog.query<Owner>(OWNERS);
+}
+
+function open(url: string): { database: Database } & AsyncDisposable {
+  const database = new Database({
+    url,
+    applicationName: "onsale-migrate",
+    connectionsMax: 1,
+    waitersMax: 10,
+    connectTimeoutMs: 10_000,
+    statementTimeoutMs: 60_000,
+  });
+  return { database, [Symbol.asyncDispose]: async () => database.close() };
+}

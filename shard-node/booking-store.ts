@@ -1,0 +1,356 @@
+/**
+ * What a shard's database can be asked: to decide a batch, to save an event, to read. Each is one statement that calls
+ * one function (migrations/shard/), and all SQL that a node runs on its shard stands here.
+ */
+import type { BookCommand, Booking, ChangeEventRequest, Command, CreateEventRequest, Decision, Event, EventResult, ReadResult, SettleCommand, Snapshot } from "../shared/wire.ts";
+import { type BookingId, type EventId, newBookingId, slotOfBooking, timeOf } from "../shared/ids.ts";
+import { invariant } from "../shared/invariant.ts";
+import { type Database, DatabaseError, type Statement } from "../shared/postgres.ts";
+import { type Slot, slotOf } from "../shared/slots.ts";
+
+const DECIDE_BATCH: Statement = {
+  name: "decide-batch",
+  text: "select decide_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) as result",
+};
+const CREATE_EVENT: Statement = {
+  name: "create-event",
+  text: "select create_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as result",
+};
+const CHANGE_EVENT: Statement = { name: "change-event", text: "select change_event($1, $2, $3, $4) as result" };
+const READ_EVENTS: Statement = {
+  name: "read-events",
+  text: `
+    select snapshots_of($1) as rows,
+           array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
+};
+const READ_BOOKINGS: Statement = {
+  name: "read-bookings",
+  text: `
+    select (select coalesce(json_agg(b), '[]') from bookings b where b.id = any ($1::uuid[])) as rows,
+           array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
+};
+// An event's id carries its time, so the primary key serves the order "newest first".
+const LIST_EVENTS: Statement = {
+  name: "list-events",
+  text: `
+    select coalesce(json_agg(e), '[]') as rows
+    from (select * from events where $1::uuid is null or id < $1 order by id desc limit $2) e`,
+};
+// Due for a second at least: a busy event expires its own holds with the next batch.
+const EVENTS_WITH_DUE_HOLDS: Statement = {
+  name: "events-with-due-holds",
+  text: `
+    select distinct event_id as id from bookings
+    where status = 'held' and expires_at <= now() limit $1`,
+};
+
+/** A row of `events` as JSON, with what snapshots_of() adds. */
+interface EventRow {
+  id: EventId;
+  name: string;
+  venue: string | null;
+  starts_at: string;
+  sales_start_at: string | null;
+  sales_end_at: string | null;
+  total_tickets: number;
+  available_tickets: number;
+  max_per_user: number;
+  status: Event["status"];
+  version: number;
+  created_at: string;
+  updated_at: string;
+  next_hold_expires_at?: string | null;
+}
+
+/** A row of `bookings` as JSON. */
+interface BookingRow {
+  id: BookingId;
+  event_id: Booking["eventId"];
+  user_id: Booking["userId"];
+  quantity: number;
+  status: Booking["status"];
+  expires_at: string | null;
+  created_at: string;
+  updated_at: string;
+}
+
+interface BatchRow {
+  now: string;
+  lockWaitSeconds: number;
+  outcomes: string[] | null;
+  numbers: number[] | null;
+  maxPerUser: number[] | null;
+  replays: Record<string, BookingRow> | null;
+  settled: { outcome: string; booking: BookingRow | null }[] | null;
+  snapshots: EventRow[];
+}
+
+export interface BatchDecision {
+  /** One per command, in the order of the commands. */
+  readonly decisions: readonly Decision[];
+  /** Each event of the batch, as it is after it. */
+  readonly snapshots: readonly Snapshot[];
+  readonly lockWaitSeconds: number;
+}
+
+/** Ids of new bookings, by position of their command; made once, so that a second try can tell its own booking. */
+export type FreshIds = readonly BookingId[];
+
+export class BookingStore {
+  readonly #database: Database;
+  readonly #now: () => number;
+
+  constructor(database: Database, now: () => number) {
+    this.#database = database;
+    this.#now = now;
+  }
+
+  /** Ids for the bookings that a batch may make. */
+  freshIdsFor(commands: readonly Command[]): FreshIds {
+    const now = this.#now();
+    return commands.filter(isBooking).map((command) => newBookingId(slotOf(command.eventId), now));
+  }
+
+  /**
+   * Decides a batch in one transaction: confirm and cancel first, then book and hold, each in the given order. At most
+   * one booking command per user and event. `at` is for tests that choose the time. Throws DatabaseError.
+   */
+  async decide(commands: readonly Command[], ids: FreshIds, at?: Date): Promise<BatchDecision> {
+    return this.#decide(commands, ids, [], at);
+  }
+
+  /** Frees the tickets of due holds, of at most `eventsMax` events. Returns the events as they are then. */
+  async expireDueHolds(eventsMax: number): Promise<readonly Snapshot[]> {
+    const due = await this.#database.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
+    if (due.length === 0) return [];
+    return (await this.#decide([], [], due.map((event) => event.id))).snapshots;
+  }
+
+  /** Creates an event; asking again with the same id answers what it created. */
+  async createEvent(request: CreateEventRequest): Promise<EventResult> {
+    return this.#saveEvent(CREATE_EVENT, [
+      request.id,
+      slotOf(request.id),
+      request.name,
+      request.venue,
+      request.startsAt,
+      request.salesStartAt,
+      request.salesEndAt,
+      request.totalTickets,
+      request.maxPerUser,
+      new Date(timeOf(request.id)),
+    ]);
+  }
+
+  /** Changes the given fields of an event. */
+  async changeEvent({ id, changes }: ChangeEventRequest, at?: Date): Promise<EventResult> {
+    const columns = {
+      name: changes.name,
+      venue: changes.venue,
+      starts_at: changes.startsAt,
+      sales_start_at: changes.salesStartAt,
+      sales_end_at: changes.salesEndAt,
+      total_tickets: changes.totalTickets,
+      max_per_user: changes.maxPerUser,
+      status: changes.status,
+    };
+    return this.#saveEvent(CHANGE_EVENT, [id, slotOf(id), JSON.stringify(columns), at ?? null]);
+  }
+
+  async readEvents(ids: readonly EventId[]): Promise<ReadResult<Snapshot>[]> {
+    const slots = ids.map(slotOf);
+    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(READ_EVENTS, [ids, slots]);
+    return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
+  }
+
+  async readBookings(ids: readonly BookingId[]): Promise<ReadResult<Booking>[]> {
+    const slots = ids.map(slotOfBooking);
+    const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(READ_BOOKINGS, [ids, slots]);
+    const now = this.#now();
+    return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, bookingFrom(row, now)])));
+  }
+
+  /** At most `limit` events older than `before`, newest first. */
+  async listEvents(before: EventId | null, limit: number): Promise<Event[]> {
+    const { rows } = await this.#one<{ rows: EventRow[] }>(LIST_EVENTS, [before, limit]);
+    return rows.map(eventFrom);
+  }
+
+  async #decide(commands: readonly Command[], ids: FreshIds, alsoExpire: readonly EventId[], at?: Date): Promise<BatchDecision> {
+    const bookings = commands.filter(isBooking);
+    const settling = commands.filter((command): command is SettleCommand => !isBooking(command));
+    const events = [...new Set([...bookings.map((command) => command.eventId), ...alsoExpire])];
+    const positions = new Map(events.map((event, index) => [event, index + 1]));
+    const { result } = await this.#one<{ result: BatchRow }>(DECIDE_BATCH, [
+      events,
+      events.map(slotOf),
+      bookings.map((command) => positions.get(command.eventId)),
+      bookings.map((command) => command.userId),
+      bookings.map((command) => command.quantity),
+      bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0)),
+      bookings.map((command) => command.key),
+      ids,
+      settling.map((command) => command.kind),
+      settling.map((command) => command.bookingId),
+      settling.map((command) => slotOfBooking(command.bookingId)),
+      settling.map((command) => command.userId),
+      at ?? null,
+    ]);
+    const decided = new Map<Command, Decision>();
+    const now = iso(result.now);
+    bookings.forEach((command, index) => {
+      const position = positions.get(command.eventId) ?? 0;
+      decided.set(command, bookDecisionFrom(command, index, ids[index], result, position, now));
+    });
+    settling.forEach((command, index) => decided.set(command, settleDecisionFrom(result, index, Date.parse(now))));
+    return {
+      decisions: commands.map((command) => {
+        const decision = decided.get(command);
+        invariant(decision !== undefined, "every command of a batch is decided", { command });
+        return decision;
+      }),
+      snapshots: result.snapshots.map(snapshotFrom),
+      lockWaitSeconds: result.lockWaitSeconds,
+    };
+  }
+
+  async #saveEvent(statement: Statement, values: readonly unknown[]): Promise<EventResult> {
+    const { result } = await this.#one<{
+      result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] } ;
+    }>(statement, values);
+    const row = result.snapshots?.[0];
+    return row === undefined ? { outcome: result.outcome } : { outcome: "saved", snapshot: snapshotFrom(row) };
+  }
+
+  async #one<Row extends object>(statement: Statement, values: readonly unknown[]): Promise<Row> {
+    const [row] = await this.#database.query<Row>(statement, values);
+    invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
+    return row;
+  }
+}
+
+/** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */
+export function isRefusedForContent(error: unknown): boolean {
+  // class 22: data exception, class 23: integrity constraint violation (PostgreSQL manual, appendix A)
+  return error instanceof DatabaseError && error.kind === "refused" && /^2[23]/.test(error.sqlState ?? "");
+}
+
+export function isBooking(command: Command): command is BookCommand {
+  return command.kind === "book" || command.kind === "hold";
+}
+
+function bookDecisionFrom(command: BookCommand, index: number, id: BookingId | undefined, result: BatchRow, position: number, now: string): Decision {
+  const outcome = result.outcomes?.[index];
+  invariant(id !== undefined && outcome !== undefined, "a booking command has an id and an outcome", { index });
+  const number = result.numbers?.[index] ?? 0;
+  switch (outcome) {
+    case "booked":
+    case "held":
+      return { outcome, booking: newBooking(command, id, now) };
+    case "replayed": {
+      const row = result.replays?.[index + 1];
+      invariant(row !== undefined, "a replay comes with its booking", { index });
+      const booking = bookingFrom(row, Date.parse(now));
+      // The second try of a batch whose first try had been committed finds its own bookings: not a client's replay.
+      return { outcome: row.id === id ? (command.kind === "hold" ? "held" : "booked") : "replayed", booking };
+    }
+    case "insufficient_tickets":
+      return { outcome, availableTickets: number };
+    case "user_limit_exceeded":
+      return { outcome, held: number, maxPerUser: result.maxPerUser?.[position - 1] ?? 0 };
+    case "sold_out":
+    case "sales_not_open":
+    case "event_not_found":
+    case "idempotency_key_reused":
+    case "wrong_shard":
+      return { outcome };
+    default:
+      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
+  }
+}
+
+function settleDecisionFrom(result: BatchRow, index: number, nowMs: number): Decision {
+  const { outcome, booking } = result.settled?.[index] ?? { outcome: "missing", booking: null };
+  switch (outcome) {
+    case "confirmed":
+    case "cancelled":
+      invariant(booking !== null, "a settled command comes with its booking", { index });
+      return { outcome, booking: bookingFrom(booking, nowMs) };
+    case "hold_expired":
+    case "booking_not_found":
+    case "wrong_shard":
+      return { outcome };
+    default:
+      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
+  }
+}
+
+function newBooking(command: BookCommand, id: BookingId, now: string): Booking {
+  const held = command.kind === "hold";
+  return {
+    id,
+    eventId: command.eventId,
+    userId: command.userId,
+    quantity: command.quantity,
+    status: held ? "held" : "confirmed",
+    expiresAt: held ? new Date(Date.parse(now) + command.ttlSeconds * 1000).toISOString() : null,
+    createdAt: now,
+    updatedAt: now,
+  };
+}
+
+function bookingFrom(row: BookingRow, nowMs: number): Booking {
+  const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
+  // A due hold is expired for everybody (B6), also before the database has written it down.
+  const due = row.status === "held" && expiresAt !== null && Date.parse(expiresAt) <= nowMs;
+  const status = due ? "expired" : row.status;
+  return {
+    id: row.id,
+    eventId: row.event_id,
+    userId: row.user_id,
+    quantity: row.quantity,
+    status,
+    expiresAt: status === "held" || status === "expired" ? expiresAt : null,
+    createdAt: iso(row.created_at),
+    updatedAt: iso(row.updated_at),
+  };
+}
+
+function snapshotFrom(row: EventRow): Snapshot {
+  return { event: eventFrom(row), nextHoldExpiresAt: isoOrNull(row.next_hold_expires_at ?? null) };
+}
+
+function eventFrom(row: EventRow): Event {
+  return {
+    id: row.id,
+    name: row.name,
+    venue: row.venue,
+    startsAt: iso(row.starts_at),
+    salesStartAt: isoOrNull(row.sales_start_at),
+    salesEndAt: isoOrNull(row.sales_end_at),
+    status: row.status,
+    totalTickets: row.total_tickets,
+    availableTickets: row.available_tickets,
+    maxPerUser: row.max_per_user,
+    version: row.version,
+    createdAt: iso(row.created_at),
+    updatedAt: iso(row.updated_at),
+  };
+}
+
+/** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
+function iso(time: string): string {
+  return new Date(time).toISOString();
+}
+
+function isoOrNull(time: string | null): string | null {
+  return time === null ? null : iso(time);
+}
+
+function inOrder<Id extends string, T>(ids: readonly Id[], slots: readonly Slot[], owned: ReadonlySet<number>, found: ReadonlyMap<Id, T>): ReadResult<T>[] {
+  return ids.map((id, index) => {
+    const value = found.get(id);
+    if (!owned.has(slots[index] ?? -1)) return { outcome: "wrong_shard" };
+    return value === undefined ? { outcome: "absent" } : { outcome: "found", value };
+  });
+}

@@ -1,0 +1,83 @@
+/**
+ * Decides batches against the database whatever happens to it: a batch that met a fault is tried once more, and then
+ * every command has an honest answer. A lost connection leaves a commit in doubt; the second try settles it, because
+ * each command carries its idempotency key and each booking its id.
+ */
+import { DatabaseError } from "../shared/postgres.ts";
+import type { Command, CommandResult, Failure, Snapshot } from "../shared/wire.ts";
+import type { Log } from "../shared/log.ts";
+import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
+
+export interface DeciderHooks {
+  /** After the commit of every batch, with its events as they are then. */
+  committed(snapshots: readonly Snapshot[]): void;
+  lockWaited(seconds: number): void;
+  decided(result: CommandResult): void;
+}
+
+export class Decider {
+  readonly #store: BookingStore;
+  readonly #hooks: DeciderHooks;
+  readonly #log: Log;
+
+  constructor(store: BookingStore, hooks: DeciderHooks, log: Log) {
+    this.#store = store;
+    this.#hooks = hooks;
+    this.#log = log;
+  }
+
+  /** One result per command, in order. Never throws. */
+  async decide(commands: readonly Command[]): Promise<readonly CommandResult[]> {
+    const results = await this.#tryTwice(commands, this.#store.freshIdsFor(commands));
+    for (const result of results) this.#hooks.decided(result);
+    return results;
+  }
+
+  async #tryTwice(commands: readonly Command[], ids: FreshIds): Promise<readonly CommandResult[]> {
+    let inDoubt = false;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids);
+        this.#hooks.lockWaited(lockWaitSeconds);
+        this.#hooks.committed(snapshots);
+        return decisions;
+      } catch (error) {
+        if (isRefusedForContent(error)) return this.#isolate(commands, ids, error);
+        inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
+        if (attempt < 2 && error instanceof DatabaseError) continue;
+        this.#log.error({ err: error, commands: commands.length, inDoubt }, "a batch could not be decided");
+        const failure = inDoubt ? ({ outcome: "outcome_unknown" } as const) : failureOf(error);
+        return commands.map(() => failure);
+      }
+    }
+  }
+
+  /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
+  async #isolate(commands: readonly Command[], ids: FreshIds, error: unknown): Promise<readonly CommandResult[]> {
+    if (commands.length === 1) {
+      this.#log.error({ err: error }, "PostgreSQL refused a command for its content");
+      return [{ outcome: "internal" }];
+    }
+    const results: CommandResult[] = [];
+    let next = 0;
+    for (const command of commands) {
+      const id = isBooking(command) ? ids[next++] : undefined;
+      results.push(...(await this.#tryTwice([command], id === undefined ? [] : [id])));
+    }
+    return results;
+  }
+}
+
+/** What a caller is told about a fault of the database after which nothing can have taken effect. */
+export function failureOf(error: unknown): Failure {
+  if (!(error instanceof DatabaseError)) return { outcome: "internal" };
+  switch (error.kind) {
+    case "busy":
+      return { outcome: "overloaded" };
+    case "lost":
+      return { outcome: "outcome_unknown" };
+    case "refused":
+    case "unreachable":
+      return { outcome: "shard_unavailable" };
+  }
+}

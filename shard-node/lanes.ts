@@ -1,0 +1,141 @@
+/**
+ * Commands wait here for their batch. A lane runs one batch at a time, and what arrives meanwhile is the next batch, so
+ * batch size follows load and no timer adds latency. All commands of a slot use the same lane: two lanes would only wait
+ * for each other's row locks (npm run bench -- engine).
+ *
+ * Everything is bounded: commands per batch, commands waiting, and how long each may wait.
+ */
+import type { Clock } from "../shared/clock.ts";
+import { slotOfBooking } from "../shared/ids.ts";
+import { slotOf } from "../shared/slots.ts";
+import type { Command, CommandResult } from "../shared/wire.ts";
+import { isBooking } from "./booking-store.ts";
+
+export interface LaneLimits {
+  readonly lanes: number;
+  /** Commands decided in one transaction. */
+  readonly batchMax: number;
+  /** Commands waiting in one lane; one more is refused. */
+  readonly queueMax: number;
+}
+
+export interface LaneObserver {
+  batchStarted(size: number): void;
+  batchEnded(seconds: number): void;
+  commandWaited(seconds: number): void;
+  shed(reason: "lane_full" | "deadline"): void;
+}
+
+/** Decides a batch; answers one result per command, in order, and never throws. */
+export type DecideBatch = (commands: readonly Command[]) => Promise<readonly CommandResult[]>;
+
+interface Waiting {
+  readonly command: Command;
+  readonly arrived: number;
+  readonly deadline: number;
+  readonly resolve: (result: CommandResult) => void;
+}
+
+export class Lanes {
+  readonly #lanes: Lane[];
+
+  constructor(limits: LaneLimits, decide: DecideBatch, clock: Clock, observer: LaneObserver) {
+    this.#lanes = Array.from({ length: limits.lanes }, () => new Lane(limits, decide, clock, observer));
+  }
+
+  /** Commands that wait for a batch, over all lanes. */
+  get queueLength(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.queueLength, 0);
+  }
+
+  /** Resolves with the command's result, always: a full lane and a missed deadline are `overloaded`. */
+  run(command: Command): Promise<CommandResult> {
+    const slot = isBooking(command) ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
+    const lane = this.#lanes[slot % this.#lanes.length] as Lane;
+    return lane.run(command);
+  }
+
+  /** Resolves when every accepted command has its result. */
+  async drained(): Promise<void> {
+    await Promise.all(this.#lanes.map(async (lane) => lane.drained()));
+  }
+}
+
+class Lane {
+  readonly #limits: LaneLimits;
+  readonly #decide: DecideBatch;
+  readonly #clock: Clock;
+  readonly #observer: LaneObserver;
+  #queue: Waiting[] = [];
+  #working: Promise<void> | undefined;
+
+  constructor(limits: LaneLimits, decide: DecideBatch, clock: Clock, observer: LaneObserver) {
+    this.#limits = limits;
+    this.#decide = decide;
+    this.#clock = clock;
+    this.#observer = observer;
+  }
+
+  get queueLength(): number {
+    return this.#queue.length;
+  }
+
+  run(command: Command): Promise<CommandResult> {
+    if (this.#queue.length >= this.#limits.queueMax) {
+      this.#observer.shed("lane_full");
+      return Promise.resolve({ outcome: "overloaded" });
+    }
+    return new Promise((resolve) => {
+      const arrived = this.#clock.elapsed();
+      this.#queue.push({ command, arrived, deadline: arrived + command.budgetMs, resolve });
+      this.#working ??= this.#work();
+    });
+  }
+
+  async drained(): Promise<void> {
+    await this.#working;
+  }
+
+  async #work(): Promise<void> {
+    // One turn of the event loop, so that all commands of the request being read are in the first batch.
+    await new Promise(setImmediate);
+    while (this.#queue.length > 0) {
+      const batch = this.#takeBatch();
+      if (batch.length === 0) continue;
+      this.#observer.batchStarted(batch.length);
+      const started = this.#clock.elapsed();
+      const results = await this.#decide(batch.map((waiting) => waiting.command));
+      this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
+      batch.forEach((waiting, index) => waiting.resolve(results[index] ?? { outcome: "internal" }));
+    }
+    this.#working = undefined;
+  }
+
+  /** The next commands in order of arrival; a user's second command for an event stays for the batch after this one. */
+  #takeBatch(): Waiting[] {
+    const now = this.#clock.elapsed();
+    const batch: Waiting[] = [];
+    const stay: Waiting[] = [];
+    const buyers = new Set<string>();
+    let taken = 0;
+    for (const waiting of this.#queue) {
+      if (batch.length >= this.#limits.batchMax) break;
+      taken += 1;
+      const { command } = waiting;
+      const buyer = isBooking(command) ? `${command.eventId} ${command.userId}` : undefined;
+      if (waiting.deadline <= now) {
+        // Nobody waits for the answer any more: work on it would only delay those who still do.
+        this.#observer.shed("deadline");
+        waiting.resolve({ outcome: "overloaded" });
+      } else if (buyer !== undefined && buyers.has(buyer)) {
+        stay.push(waiting);
+      } else {
+        if (buyer !== undefined) buyers.add(buyer);
+        this.#observer.commandWaited((now - waiting.arrived) / 1000);
+        batch.push(waiting);
+      }
+    }
+    this.#queue = stay.concat(this.#queue.slice(taken));
+    return batch;
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * Redis as a place for snapshots, the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
+ * instead of queueing, and each loss and return is one log line, not one per request.
+ *
+ * A snapshot is a hash `onsale:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
+ * (C2) and in the same step publishes what it set, so no router ever hears of a version that Redis does not hold.
+ */
+import { Redis } from "ioredis";
+import type { EventId } from "./ids.ts";
+import type { Log } from "./log.ts";
+import type { Snapshot } from "./wire.ts";
+
+const CHANNEL = "onsale:snapshots";
+/** The last line of defence against an entry that nobody corrected (C4). */
+const ENTRY_TTL_MS = 5_000;
+const COMMAND_TIMEOUT_MS = 500;
+const RECONNECT_MAX_MS = 1_000;
+
+const SET_IF_NEWER = `
+local newest = {}
+for i = 1, #KEYS do
+  local version = tonumber(ARGV[2 * i])
+  local current = tonumber(redis.call('HGET', KEYS[i], 'version') or '-1')
+  if version > current then
+    redis.call('HSET', KEYS[i], 'version', ARGV[2 * i], 'snapshot', ARGV[2 * i + 1])
+    newest[#newest + 1] = ARGV[2 * i + 1]
+  end
+  if version >= current then
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+  end
+end
+if #newest > 0 then
+  redis.call('PUBLISH', '${CHANNEL}', '[' .. table.concat(newest, ',') .. ']')
+end
+return #newest`;
+
+interface Scripted extends Redis {
+  setSnapshotsIfNewer(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<number>;
+}
+
+export class SnapshotStore {
+  readonly #redis: Scripted;
+
+  constructor(url: string, log: Log) {
+    this.#redis = connect(url, log) as Scripted;
+    this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
+  }
+
+  get up(): boolean {
+    return this.#redis.status === "ready";
+  }
+
+  /** Sets each snapshot unless Redis holds the same or a newer version, and publishes those it set. Throws when Redis is away. */
+  async publish(snapshots: readonly Snapshot[]): Promise<void> {
+    const values = snapshots.flatMap((snapshot) => [snapshot.event.version, JSON.stringify(snapshot)]);
+    await this.#redis.setSnapshotsIfNewer(
+      snapshots.length,
+      ...snapshots.map((snapshot) => keyOf(snapshot.event.id)),
+      ENTRY_TTL_MS,
+      ...values,
+    );
+  }
+
+  /** The snapshot that Redis holds. Throws when Redis is away. */
+  async read(id: EventId): Promise<Snapshot | undefined> {
+    const found = await this.#redis.hget(keyOf(id), "snapshot");
+    return found === null ? undefined : (JSON.parse(found) as Snapshot);
+  }
+
+  close(): void {
+    this.#redis.disconnect();
+  }
+}
+
+/** Hears every snapshot that anybody publishes, until it is closed. */
+export class SnapshotFeed {
+  readonly #redis: Redis;
+
+  constructor(url: string, log: Log, heard: (snapshots: readonly Snapshot[]) => void) {
+    this.#redis = connect(url, log);
+    this.#redis.on("message", (_channel, message) => heard(JSON.parse(message) as Snapshot[]));
+    // ioredis subscribes again by itself after it has reconnected.
+    this.#redis.once("ready", () => {
+      this.#redis.subscribe(CHANNEL).catch((error: unknown) => log.warn({ err: error }, "cannot subscribe to snapshots"));
+    });
+  }
+
+  /** True while messages can arrive. */
+  get up(): boolean {
+    return this.#redis.status === "ready";
+  }
+
+  close(): void {
+    this.#redis.disconnect();
+  }
+}
+
+function connect(url: string, log: Log): Redis {
+  const redis = new Redis(url, {
+    enableOfflineQueue: false,
+    enableAutoPipelining: true,
+    maxRetriesPerRequest: 0,
+    commandTimeout: COMMAND_TIMEOUT_MS,
+    connectTimeout: 2_000,
+    retryStrategy: (attempt) => Math.min(attempt * 50, RECONNECT_MAX_MS),
+  });
+  let reported = false;
+  redis.on("error", (error: Error) => {
+    if (reported) return;
+    reported = true;
+    log.warn({ reason: error.message }, "Redis is away; reads go to memory and shards");
+  });
+  redis.on("close", () => {
+    if (reported) return;
+    reported = true;
+    log.warn("the connection to Redis was lost; reads go to memory and shards");
+  });
+  redis.on("ready", () => {
+    if (reported) log.info("Redis is back");
+    reported = false;
+  });
+  return redis;
+}
+
+function keyOf(id: EventId): string {
+  return `onsale:event:${id}`;
+}
