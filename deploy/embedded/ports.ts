@@ -5,6 +5,7 @@
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:net";
+import type { Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
 /**
@@ -39,4 +40,40 @@ export async function chooseFreePort(taken: Set<number>, host = "127.0.0.1"): Pr
     return port;
   }
   throw new StartError(`no free port on ${host} between ${LOWEST} and ${HIGHEST}`);
+}
+
+/** The port that this process had before, or a new one when it has none or somebody else has taken it meanwhile. */
+export async function keptPort(
+  ports: Record<string, number>,
+  process: string,
+  taken: Set<number>,
+): Promise<number> {
+  const kept = ports[process];
+  const usable =
+    kept !== undefined && !taken.has(kept) && (await portProblem(kept, "127.0.0.1")) === undefined;
+  const port = usable ? kept : await chooseFreePort(taken);
+  taken.add(port);
+  ports[process] = port;
+  return port;
+}
+
+/** The router's ports, free ones in place of 0. Throws StartError when it could not listen on one. */
+export async function routerPorts(
+  { HOST, PORT, ADMIN_PORT }: Settings,
+  taken: Set<number>,
+): Promise<{ port: number; adminPort: number }> {
+  for (const [name, port] of Object.entries({ PORT, ADMIN_PORT })) {
+    const problem = await portProblem(port, HOST);
+    if (problem === "EADDRINUSE")
+      throw new StartError(`${name} ${port} on ${HOST} is in use; set ${name} to another`);
+    if (problem === "EACCES")
+      throw new StartError(`${name} ${port} on ${HOST} needs more rights; set ${name} to another`);
+    if (problem !== undefined)
+      throw new StartError(`HOST ${HOST} is not an address of this machine (${problem})`);
+    if (port !== 0) taken.add(port);
+  }
+  return {
+    port: PORT === 0 ? await chooseFreePort(taken, HOST) : PORT,
+    adminPort: ADMIN_PORT === 0 ? await chooseFreePort(taken, HOST) : ADMIN_PORT,
+  };
 }

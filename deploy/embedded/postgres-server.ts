@@ -10,6 +10,7 @@ import {
   chownSync,
   closeSync,
   existsSync,
+  fsyncSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -24,11 +25,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { postgresBinaries, type PostgresBinaries } from "./binaries.ts";
 import { chooseFreePort } from "./ports.ts";
 import { commandOf } from "./process-identity.ts";
+import { runProgram } from "./run-program.ts";
 import { canWrite, ownerOf, runAs, serviceUser, type ServiceUser } from "./service-user.ts";
 import { StartError } from "./start-error.ts";
+import type { ProcessSpec } from "./supervisor.ts";
 
 /** The role that owns every database of the cluster. */
 const SUPERUSER = "onsale";
+const STOP_MAX_MS = 30_000;
+/** Recovery after a crash replays up to max_wal_size. */
+const READY_MAX_MS = 120_000;
 
 export interface PostgresPlace {
   readonly dataDir: string;
@@ -52,28 +58,24 @@ export async function createDataDirectory(
   const { dataDir, binaries, user } = place;
   if (existsSync(dataDir)) return;
   const [draft, passwordFile] = [`${dataDir}.new`, `${dataDir}.password`];
+  const common = { runAs: runAs(user), env: {}, signal: options.signal };
   try {
     rmSync(draft, { recursive: true, force: true });
     writeFileSync(passwordFile, options.password, { mode: 0o600 });
     if (user !== undefined) chownSync(passwordFile, user.uid, user.gid);
+    const where = [`--pgdata=${draft}`, `--username=${SUPERUSER}`, `--pwfile=${passwordFile}`];
     const flags = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"];
     if (!options.durable) flags.push("--no-sync");
-    await run(
-      binaries.initdb,
-      [`--pgdata=${draft}`, `--username=${SUPERUSER}`, `--pwfile=${passwordFile}`, ...flags],
-      {
-        user,
-        signal: options.signal,
-      },
-    );
+    await runProgram("initdb", binaries.initdb, [...where, ...flags], common);
     // Single-user mode creates databases without a server, a port or a client.
     const statements = options.databases.map((database) => `create database ${database};\n`).join("");
     const fsync = options.durable ? "on" : "off";
     if (statements !== "") {
       const args = ["--single", "-D", draft, "-c", "exit_on_error=on", "-c", `fsync=${fsync}`, "postgres"];
-      await run(binaries.postgres, args, { user, signal: options.signal, input: statements });
+      await runProgram("creating databases", binaries.postgres, args, { ...common, input: statements });
     }
     renameSync(draft, dataDir);
+    if (options.durable) flushDirectory(dirname(dataDir)); // or a power cut could bring back the name of the draft
   } finally {
     rmSync(passwordFile, { force: true });
     rmSync(draft, { recursive: true, force: true });
@@ -113,6 +115,27 @@ export function serverArguments(place: PostgresPlace, options: { port: number; d
   };
   const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   return ["-D", place.dataDir, ...flags];
+}
+
+/** The server as the cluster's supervisor runs it. */
+export function postgresSpec(
+  place: PostgresPlace,
+  options: { name: string; port: number; logFile: string },
+): ProcessSpec {
+  return {
+    name: options.name,
+    program: place.binaries.postgres,
+    args: serverArguments(place, { port: options.port, durable: true }),
+    env: {},
+    runAs: runAs(place.user),
+    logFile: options.logFile,
+    channel: false,
+    stopSignal: "SIGINT", // fast shutdown: sessions are ended, and the next start needs no recovery
+    stopMaxMs: STOP_MAX_MS,
+    readyMaxMs: READY_MAX_MS,
+    prepare: () => clearStaleStatus(place.dataDir),
+    isReady: (pid) => isReady(place.dataDir, pid),
+  };
 }
 
 /** Does the server with this pid accept connections? Its data directory says so, the same way as to pg_ctl. */
@@ -199,6 +222,12 @@ export async function startPostgresServer(
   return { pid, port, dataDir, url, stop, [Symbol.asyncDispose]: stop };
 }
 
+function flushDirectory(directory: string): void {
+  const descriptor = openSync(directory, "r");
+  fsyncSync(descriptor);
+  closeSync(descriptor);
+}
+
 function temporaryDirectory(user: ServiceUser | undefined): string {
   const directory = mkdtempSync(join(tmpdir(), "onsale-postgres-"));
   if (user !== undefined) chownSync(directory, user.uid, user.gid);
@@ -216,28 +245,4 @@ export function prepareParent(dataDir: string, user: ServiceUser | undefined): v
   if (!canWrite(user, parent)) {
     throw new StartError(`${user === undefined ? "you" : `user ${user.name}`} cannot write into ${parent}`);
   }
-}
-
-async function run(
-  program: string,
-  args: readonly string[],
-  options: { user: ServiceUser | undefined; signal: AbortSignal | undefined; input?: string },
-): Promise<void> {
-  const child = spawn(program, args, {
-    ...runAs(options.user),
-    detached: true,
-    stdio: ["pipe", "pipe", "pipe"],
-  });
-  const kill = () => child.kill("SIGKILL");
-  options.signal?.addEventListener("abort", kill);
-  let said = "";
-  for (const stream of [child.stdout, child.stderr])
-    stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
-  child.stdin.on("error", () => {}); // it ended without reading; its exit code says why
-  child.stdin.end(options.input ?? "");
-  const [code] = (await once(child, "close")) as [number | null];
-  options.signal?.removeEventListener("abort", kill);
-  if (code === 0) return;
-  const lastLines = said.trim().split("\n").slice(-3).join("; ");
-  throw new StartError(`${program} failed (${code ?? "killed"}): ${lastLines}`);
 }

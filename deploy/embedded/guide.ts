@@ -1,0 +1,80 @@
+/** What a user reads when the cluster is up: where it is, tokens to use it with, and commands to paste. */
+import { request } from "undici";
+import { z } from "zod";
+import { mintToken } from "../../shared/tokens.ts";
+import type { DataDir } from "./data-dir.ts";
+import { http } from "./roles.ts";
+
+const TOKEN_TTL_SECONDS = 24 * 60 * 60;
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+export interface Access {
+  readonly routerUrl: string;
+  readonly secret: string;
+}
+
+/** The id of an event to try things with; made on the first start, and again should it be gone. */
+export async function demoEvent({ routerUrl, secret }: Access, dataDir: DataDir): Promise<string> {
+  const kept = dataDir.state.demoEventId;
+  if (kept !== undefined) {
+    const { statusCode, body } = await request(`${routerUrl}/v1/events/${kept}`, { dispatcher: http });
+    await body.dump();
+    if (statusCode !== 404) return kept;
+  }
+  const token = await mintToken({ secret, sub: "demo-organizer", role: "organizer", ttlSeconds: 60 });
+  const { statusCode, body } = await request(`${routerUrl}/v1/events`, {
+    dispatcher: http,
+    method: "POST",
+    headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+    body: JSON.stringify({ ...demoBody("Opening night"), totalTickets: 10_000 }),
+  });
+  const answer: unknown = await body.json();
+  if (statusCode !== 201) throw new Error(`the router answered ${statusCode}: ${JSON.stringify(answer)}`);
+  const { id } = z.object({ id: z.string() }).parse(answer);
+  dataDir.state.demoEventId = id;
+  dataDir.saveState();
+  return id;
+}
+
+/** The lines to print. `eventId` is undefined when the demo event could not be made. */
+export async function guide(
+  { routerUrl, secret }: Access,
+  cluster: { adminUrl: string; dataDir: string; eventId: string | undefined },
+): Promise<string> {
+  const buyer = await mintToken({ secret, sub: "demo-buyer", role: "buyer", ttlSeconds: TOKEN_TTL_SECONDS });
+  const organizer = await mintToken({
+    secret,
+    sub: "demo-organizer",
+    role: "organizer",
+    ttlSeconds: TOKEN_TTL_SECONDS,
+  });
+  const body = JSON.stringify({ ...demoBody("My concert"), totalTickets: 500 });
+  return `
+onsale is ready.
+
+  API       ${routerUrl}        (try it in a browser: ${routerUrl}/docs)
+  admin     ${cluster.adminUrl}/readyz, /metrics
+  data      ${cluster.dataDir}  (kept between starts; processes and passwords: cluster.json)
+
+Tokens, valid for 24 hours (more: npm run token -- --sub USER):
+
+  BUYER='${buyer}'
+  ORGANIZER='${organizer}'
+
+Paste the two lines above, then create an event:
+
+  curl -i ${routerUrl}/v1/events -H "Authorization: Bearer $ORGANIZER" \\
+    -H 'Content-Type: application/json' -d '${body}'
+
+and book a ticket for the ${cluster.eventId === undefined ? "event (put its id in)" : "demo event"}:
+
+  curl -i ${routerUrl}/v1/events/${cluster.eventId ?? "EVENT_ID"}/bookings -H "Authorization: Bearer $BUYER" \\
+    -H 'Content-Type: application/json' -d '{"quantity":1}'
+
+Ctrl-C stops everything.
+`;
+}
+
+function demoBody(name: string) {
+  return { name, venue: "Town Hall", startsAt: new Date(Date.now() + 60 * DAY_MS).toISOString() };
+}

@@ -1,0 +1,72 @@
+/**
+ * What a supervisor that was killed has left running. Roles end by themselves when their supervisor does; PostgreSQL
+ * and Redis know nothing of it. Every process that is started is noted in DATA_DIR, and the next start ends those that
+ * are still there, by pid and start time, because the pid alone may belong to somebody else by now.
+ */
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
+import { writePrivately } from "./data-dir.ts";
+import { startOf } from "./process-identity.ts";
+import { reasonOf, StartError } from "./start-error.ts";
+
+const STOP_MAX_SECONDS = 25;
+
+const noteSchema = z.object({
+  /** Notes that came here with a copy of another cluster's DATA_DIR say nothing about our processes. */
+  dataDir: z.string(),
+  processes: z.record(
+    z.string(),
+    z.object({ pid: z.number(), start: z.string(), signal: z.enum(["SIGTERM", "SIGINT"]) }),
+  ),
+});
+export type StopSignal = "SIGTERM" | "SIGINT";
+
+/** Notes running processes, and finds those of the previous start. */
+export class ProcessNotes {
+  readonly #file: string;
+  readonly #dataDir: string;
+  #processes: z.infer<typeof noteSchema>["processes"] = {};
+
+  constructor(dataDir: string) {
+    this.#file = join(dataDir, "processes.json");
+    this.#dataDir = realpathSync(dataDir);
+  }
+
+  /** Call it right after the process was started. */
+  add(name: string, pid: number, signal: StopSignal): void {
+    const start = startOf(pid);
+    if (start === undefined) return; // it has ended already
+    this.#processes[name] = { pid, start, signal };
+    writePrivately(this.#file, { dataDir: this.#dataDir, processes: this.#processes });
+  }
+
+  /** Ends what the previous start has left running; resolves to the names of these processes. */
+  async endLeftovers(): Promise<string[]> {
+    if (!existsSync(this.#file)) return [];
+    const notes = noteSchema.parse(JSON.parse(readFileSync(this.#file, "utf8")));
+    if (notes.dataDir !== this.#dataDir) return [];
+    const left = Object.entries(notes.processes).filter(([, { pid, start }]) => startOf(pid) === start);
+    await Promise.all(left.map(([, { pid, start, signal }]) => end(pid, start, signal)));
+    return left.map(([name]) => name);
+  }
+}
+
+async function end(pid: number, start: string, signal: StopSignal): Promise<void> {
+  const deadline = Date.now() + STOP_MAX_SECONDS * 1000;
+  for (let next: NodeJS.Signals | undefined = signal; startOf(pid) === start; await sleep(50)) {
+    if (next !== undefined) sendSignal(pid, next);
+    next = Date.now() > deadline ? "SIGKILL" : undefined;
+  }
+}
+
+function sendSignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    // Already gone is what we want; anything else, such as a process of another user, is for the user to solve.
+    if (startOf(pid) !== undefined)
+      throw new StartError(`pid ${pid} of an earlier start is left: ${reasonOf(error)}`);
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * `npm start`: the whole cluster on this machine. SIGTERM and Ctrl-C stop everything it started and keep the data.
+ * A start that cannot succeed says why on one line of stderr and leaves nothing running.
+ */
+import { once } from "node:events";
+import { ConfigError } from "../../shared/config.ts";
+import { startCluster } from "./cluster.ts";
+import { openDataDir } from "./data-dir.ts";
+import { type Access, demoEvent, guide } from "./guide.ts";
+import { readSettings } from "./settings.ts";
+import { reasonOf, StartError } from "./start-error.ts";
+
+const startedAt = performance.now();
+const say = (line: string) => void process.stdout.write(`${line}\n`);
+const step = (line: string) =>
+  say(`${((performance.now() - startedAt) / 1000).toFixed(1).padStart(5)} s  ${line}`);
+
+const stop = new AbortController();
+// Several arrive for one Ctrl-C: the terminal's own, and the one that npm passes on.
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop.abort());
+// Whoever read our output may go away first; that is no reason to leave databases behind.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+process.on("uncaughtException", (error) => fail(error));
+
+try {
+  await run();
+} catch (error) {
+  if (!stop.signal.aborted) fail(error);
+}
+if (process.exitCode !== 1) say("stopped; the data is kept");
+process.exit();
+
+/** Returns when it was told to stop and everything has stopped. */
+async function run(): Promise<void> {
+  const settings = readSettings(process.env);
+  using dataDir = openDataDir(settings.DATA_DIR);
+  await using running = new AsyncDisposableStack();
+  const options = { settings, env: process.env, dataDir, signal: stop.signal, say, step };
+  const { url: routerUrl, adminUrl } = await startCluster(options, running);
+
+  const access: Access = { routerUrl, secret: settings.AUTH_JWT_SECRET ?? dataDir.state.jwtSecret };
+  const eventId = await demoEvent(access, dataDir).catch((error: unknown) => {
+    say(`the demo event could not be made: ${reasonOf(error)}`);
+    return undefined;
+  });
+  say(await guide(access, { adminUrl, dataDir: dataDir.path, eventId }));
+
+  if (!stop.signal.aborted) await once(stop.signal, "abort");
+  say("stopping…");
+}
+
+/** Says why on one line, ends what was started, and makes the exit code 1. A bug shows where it is. */
+function fail(error: unknown): void {
+  const expected = error instanceof StartError || error instanceof ConfigError;
+  process.stderr.write(`onsale: ${expected || !(error instanceof Error) ? reasonOf(error) : error.stack}\n`);
+  process.exitCode = 1;
+  stop.abort();
+}

@@ -1,0 +1,101 @@
+/**
+ * What the cluster will look like: every process's place and address, decided before anything is started. Addresses are
+ * kept in DATA_DIR, because processes know each other by them and are restarted under the same ones.
+ */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { postgresBinaries, type PostgresBinaries } from "./binaries.ts";
+import type { DataDir } from "./data-dir.ts";
+import { databasesDirectory, shardsIn } from "./databases-dir.ts";
+import { keptPort, routerPorts } from "./ports.ts";
+import { databaseUrl } from "./postgres-server.ts";
+import { findRedis } from "./redis-server.ts";
+import { ownerOf, serviceUser, type ServiceUser } from "./service-user.ts";
+import type { Settings } from "./settings.ts";
+import { StartError } from "./start-error.ts";
+
+export interface ClusterPlan {
+  readonly user: ServiceUser | undefined;
+  readonly binaries: PostgresBinaries;
+  readonly logs: string;
+  readonly router: { port: number; adminPort: number; url: string; adminUrl: string };
+  readonly shards: readonly ShardPlan[];
+  readonly catalogUrl: string;
+  /** undefined: PATH has none, or REDIS_URL names another one. */
+  readonly redis: { program: string; port: number } | undefined;
+}
+
+export interface ShardPlan {
+  readonly id: string;
+  readonly dataDir: string;
+  readonly databases: readonly string[];
+  readonly databaseUrl: string;
+  readonly postgresPort: number;
+  readonly node: { port: number; adminPort: number; url: string; adminUrl: string };
+}
+
+/** Decides it, and notes in DATA_DIR what must be kept. Throws StartError when the settings cannot be had. */
+export async function planCluster(settings: Settings, dataDir: DataDir, path: string): Promise<ClusterPlan> {
+  const { state } = dataDir;
+  const taken = new Set<number>();
+  const portOf = (process: string) => keptPort(state.ports, process, taken);
+  const { port, adminPort } = await routerPorts(settings, taken);
+  const { user, directory } = placeDatabases(settings, dataDir);
+  const binaries = postgresBinaries(user);
+
+  const shards: ShardPlan[] = [];
+  for (let number = 0; number < settings.SHARDS; number++) {
+    const id = `shard-${number}`;
+    const postgresPort = await portOf(`${id} postgres`);
+    const [nodePort, nodeAdminPort] = [await portOf(`${id} node`), await portOf(`${id} node admin`)];
+    shards.push({
+      id,
+      dataDir: join(directory, id),
+      databases: number === 0 ? ["shard", "catalog"] : ["shard"],
+      databaseUrl: databaseUrl({ port: postgresPort, password: state.postgresPassword }, "shard"),
+      postgresPort,
+      node: {
+        port: nodePort,
+        adminPort: nodeAdminPort,
+        url: urlOf("127.0.0.1", nodePort),
+        adminUrl: urlOf("127.0.0.1", nodeAdminPort),
+      },
+    });
+  }
+  const catalogPort = state.ports["shard-0 postgres"] ?? 0;
+  const program = settings.REDIS_URL === undefined ? findRedis(path, user) : undefined;
+  const redis = program === undefined ? undefined : { program, port: await portOf("redis") };
+  dataDir.saveState();
+
+  const logs = join(dataDir.path, "logs");
+  mkdirSync(logs, { recursive: true, mode: 0o700 });
+  return {
+    user,
+    binaries,
+    logs,
+    router: { port, adminPort, url: urlOf(settings.HOST, port), adminUrl: urlOf(settings.HOST, adminPort) },
+    shards,
+    catalogUrl: databaseUrl({ port: catalogPort, password: state.postgresPassword }, "catalog"),
+    redis,
+  };
+}
+
+function placeDatabases(settings: Settings, dataDir: DataDir) {
+  const chosen = serviceUser();
+  const directory = databasesDirectory(dataDir, chosen);
+  const present = shardsIn(directory);
+  if (present > settings.SHARDS) {
+    throw new StartError(
+      `SHARDS is ${settings.SHARDS}, but ${dataDir.path} holds ${present} shards whose events must stay reachable; ` +
+        `set SHARDS to ${present} or more`,
+    );
+  }
+  return { user: ownerOf(directory, chosen), directory };
+}
+
+/** How this machine reaches a server that listens on `host`. */
+function urlOf(host: string, port: number): string {
+  if (host === "0.0.0.0") return `http://127.0.0.1:${port}`;
+  if (host === "::") return `http://[::1]:${port}`;
+  return host.includes(":") ? `http://[${host}]:${port}` : `http://${host}:${port}`;
+}
