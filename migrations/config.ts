@@ -6,21 +6,23 @@ import type { ShardDatabase } from "./shards.ts";
 
 const postgresUrl = urlOf("postgres", "postgresql");
 
-const shardList = z.string({ error: "is required, e.g. shard-0=postgres://…,shard-1=postgres://…" }).transform((list, context): ShardDatabase[] => {
-  const shards = list.split(",").map((entry) => {
-    const [name = "", ...rest] = entry.trim().split("=");
-    const id = parseShardId(name);
-    const databaseUrl = rest.join("=");
-    if (id === undefined || !postgresUrl.safeParse(databaseUrl).success) {
-      context.addIssue({ code: "custom", message: `"${name}=…" is not of the form shard-0=postgres://…` });
-      return undefined;
-    }
-    return { id, databaseUrl };
+const shardList = z
+  .string({ error: "is required, e.g. shard-0=postgres://…,shard-1=postgres://…" })
+  .transform((list, context): ShardDatabase[] => {
+    const shards = list.split(",").map((entry) => {
+      const [name = "", ...rest] = entry.trim().split("=");
+      const id = parseShardId(name);
+      const databaseUrl = rest.join("=");
+      if (id === undefined || !postgresUrl.safeParse(databaseUrl).success) {
+        context.addIssue({ code: "custom", message: `"${name}=…" is not of the form shard-0=postgres://…` });
+        return undefined;
+      }
+      return { id, databaseUrl };
+    });
+    const ids = shards.map((shard) => shard?.id);
+    if (new Set(ids).size < ids.length) context.addIssue({ code: "custom", message: "names a shard twice" });
+    return shards.filter((shard) => shard !== undefined);
   });
-  const ids = shards.map((shard) => shard?.id);
-  if (new Set(ids).size < ids.length) context.addIssue({ code: "custom", message: "names a shard twice" });
-  return shards.filter((shard) => shard !== undefined);
-});
 
 export const catalogConfig = z.object({ CATALOG_URL: postgresUrl });
 export const migrateConfig = catalogConfig.extend({ SHARD_URLS: shardList });

@@ -7,8 +7,11 @@ import { settleShards } from "./shards.ts";
 try {
   const { CATALOG_URL, SHARD_URLS } = readConfig(migrateConfig, process.env);
   report("catalog", await migrate(CATALOG_URL, "catalog"));
-  await Promise.all(SHARD_URLS.map(async (shard) => report(shard.id, await migrate(shard.databaseUrl, "shard"))));
-  for (const [id, slots] of await settleShards(CATALOG_URL, SHARD_URLS)) console.log(`${id} owns ${slots} slots`);
+  await Promise.all(
+    SHARD_URLS.map(async (shard) => report(shard.id, await migrate(shard.databaseUrl, "shard"))),
+  );
+  for (const [id, slots] of await settleShards(CATALOG_URL, SHARD_URLS))
+    console.log(`${id} owns ${slots} slots`);
 } catch (error) {
   console.error(`migrate: ${error instanceof ConfigError ? error.message : describe(error)}`);
   process.exit(1);

@@ -11,7 +11,8 @@ try {
   const { values } = parseArgs({ options: { slot: { type: "string" }, to: { type: "string" } } });
   const slot = Number(values.slot ?? Number.NaN);
   const to = parseShardId(values.to ?? "");
-  if (!isSlot(slot) || to === undefined) throw new Error("use: npm run move-slot -- --slot 0…4095 --to SHARD");
+  if (!isSlot(slot) || to === undefined)
+    throw new Error("use: npm run move-slot -- --slot 0…4095 --to SHARD");
   await moveEmptySlot(CATALOG_URL, slot, to);
   console.log(`slot ${slot} belongs to ${to}`);
 } catch (error) {

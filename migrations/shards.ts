@@ -51,7 +51,10 @@ const GRANT: Statement = {
 };
 
 /** Registers shards and makes every shard own what the catalog says. Returns how many slots each shard owns. */
-export async function settleShards(catalogUrl: string, shards: readonly ShardDatabase[]): Promise<Map<string, number>> {
+export async function settleShards(
+  catalogUrl: string,
+  shards: readonly ShardDatabase[],
+): Promise<Map<string, number>> {
   await using catalog = open(catalogUrl);
   await catalog.database.query(REGISTER, [shards.map((s) => s.id), shards.map((s) => s.databaseUrl)]);
   await catalog.database.query(DEAL, [shards.map((s) => s.id)]);
@@ -81,7 +84,10 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
     await database.database.query({ name: "release-slot", text: "select release_slot($1)" }, [slot]);
   }
   await using database = open(target.databaseUrl);
-  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [slot, version]);
+  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [
+    slot,
+    version,
+  ]);
   await catalog.database.query(
     {
       name: "assign-slot",
@@ -112,6 +118,7 @@ function open(url: string): { database: Database } & AsyncDisposable {
     waitersMax: 10,
     connectTimeoutMs: 10_000,
     statementTimeoutMs: 60_000,
+    lockTimeoutMs: 10_000,
   });
   return { database, [Symbol.asyncDispose]: async () => database.close() };
 }

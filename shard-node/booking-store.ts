@@ -2,7 +2,19 @@
  * What a shard's database can be asked: to decide a batch, to save an event, to read. Each is one statement that calls
  * one function (migrations/shard/), and all SQL that a node runs on its shard stands here.
  */
-import type { BookCommand, Booking, ChangeEventRequest, Command, CreateEventRequest, Decision, Event, EventResult, ReadResult, SettleCommand, Snapshot } from "../shared/wire.ts";
+import type {
+  BookCommand,
+  Booking,
+  ChangeEventRequest,
+  Command,
+  CreateEventRequest,
+  Decision,
+  Event,
+  EventResult,
+  ReadResult,
+  SettleCommand,
+  Snapshot,
+} from "../shared/wire.ts";
 import { type BookingId, type EventId, newBookingId, slotOfBooking, timeOf } from "../shared/ids.ts";
 import { invariant } from "../shared/invariant.ts";
 import { type Database, DatabaseError, type Statement } from "../shared/postgres.ts";
@@ -16,7 +28,10 @@ const CREATE_EVENT: Statement = {
   name: "create-event",
   text: "select create_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as result",
 };
-const CHANGE_EVENT: Statement = { name: "change-event", text: "select change_event($1, $2, $3, $4) as result" };
+const CHANGE_EVENT: Statement = {
+  name: "change-event",
+  text: "select change_event($1, $2, $3, $4) as result",
+};
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -123,7 +138,13 @@ export class BookingStore {
   async expireDueHolds(eventsMax: number): Promise<readonly Snapshot[]> {
     const due = await this.#database.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
     if (due.length === 0) return [];
-    return (await this.#decide([], [], due.map((event) => event.id))).snapshots;
+    return (
+      await this.#decide(
+        [],
+        [],
+        due.map((event) => event.id),
+      )
+    ).snapshots;
   }
 
   /** Creates an event; asking again with the same id answers what it created. */
@@ -159,15 +180,26 @@ export class BookingStore {
 
   async readEvents(ids: readonly EventId[]): Promise<ReadResult<Snapshot>[]> {
     const slots = ids.map(slotOf);
-    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(READ_EVENTS, [ids, slots]);
+    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(READ_EVENTS, [
+      ids,
+      slots,
+    ]);
     return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
   }
 
   async readBookings(ids: readonly BookingId[]): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
-    const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(READ_BOOKINGS, [ids, slots]);
+    const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(
+      READ_BOOKINGS,
+      [ids, slots],
+    );
     const now = this.#now();
-    return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, bookingFrom(row, now)])));
+    return inOrder(
+      ids,
+      slots,
+      new Set(ownedSlots),
+      new Map(rows.map((row) => [row.id, bookingFrom(row, now)])),
+    );
   }
 
   /** At most `limit` events older than `before`, newest first. */
@@ -176,7 +208,12 @@ export class BookingStore {
     return rows.map(eventFrom);
   }
 
-  async #decide(commands: readonly Command[], ids: FreshIds, alsoExpire: readonly EventId[], at?: Date): Promise<BatchDecision> {
+  async #decide(
+    commands: readonly Command[],
+    ids: FreshIds,
+    alsoExpire: readonly EventId[],
+    at?: Date,
+  ): Promise<BatchDecision> {
     const bookings = commands.filter(isBooking);
     const settling = commands.filter((command): command is SettleCommand => !isBooking(command));
     const events = [...new Set([...bookings.map((command) => command.eventId), ...alsoExpire])];
@@ -202,7 +239,9 @@ export class BookingStore {
       const position = positions.get(command.eventId) ?? 0;
       decided.set(command, bookDecisionFrom(command, index, ids[index], result, position, now));
     });
-    settling.forEach((command, index) => decided.set(command, settleDecisionFrom(result, index, Date.parse(now))));
+    settling.forEach((command, index) =>
+      decided.set(command, settleDecisionFrom(result, index, Date.parse(now))),
+    );
     return {
       decisions: commands.map((command) => {
         const decision = decided.get(command);
@@ -216,10 +255,12 @@ export class BookingStore {
 
   async #saveEvent(statement: Statement, values: readonly unknown[]): Promise<EventResult> {
     const { result } = await this.#one<{
-      result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] } ;
+      result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] };
     }>(statement, values);
     const row = result.snapshots?.[0];
-    return row === undefined ? { outcome: result.outcome } : { outcome: "saved", snapshot: snapshotFrom(row) };
+    return row === undefined
+      ? { outcome: result.outcome }
+      : { outcome: "saved", snapshot: snapshotFrom(row) };
   }
 
   async #one<Row extends object>(statement: Statement, values: readonly unknown[]): Promise<Row> {
@@ -239,9 +280,18 @@ export function isBooking(command: Command): command is BookCommand {
   return command.kind === "book" || command.kind === "hold";
 }
 
-function bookDecisionFrom(command: BookCommand, index: number, id: BookingId | undefined, result: BatchRow, position: number, now: string): Decision {
+function bookDecisionFrom(
+  command: BookCommand,
+  index: number,
+  id: BookingId | undefined,
+  result: BatchRow,
+  position: number,
+  now: string,
+): Decision {
   const outcome = result.outcomes?.[index];
-  invariant(id !== undefined && outcome !== undefined, "a booking command has an id and an outcome", { index });
+  invariant(id !== undefined && outcome !== undefined, "a booking command has an id and an outcome", {
+    index,
+  });
   const number = result.numbers?.[index] ?? 0;
   switch (outcome) {
     case "booked":
@@ -347,7 +397,12 @@ function isoOrNull(time: string | null): string | null {
   return time === null ? null : iso(time);
 }
 
-function inOrder<Id extends string, T>(ids: readonly Id[], slots: readonly Slot[], owned: ReadonlySet<number>, found: ReadonlyMap<Id, T>): ReadResult<T>[] {
+function inOrder<Id extends string, T>(
+  ids: readonly Id[],
+  slots: readonly Slot[],
+  owned: ReadonlySet<number>,
+  found: ReadonlyMap<Id, T>,
+): ReadResult<T>[] {
   return ids.map((id, index) => {
     const value = found.get(id);
     if (!owned.has(slots[index] ?? -1)) return { outcome: "wrong_shard" };

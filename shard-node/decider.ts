@@ -8,11 +8,16 @@ import type { Command, CommandResult, Failure, Snapshot } from "../shared/wire.t
 import type { Log } from "../shared/log.ts";
 import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
 
+/** The answer to one command, and its event as it was after the batch. */
+export interface Decided {
+  readonly result: CommandResult;
+  readonly snapshot: Snapshot | undefined;
+}
+
 export interface DeciderHooks {
   /** After the commit of every batch, with its events as they are then. */
   committed(snapshots: readonly Snapshot[]): void;
   lockWaited(seconds: number): void;
-  decided(result: CommandResult): void;
 }
 
 export class Decider {
@@ -27,38 +32,46 @@ export class Decider {
   }
 
   /** One result per command, in order. Never throws. */
-  async decide(commands: readonly Command[]): Promise<readonly CommandResult[]> {
-    const results = await this.#tryTwice(commands, this.#store.freshIdsFor(commands));
-    for (const result of results) this.#hooks.decided(result);
-    return results;
+  async decide(commands: readonly Command[]): Promise<readonly Decided[]> {
+    return this.#tryTwice(commands, this.#store.freshIdsFor(commands));
   }
 
-  async #tryTwice(commands: readonly Command[], ids: FreshIds): Promise<readonly CommandResult[]> {
+  async #tryTwice(commands: readonly Command[], ids: FreshIds): Promise<readonly Decided[]> {
     let inDoubt = false;
     for (let attempt = 1; ; attempt += 1) {
       try {
         const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids);
         this.#hooks.lockWaited(lockWaitSeconds);
         this.#hooks.committed(snapshots);
-        return decisions;
+        const byEvent = new Map(snapshots.map((snapshot) => [snapshot.event.id, snapshot]));
+        return decisions.map((result, index) => {
+          const command = commands[index];
+          const eventId =
+            "booking" in result
+              ? result.booking.eventId
+              : command && isBooking(command)
+                ? command.eventId
+                : undefined;
+          return { result, snapshot: eventId && byEvent.get(eventId) };
+        });
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
         if (attempt < 2 && error instanceof DatabaseError) continue;
         this.#log.error({ err: error, commands: commands.length, inDoubt }, "a batch could not be decided");
         const failure = inDoubt ? ({ outcome: "outcome_unknown" } as const) : failureOf(error);
-        return commands.map(() => failure);
+        return commands.map(() => ({ result: failure, snapshot: undefined }));
       }
     }
   }
 
   /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
-  async #isolate(commands: readonly Command[], ids: FreshIds, error: unknown): Promise<readonly CommandResult[]> {
+  async #isolate(commands: readonly Command[], ids: FreshIds, error: unknown): Promise<readonly Decided[]> {
     if (commands.length === 1) {
       this.#log.error({ err: error }, "PostgreSQL refused a command for its content");
-      return [{ outcome: "internal" }];
+      return [{ result: { outcome: "internal" }, snapshot: undefined }];
     }
-    const results: CommandResult[] = [];
+    const results: Decided[] = [];
     let next = 0;
     for (const command of commands) {
       const id = isBooking(command) ? ids[next++] : undefined;

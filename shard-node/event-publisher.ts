@@ -3,6 +3,7 @@
  * flush is under way at a time; an event that changes meanwhile is sent once, at its newest version, with the next. What could
  * not be sent stays until it can be (at most `pendingMax` events): an entry that Redis kept from before is corrected.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { EventId } from "../shared/ids.ts";
 import type { SnapshotStore } from "../shared/redis.ts";
 import type { Snapshot } from "../shared/wire.ts";
@@ -63,18 +64,14 @@ export class EventPublisher {
       try {
         await this.#store.publish(batch);
         this.#options.published((performance.now() - started) / 1000);
-        if (!this.#closed) await pause(this.#options.pauseMs);
+        if (!this.#closed) await sleep(this.#options.pauseMs);
       } catch {
         // The connection logs its own loss, once.
         if (this.#closed) break;
         for (const snapshot of batch) this.#remember(snapshot);
-        await pause(this.#options.retryMs);
+        await sleep(this.#options.retryMs);
       }
     }
     this.#flushing = undefined;
   }
-}
-
-function pause(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

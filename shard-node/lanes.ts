@@ -7,9 +7,11 @@
  */
 import type { Clock } from "../shared/clock.ts";
 import { slotOfBooking } from "../shared/ids.ts";
+import { invariant } from "../shared/invariant.ts";
 import { slotOf } from "../shared/slots.ts";
-import type { Command, CommandResult } from "../shared/wire.ts";
+import type { Command } from "../shared/wire.ts";
 import { isBooking } from "./booking-store.ts";
+import type { Decided } from "./decider.ts";
 
 export interface LaneLimits {
   readonly lanes: number;
@@ -27,13 +29,15 @@ export interface LaneObserver {
 }
 
 /** Decides a batch; answers one result per command, in order, and never throws. */
-export type DecideBatch = (commands: readonly Command[]) => Promise<readonly CommandResult[]>;
+export type DecideBatch = (commands: readonly Command[]) => Promise<readonly Decided[]>;
+
+const OVERLOADED: Decided = { result: { outcome: "overloaded" }, snapshot: undefined };
 
 interface Waiting {
   readonly command: Command;
   readonly arrived: number;
   readonly deadline: number;
-  readonly resolve: (result: CommandResult) => void;
+  readonly resolve: (decided: Decided) => void;
 }
 
 export class Lanes {
@@ -49,7 +53,7 @@ export class Lanes {
   }
 
   /** Resolves with the command's result, always: a full lane and a missed deadline are `overloaded`. */
-  run(command: Command): Promise<CommandResult> {
+  run(command: Command): Promise<Decided> {
     const slot = isBooking(command) ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
     const lane = this.#lanes[slot % this.#lanes.length] as Lane;
     return lane.run(command);
@@ -80,10 +84,10 @@ class Lane {
     return this.#queue.length;
   }
 
-  run(command: Command): Promise<CommandResult> {
+  run(command: Command): Promise<Decided> {
     if (this.#queue.length >= this.#limits.queueMax) {
       this.#observer.shed("lane_full");
-      return Promise.resolve({ outcome: "overloaded" });
+      return Promise.resolve(OVERLOADED);
     }
     return new Promise((resolve) => {
       const arrived = this.#clock.elapsed();
@@ -106,7 +110,14 @@ class Lane {
       const started = this.#clock.elapsed();
       const results = await this.#decide(batch.map((waiting) => waiting.command));
       this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
-      batch.forEach((waiting, index) => waiting.resolve(results[index] ?? { outcome: "internal" }));
+      for (const [index, waiting] of batch.entries()) {
+        const decided = results[index];
+        invariant(decided !== undefined, "every command of a batch has a result", {
+          index,
+          size: batch.length,
+        });
+        waiting.resolve(decided);
+      }
     }
     this.#working = undefined;
   }
@@ -126,7 +137,7 @@ class Lane {
       if (waiting.deadline <= now) {
         // Nobody waits for the answer any more: work on it would only delay those who still do.
         this.#observer.shed("deadline");
-        waiting.resolve({ outcome: "overloaded" });
+        waiting.resolve(OVERLOADED);
       } else if (buyer !== undefined && buyers.has(buyer)) {
         stay.push(waiting);
       } else {

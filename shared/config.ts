@@ -14,10 +14,14 @@ export function readConfig<Schema extends z.ZodType>(
   schema: Schema,
   env: Readonly<Record<string, string | undefined>>,
 ): Readonly<z.infer<Schema>> {
-  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined && value !== ""),
+  );
   const parsed = schema.safeParse(given);
   if (parsed.success) return Object.freeze(parsed.data);
-  const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`);
+  const problems = parsed.error.issues.map(
+    (issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`,
+  );
   throw new ConfigError(`these settings cannot be used:\n${problems.join("\n")}`);
 }
 
@@ -37,10 +41,12 @@ export const port = (fallback: number) => integer({ min: 0, max: 65_535, default
 
 /** A URL with one of the given schemes (without the colon). */
 export function urlOf(...schemes: string[]) {
-  return z.string().refine(
-    (value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)) && URL.canParse(value),
-    `must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
-  );
+  return z
+    .string()
+    .refine(
+      (value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)) && URL.canParse(value),
+      `must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
+    );
 }
 
 /** A list of such URLs, separated by commas. */

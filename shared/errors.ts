@@ -24,7 +24,11 @@ export const PROBLEMS = {
   hold_expired: { status: 409, retry: "never", title: "The hold has expired and cannot be confirmed." },
   below_sold: { status: 409, retry: "never", title: "More tickets are sold than the new total." },
   body_too_large: { status: 413, retry: "never", title: "The request body is too large." },
-  unsupported_media_type: { status: 415, retry: "never", title: "The request body must be application/json." },
+  unsupported_media_type: {
+    status: 415,
+    retry: "never",
+    title: "The request body must be application/json.",
+  },
   idempotency_key_reused: {
     status: 422,
     retry: "never",

@@ -27,7 +27,12 @@ export async function runRole(name: string, start: () => Promise<Running>): Prom
     await running.close();
     process.exit(0);
   } catch (error) {
-    const reason = error instanceof ConfigError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
+    const reason =
+      error instanceof ConfigError
+        ? error.message
+        : error instanceof Error
+          ? (error.stack ?? error.message)
+          : String(error);
     process.stderr.write(`${name}: ${reason}\n`);
     process.exit(1);
   }

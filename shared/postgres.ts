@@ -17,6 +17,8 @@ export interface DatabaseOptions {
   readonly connectTimeoutMs: number;
   /** How long PostgreSQL runs a statement before it cancels it, lock waits included. */
   readonly statementTimeoutMs: number;
+  /** How long a statement waits for a row lock before PostgreSQL cancels it. */
+  readonly lockTimeoutMs: number;
   readonly observer?: DatabaseObserver;
 }
 
@@ -44,7 +46,11 @@ export class DatabaseError extends Error {
   readonly kind: "busy" | "unreachable" | "refused" | "lost";
   readonly sqlState: string | undefined;
 
-  constructor(kind: DatabaseError["kind"], message: string, options: { sqlState?: string; cause?: unknown } = {}) {
+  constructor(
+    kind: DatabaseError["kind"],
+    message: string,
+    options: { sqlState?: string; cause?: unknown } = {},
+  ) {
     super(message, { cause: options.cause });
     this.kind = kind;
     this.sqlState = options.sqlState;
@@ -69,6 +75,7 @@ export class Database {
       max: options.connectionsMax,
       connectionTimeoutMillis: options.connectTimeoutMs,
       statement_timeout: options.statementTimeoutMs,
+      lock_timeout: options.lockTimeoutMs,
       idle_in_transaction_session_timeout: options.statementTimeoutMs,
       query_timeout: options.statementTimeoutMs + CLIENT_TIMEOUT_SLACK_MS,
       keepAlive: true,
@@ -122,7 +129,12 @@ export class Database {
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       // pg-pool's own word for "every connection stayed in use"; all others are about making a connection.
-      const kind = message.includes("timeout exceeded when trying to connect") && this.pool.idle === 0 && this.pool.busy >= this.#options.connectionsMax ? "busy" : "unreachable";
+      const kind =
+        message.includes("timeout exceeded when trying to connect") &&
+        this.pool.idle === 0 &&
+        this.pool.busy >= this.#options.connectionsMax
+          ? "busy"
+          : "unreachable";
       throw new DatabaseError(kind, message, { cause });
     }
   }

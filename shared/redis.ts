@@ -79,9 +79,10 @@ export class SnapshotFeed {
   constructor(url: string, log: Log, heard: (snapshots: readonly Snapshot[]) => void) {
     this.#redis = connect(url, log);
     this.#redis.on("message", (_channel, message) => heard(JSON.parse(message) as Snapshot[]));
-    // ioredis subscribes again by itself after it has reconnected.
-    this.#redis.once("ready", () => {
-      this.#redis.subscribe(CHANNEL).catch((error: unknown) => log.warn({ err: error }, "cannot subscribe to snapshots"));
+    this.#redis.on("ready", () => {
+      this.#redis
+        .subscribe(CHANNEL)
+        .catch((error: unknown) => log.warn({ err: error }, "cannot subscribe to snapshots"));
     });
   }
 

@@ -45,7 +45,7 @@ export function ownerOf(map: ShardMap, slot: Slot): ShardId {
 
 /** The map that a node sent, or undefined when it leaves a slot without an owner or gives it two. */
 export function readShardMap(wire: WireShardMap): ShardMap | undefined {
-  const owners = new Array<ShardId>(SLOT_COUNT);
+  const owners: ShardId[] = [];
   let owned = 0;
   for (const shard of wire.shards) {
     for (const [first, last] of shard.slotRanges) {

@@ -103,7 +103,10 @@ export interface Snapshot {
 
 /** What a shard decided about one command. An expected "no" is a value, never an exception. */
 export type Decision =
-  | { readonly outcome: "booked" | "held" | "replayed" | "confirmed" | "cancelled"; readonly booking: Booking }
+  | {
+      readonly outcome: "booked" | "held" | "replayed" | "confirmed" | "cancelled";
+      readonly booking: Booking;
+    }
   | { readonly outcome: "insufficient_tickets"; readonly availableTickets: number }
   | { readonly outcome: "user_limit_exceeded"; readonly maxPerUser: number; readonly held: number }
   | {
@@ -118,7 +121,9 @@ export type Decision =
     };
 
 /** Why there is no decision. `outcome_unknown` is the only one after which the command may have taken effect. */
-export type Failure = { readonly outcome: "overloaded" | "shard_unavailable" | "outcome_unknown" | "internal" };
+export type Failure = {
+  readonly outcome: "overloaded" | "shard_unavailable" | "outcome_unknown" | "internal";
+};
 
 export type CommandResult = Decision | Failure;
 
@@ -136,7 +141,10 @@ export const readRequestSchema = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("event"), ids: z.array(eventId).min(1) }),
   z.object({ kind: z.literal("booking"), ids: z.array(bookingId).min(1) }),
 ]);
-export type ReadResult<T> = { readonly outcome: "found"; readonly value: T } | { readonly outcome: "absent" | "wrong_shard" };
+export type ReadResult<T> =
+  | { readonly outcome: "found"; readonly value: T }
+  | { readonly outcome: "absent" }
+  | { readonly outcome: "wrong_shard" };
 export interface ReadResponse<T> {
   readonly results: readonly ReadResult<T>[];
   readonly mapVersion: number;
@@ -144,7 +152,11 @@ export interface ReadResponse<T> {
 
 export const listRequestSchema = z.object({
   before: eventId.nullable(),
-  limit: z.number().int().min(1).max(LIMITS.pageItemsMax + 1),
+  limit: z
+    .number()
+    .int()
+    .min(1)
+    .max(LIMITS.pageItemsMax + 1),
 });
 export interface ListResponse {
   readonly events: readonly Event[];

@@ -1,0 +1,172 @@
+/**
+ * The shards as a router sees them: the newest map, and a client per shard. The map comes from the nodes, is asked for
+ * again every second, and at once when a node says that a slot is not its own; then the request is rerouted, once.
+ */
+import { type BookingId, type EventId, type ShardId, slotOfBooking } from "../shared/ids.ts";
+import type { Log } from "../shared/log.ts";
+import { repeat, type Repeated } from "../shared/repeat.ts";
+import { ownerOf, readShardMap, type ShardMap, wireShardMapSchema } from "../shared/shard-map.ts";
+import { type Slot, slotOf } from "../shared/slots.ts";
+import {
+  type Booking,
+  type ChangeEventRequest,
+  type Command,
+  type CommandResult,
+  type CreateEventRequest,
+  type Event,
+  type EventResult,
+  type Failure,
+  type ReadResult,
+  RPC,
+  type Snapshot,
+} from "../shared/wire.ts";
+import { CallError, NodeClient } from "./node-client.ts";
+import { ShardClient, type ShardClientOptions } from "./shard-client.ts";
+
+const MAP_REFRESH_MS = 1_000;
+const MAP_TIMEOUT_MS = 1_000;
+
+export interface ClusterOptions extends Omit<ShardClientOptions, "mapSeen"> {
+  /** Nodes to ask for the map before one is known. */
+  readonly seedUrls: readonly string[];
+  readonly internalToken: string;
+  readonly log: Log;
+}
+
+export class Cluster {
+  readonly #options: ClusterOptions;
+  readonly #nodes = new Map<string, NodeClient>();
+  readonly #shards = new Map<ShardId, ShardClient>();
+  readonly #refreshing: Repeated;
+  #map: ShardMap | undefined;
+  #reload: Promise<void> | undefined;
+
+  constructor(options: ClusterOptions) {
+    this.#options = options;
+    for (const url of options.seedUrls) this.#node(url);
+    this.#refreshing = repeat(
+      async () => this.refreshMap(),
+      MAP_REFRESH_MS,
+      (error) => options.log.error({ err: error }, "the shard map could not be refreshed"),
+    );
+  }
+
+  get mapKnown(): boolean {
+    return this.#map !== undefined;
+  }
+
+  get shards(): readonly ShardClient[] {
+    return [...this.#shards.values()];
+  }
+
+  async command(command: Command): Promise<CommandResult> {
+    const slot = "eventId" in command ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
+    return this.#routed(slot, async (shard) => shard.command(command));
+  }
+
+  async readEvent(id: EventId): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id));
+  }
+
+  async readBooking(id: BookingId): Promise<ReadResult<Booking> | Failure> {
+    return this.#routed(slotOfBooking(id), async (shard) => shard.readBooking(id));
+  }
+
+  async createEvent(request: CreateEventRequest): Promise<EventResult> {
+    return this.#routed(slotOf(request.id), async (shard) => shard.createEvent(request));
+  }
+
+  async changeEvent(request: ChangeEventRequest): Promise<EventResult> {
+    return this.#routed(slotOf(request.id), async (shard) => shard.changeEvent(request));
+  }
+
+  /** At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. */
+  async listEvents(before: EventId | null, limit: number): Promise<{ events: Event[] } | Failure> {
+    if (this.#map === undefined) return { outcome: "shard_unavailable" };
+    const lists = await Promise.all(this.shards.map(async (shard) => shard.list(before, limit)));
+    const events: Event[] = [];
+    for (const list of lists) {
+      if (!("events" in list)) return list;
+      events.push(...list.events);
+    }
+    // Ids are UUIDv7 in lower case: their order as text is their order in time.
+    events.sort((a, b) => (a.id < b.id ? 1 : -1));
+    return { events: events.slice(0, limit) };
+  }
+
+  /** Asks all nodes for their map and takes the newest; one question at a time, however many ask. */
+  async refreshMap(): Promise<void> {
+    this.#reload ??= this.#reloadMap().finally(() => (this.#reload = undefined));
+    return this.#reload;
+  }
+
+  async close(): Promise<void> {
+    await this.#refreshing.stop();
+    await Promise.all([...this.#nodes.values()].map(async (node) => node.close()));
+  }
+
+  async #routed<Result extends { outcome: string }>(
+    slot: Slot,
+    ask: (shard: ShardClient) => Promise<Result | Failure>,
+  ): Promise<Result | Failure> {
+    const first = await this.#ask(slot, ask);
+    if (first.outcome !== "wrong_shard") return first;
+    await this.refreshMap();
+    const second = await this.#ask(slot, ask);
+    // The slot is on its way between two shards; it arrives within moments.
+    return second.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : second;
+  }
+
+  async #ask<Result>(
+    slot: Slot,
+    ask: (shard: ShardClient) => Promise<Result | Failure>,
+  ): Promise<Result | Failure> {
+    const shard = this.#map && this.#shards.get(ownerOf(this.#map, slot));
+    return shard === undefined ? { outcome: "shard_unavailable" } : ask(shard);
+  }
+
+  async #reloadMap(): Promise<void> {
+    const maps = await Promise.all([...this.#nodes.values()].map(async (node) => this.#mapOf(node)));
+    for (const map of maps) {
+      if (map !== undefined && map.version >= (this.#map?.version ?? 0)) this.#use(map);
+    }
+  }
+
+  async #mapOf(node: NodeClient): Promise<ShardMap | undefined> {
+    try {
+      const wire = wireShardMapSchema.safeParse(
+        await node.call<unknown>("GET", RPC.map, undefined, MAP_TIMEOUT_MS),
+      );
+      return wire.success ? readShardMap(wire.data) : undefined;
+    } catch (error) {
+      if (error instanceof CallError) return undefined;
+      throw error;
+    }
+  }
+
+  #use(map: ShardMap): void {
+    for (const [id, urls] of map.nodeUrls) {
+      const shard =
+        this.#shards.get(id) ?? new ShardClient(id, { ...this.#options, mapSeen: (v) => this.#mapSeen(v) });
+      this.#shards.set(id, shard);
+      // A shard whose nodes are all away for now keeps the addresses it had.
+      if (urls.length > 0) shard.useNodes(urls.map((url) => this.#node(url)));
+    }
+    const known = this.#map;
+    this.#map = map;
+    if (known?.version !== map.version)
+      this.#options.log.info({ version: map.version }, "using a new shard map");
+  }
+
+  #mapSeen(version: number): void {
+    if (this.#map !== undefined && version > this.#map.version) void this.refreshMap();
+  }
+
+  #node(url: string): NodeClient {
+    const known = this.#nodes.get(url);
+    if (known !== undefined) return known;
+    const node = new NodeClient(url, this.#options.internalToken, this.#options.limits.inFlightMax * 3);
+    this.#nodes.set(url, node);
+    return node;
+  }
+}

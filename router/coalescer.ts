@@ -1,0 +1,87 @@
+/**
+ * Many clients' requests for one shard travel in few calls. A call leaves at once while fewer than `inFlightMax` are
+ * under way, else its items go with the next one: batch size follows load, and no timer adds latency.
+ */
+import type { Clock } from "../shared/clock.ts";
+
+export interface CoalescerLimits {
+  readonly batchMax: number;
+  readonly inFlightMax: number;
+  /** Items waiting for a call; one more is refused. */
+  readonly queueMax: number;
+}
+
+export interface Outgoing<Item> {
+  readonly item: Item;
+  /** By the clock's `elapsed()`. */
+  readonly deadline: number;
+}
+
+interface Waiting<Item, Result> extends Outgoing<Item> {
+  readonly resolve: (result: Result | "queue_full" | "deadline") => void;
+}
+
+export class Coalescer<Item, Result> {
+  readonly #limits: CoalescerLimits;
+  readonly #send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>;
+  readonly #clock: Clock;
+  #queue: Waiting<Item, Result>[] = [];
+  #inFlight = 0;
+  #scheduled = false;
+
+  /** `send` answers one result per item, in order, and never throws. */
+  constructor(
+    limits: CoalescerLimits,
+    send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>,
+    clock: Clock,
+  ) {
+    this.#limits = limits;
+    this.#send = send;
+    this.#clock = clock;
+  }
+
+  /** The item's result, or why it was not sent. */
+  run(item: Item, deadline: number): Promise<Result | "queue_full" | "deadline"> {
+    if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve("queue_full");
+    return new Promise((resolve) => {
+      this.#queue.push({ item, deadline, resolve });
+      this.#schedule();
+    });
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#inFlight >= this.#limits.inFlightMax) return;
+    this.#scheduled = true;
+    // After this turn of the event loop has read all sockets that had something to say.
+    setImmediate(() => {
+      this.#scheduled = false;
+      void this.#dispatch();
+    });
+  }
+
+  async #dispatch(): Promise<void> {
+    const batch = this.#take();
+    if (batch.length === 0) return;
+    this.#inFlight += 1;
+    if (this.#queue.length > 0) this.#schedule();
+    const results = await this.#send(batch);
+    this.#inFlight -= 1;
+    for (const [index, waiting] of batch.entries()) waiting.resolve(results[index] as Result);
+    if (this.#queue.length > 0) this.#schedule();
+  }
+
+  #take(): Waiting<Item, Result>[] {
+    const now = this.#clock.elapsed();
+    const batch: Waiting<Item, Result>[] = [];
+    let taken = 0;
+    for (const waiting of this.#queue) {
+      if (batch.length >= this.#limits.batchMax) break;
+      taken += 1;
+      // Nobody waits for it any more; sending it would only delay those who still do.
+      if (waiting.deadline <= now) waiting.resolve("deadline");
+      else batch.push(waiting);
+    }
+    this.#queue = this.#queue.slice(taken);
+    return batch;
+  }
+}

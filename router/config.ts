@@ -1,0 +1,34 @@
+/** The settings of a router. Every bound has a name and a unit. */
+import { z } from "zod";
+import { host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
+
+export const routerConfig = z
+  .object({
+    NODE_URLS: urlListOf("http", "https"),
+    INTERNAL_TOKEN: secret,
+    AUTH_JWT_SECRET: secret.optional(),
+    AUTH_JWKS_URL: urlOf("http", "https").optional(),
+    AUTH_JWT_ISSUER: z.string().optional(),
+    AUTH_JWT_AUDIENCE: z.string().optional(),
+    REDIS_URL: urlOf("redis", "rediss").optional(),
+    HOST: host,
+    PORT: port(8080),
+    ADMIN_PORT: port(8081),
+    LOG_LEVEL: logLevel,
+    /** How long a client's command may take; after it the answer is 503. */
+    COMMAND_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 5_000 }),
+    READ_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 2_000 }),
+    RPC_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
+    RPC_IN_FLIGHT_MAX: integer({ min: 1, max: 64, default: 4 }),
+    /** Commands that wait for a call to their shard; one more is refused. */
+    SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
+    CACHE_EVENTS_MAX: integer({ min: 1, max: 1_000_000, default: 10_000 }),
+    CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
+    /** Writes per user and second; 0 leaves limiting to the load balancer. */
+    RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 0 }),
+  })
+  .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {
+    path: ["AUTH_JWT_SECRET"],
+    message: "give either AUTH_JWT_SECRET or AUTH_JWKS_URL",
+  });
+export type RouterConfig = z.infer<typeof routerConfig>;

@@ -1,0 +1,175 @@
+/**
+ * Event snapshots in the router's memory, in Redis behind it, and at the shards behind that. Nearly every request of a
+ * rush is a read or is refused, and must end here.
+ *
+ * - A snapshot replaces another only when its version is newer (C2), whichever way it came.
+ * - Memory answers reads for less than a second after the source was asked (C3), and says "sold out" for a quarter of
+ *   that, only on a shard's own word (C5).
+ * - However many wait for one event, one load of it is under way (C6).
+ */
+import { LRUCache } from "lru-cache";
+import type { Clock } from "../shared/clock.ts";
+import type { EventId } from "../shared/ids.ts";
+import type { SnapshotStore } from "../shared/redis.ts";
+import type { Failure, ReadResult, Snapshot } from "../shared/wire.ts";
+
+/** How long memory answers reads; with the time of a load it stays under the second that is promised. */
+const READ_FRESH_MS = 800;
+/** How long "sold out" is said from memory. */
+const SOLD_OUT_FRESH_MS = 250;
+
+export interface CachedEvent {
+  readonly snapshot: Snapshot;
+  readonly etag: string;
+  /** The event as JSON, as clients get it. */
+  readonly body: Buffer;
+}
+
+export type CacheTier = "memory" | "redis" | "shard";
+export type CachedRead = { readonly outcome: "found"; readonly event: CachedEvent; readonly tier: CacheTier };
+export type MissedRead = { readonly outcome: "absent" } | Failure;
+
+export interface EventCacheOptions {
+  readonly eventsMax: number;
+  readonly clock: Clock;
+  readonly redis: Pick<SnapshotStore, "up" | "read"> | undefined;
+  readonly loadFromShard: (id: EventId) => Promise<ReadResult<Snapshot> | Failure>;
+  readonly counted: (tier: CacheTier, result: "hit" | "miss") => void;
+}
+
+/** When, by `elapsed()`, a source was asked that vouches for a version; NEVER for one that may be late. */
+interface Vouched {
+  readonly byAnySource: number;
+  /** By the shard itself, which alone may say "sold out". */
+  readonly byShard: number;
+}
+const NEVER: Vouched = { byAnySource: Number.NEGATIVE_INFINITY, byShard: Number.NEGATIVE_INFINITY };
+
+class Entry implements CachedEvent {
+  readonly snapshot: Snapshot;
+  readonly etag: string;
+  vouched: Vouched;
+  #body: Buffer | undefined;
+
+  constructor(snapshot: Snapshot, vouched: Vouched) {
+    this.snapshot = snapshot;
+    this.etag = `W/"${snapshot.event.version}"`;
+    this.vouched = vouched;
+  }
+
+  /** Made when it is first read: a hot event changes far more often than it is read here. */
+  get body(): Buffer {
+    return (this.#body ??= Buffer.from(JSON.stringify(this.snapshot.event)));
+  }
+}
+
+export class EventCache {
+  readonly #options: EventCacheOptions;
+  readonly #entries: LRUCache<EventId, Entry>;
+  readonly #loading = new Map<EventId, Promise<CachedRead | MissedRead>>();
+
+  constructor(options: EventCacheOptions) {
+    this.#options = options;
+    this.#entries = new LRUCache({ max: options.eventsMax });
+  }
+
+  /** The event, if memory may still answer for it. Only a canonical id is ever found. */
+  fresh(id: EventId): CachedEvent | undefined {
+    const entry = this.#entries.get(id);
+    return entry !== undefined && this.#options.clock.elapsed() - entry.vouched.byAnySource < READ_FRESH_MS
+      ? entry
+      : undefined;
+  }
+
+  /** The event from the first tier that can answer. */
+  async read(id: EventId): Promise<CachedRead | MissedRead> {
+    const event = this.fresh(id);
+    this.#options.counted("memory", event === undefined ? "miss" : "hit");
+    if (event !== undefined) return { outcome: "found", event, tier: "memory" };
+    let load = this.#loading.get(id);
+    if (load === undefined) {
+      load = this.#load(id).finally(() => this.#loading.delete(id));
+      this.#loading.set(id, load);
+    }
+    return load;
+  }
+
+  /** True when no ticket of the event can be had: a shard said so at most 250 ms ago, and no hold has come due since. */
+  isSoldOut(id: EventId): boolean {
+    const entry = this.#entries.get(id);
+    if (entry === undefined || this.#options.clock.elapsed() - entry.vouched.byShard >= SOLD_OUT_FRESH_MS)
+      return false;
+    const { event, nextHoldExpiresAt } = entry.snapshot;
+    if (event.availableTickets > 0 || event.status !== "on_sale") return false;
+    const now = this.#options.clock.now();
+    // Outside the sales window the answer is another one, and it is the shard's to give.
+    return (
+      (nextHoldExpiresAt === null || now < Date.parse(nextHoldExpiresAt)) &&
+      (event.salesStartAt === null || now >= Date.parse(event.salesStartAt)) &&
+      (event.salesEndAt === null || now < Date.parse(event.salesEndAt))
+    );
+  }
+
+  /** Takes in what a shard said in an answer that was asked for at `askedAt`. */
+  learn(snapshots: readonly Snapshot[], askedAt: number): void {
+    for (const snapshot of snapshots) this.#offer(snapshot, { byAnySource: askedAt, byShard: askedAt });
+  }
+
+  /** Takes in what was published, for the events that matter here; it may be late, so it makes nothing fresh. */
+  hear(snapshots: readonly Snapshot[]): void {
+    for (const snapshot of snapshots) {
+      const { id } = snapshot.event;
+      if (this.#entries.has(id) || this.#loading.has(id)) this.#offer(snapshot, NEVER);
+    }
+  }
+
+  async #load(id: EventId): Promise<CachedRead | MissedRead> {
+    return (await this.#loadFromRedis(id)) ?? (await this.#loadFromShard(id));
+  }
+
+  async #loadFromRedis(id: EventId): Promise<CachedRead | undefined> {
+    const { redis, clock, counted } = this.#options;
+    if (redis?.up !== true) return undefined;
+    const askedAt = clock.elapsed();
+    const snapshot = await redis.read(id).catch(() => undefined);
+    const entry = snapshot && this.#offer(snapshot, { ...NEVER, byAnySource: askedAt });
+    // Memory may know a newer version than Redis; then Redis is behind and vouches for nothing.
+    const usable = entry !== undefined && entry.snapshot.event.version === snapshot?.event.version;
+    counted("redis", usable ? "hit" : "miss");
+    return usable ? { outcome: "found", event: entry, tier: "redis" } : undefined;
+  }
+
+  async #loadFromShard(id: EventId): Promise<CachedRead | MissedRead> {
+    const { clock, loadFromShard, counted } = this.#options;
+    const askedAt = clock.elapsed();
+    const read = await loadFromShard(id);
+    counted("shard", read.outcome === "found" ? "hit" : "miss");
+    if (read.outcome === "found") {
+      const event = this.#offer(read.value, { byAnySource: askedAt, byShard: askedAt });
+      return { outcome: "found", event, tier: "shard" };
+    }
+    return read.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : read;
+  }
+
+  /** The entry after this snapshot was offered: its own, or the newer one that it could not replace. */
+  #offer(snapshot: Snapshot, vouched: Vouched): Entry {
+    const { id, version } = snapshot.event;
+    const known = this.#entries.get(id);
+    if (known === undefined) {
+      const entry = new Entry(snapshot, vouched);
+      this.#entries.set(id, entry);
+      return entry;
+    }
+    const newest = version > known.snapshot.event.version ? new Entry(snapshot, known.vouched) : known;
+    // Who vouched for a version vouches for every newer one too: what it saw was no newer. But a copy in Redis that is
+    // older than what is known here is out of date and vouches for nothing.
+    if (version >= known.snapshot.event.version || vouched.byShard !== NEVER.byShard) {
+      newest.vouched = {
+        byAnySource: Math.max(known.vouched.byAnySource, vouched.byAnySource),
+        byShard: Math.max(known.vouched.byShard, vouched.byShard),
+      };
+    }
+    if (newest !== known) this.#entries.set(id, newest);
+    return newest;
+  }
+}

@@ -1,0 +1,116 @@
+/** What a router measures. Each metric answers one question, said in its help. */
+import {
+  Counter,
+  Gauge,
+  Histogram,
+  HttpMetrics,
+  LATENCY_BUCKETS,
+  type Registry,
+  SIZE_BUCKETS,
+} from "../shared/metrics.ts";
+import type { ShardId } from "../shared/ids.ts";
+import type { CommandResult } from "../shared/wire.ts";
+import type { CacheTier } from "./event-cache.ts";
+import type { ShardClient, ShardObserver } from "./shard-client.ts";
+
+export interface RouterMetrics extends ShardObserver {
+  readonly http: HttpMetrics;
+  outcome(outcome: CommandResult["outcome"]): void;
+  soldOutFast(): void;
+  cacheRead(tier: CacheTier, result: "hit" | "miss"): void;
+  rateLimited(): void;
+  /** Figures that are read when they are asked for. */
+  watch(sources: { shards: () => readonly ShardClient[]; redisUp: () => boolean }): void;
+}
+
+export function createRouterMetrics(registry: Registry): RouterMetrics {
+  const registers = [registry];
+  const outcomes = new Counter({
+    name: "onsale_booking_outcomes_total",
+    help: "Booking commands by outcome: are we selling, and if not, why?",
+    labelNames: ["outcome"] as const,
+    registers,
+  });
+  const soldOutFast = new Counter({
+    name: "onsale_sold_out_fast_rejects_total",
+    help: "Booking commands refused from memory because the event is sold out.",
+    registers,
+  });
+  const cacheRequests = new Counter({
+    name: "onsale_event_cache_requests_total",
+    help: "Event reads by the tier that was asked and what it had.",
+    labelNames: ["tier", "result"] as const,
+    registers,
+  });
+  const batchSize = new Histogram({
+    name: "onsale_shard_rpc_batch_size",
+    help: "Commands or reads carried by one call to a shard.",
+    labelNames: ["shard"] as const,
+    buckets: SIZE_BUCKETS,
+    registers,
+  });
+  const duration = new Histogram({
+    name: "onsale_shard_rpc_duration_seconds",
+    help: "Time of one call to a shard.",
+    labelNames: ["shard"] as const,
+    buckets: LATENCY_BUCKETS,
+    registers,
+  });
+  const shed = new Counter({
+    name: "onsale_shed_total",
+    help: "Work refused because it could not be done in time.",
+    labelNames: ["reason"] as const,
+    registers,
+  });
+  const tiers = {
+    memory: { hit: cacheRequests.labels("memory", "hit"), miss: cacheRequests.labels("memory", "miss") },
+    redis: { hit: cacheRequests.labels("redis", "hit"), miss: cacheRequests.labels("redis", "miss") },
+    shard: { hit: cacheRequests.labels("shard", "hit"), miss: cacheRequests.labels("shard", "miss") },
+  };
+  const outcomeChildren = new Map<string, { inc(): void }>();
+  const callChildren = new Map<
+    ShardId,
+    { size: { observe(v: number): void }; seconds: { observe(v: number): void } }
+  >();
+
+  return {
+    http: new HttpMetrics(registry),
+    outcome(outcome) {
+      let child = outcomeChildren.get(outcome);
+      if (child === undefined) outcomeChildren.set(outcome, (child = outcomes.labels(outcome)));
+      child.inc();
+    },
+    soldOutFast: () => soldOutFast.inc(),
+    cacheRead: (tier, result) => tiers[tier][result].inc(),
+    called(shard, size, seconds) {
+      let child = callChildren.get(shard);
+      if (child === undefined) {
+        child = { size: batchSize.labels(shard), seconds: duration.labels(shard) };
+        callChildren.set(shard, child);
+      }
+      child.size.observe(size);
+      child.seconds.observe(seconds);
+    },
+    shed: (reason) => shed.inc({ reason }),
+    rateLimited: () => shed.inc({ reason: "rate_limited" }),
+    watch({ shards, redisUp }) {
+      new Gauge({
+        name: "onsale_shard_breaker_open",
+        help: "1 while no node of the shard may be called.",
+        labelNames: ["shard"] as const,
+        registers,
+        collect() {
+          for (const shard of shards()) this.set({ shard: shard.id }, Number(shard.open));
+        },
+      });
+      new Gauge({
+        name: "onsale_redis_up",
+        help: "1 while the connection to Redis works.",
+        registers,
+        collect() {
+          this.set(Number(redisUp()));
+        },
+      });
+    },
+  };
+}

@@ -1,0 +1,126 @@
+/**
+ * Calls to one shard node, the only door to undici and cockatiel. A node that keeps failing is left alone for a moment
+ * (circuit breaker), so that its clients get their 503 at once and the node gets room to recover.
+ */
+import {
+  BrokenCircuitError,
+  BulkheadRejectedError,
+  bulkhead,
+  circuitBreaker,
+  CircuitState,
+  ConsecutiveBreaker,
+  handleAll,
+} from "cockatiel";
+import { errors, Pool } from "undici";
+
+/**
+ * Why a call has no answer.
+ * - `unsent`: the node cannot have seen it.
+ * - `unanswered`: it was sent, so it may have taken effect.
+ * - `busy`: too many such calls are under way already; it was not sent.
+ */
+export class CallError extends Error {
+  override readonly name = "CallError";
+  readonly kind: "unsent" | "unanswered" | "busy";
+
+  constructor(kind: CallError["kind"], message: string, cause?: unknown) {
+    super(message, { cause });
+    this.kind = kind;
+  }
+}
+
+const BREAKER_FAILURES = 3;
+const BREAKER_OPEN_MS = 1_000;
+const CONNECT_TIMEOUT_MS = 1_000;
+/** Calls outside the coalesced ones (lists, event changes) that may run and wait. */
+const DIRECT_CALLS_MAX = 16;
+const DIRECT_WAITING_MAX = 200;
+
+const NEVER_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"]);
+
+export class NodeClient {
+  readonly url: string;
+  readonly #pool: Pool;
+  readonly #headers: Record<string, string>;
+  readonly #breaker = circuitBreaker(handleAll, {
+    halfOpenAfter: BREAKER_OPEN_MS,
+    breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
+  });
+  readonly #bulkhead = bulkhead(DIRECT_CALLS_MAX, DIRECT_WAITING_MAX);
+
+  constructor(url: string, internalToken: string, connections: number) {
+    this.url = url;
+    this.#headers = { authorization: `Bearer ${internalToken}`, "content-type": "application/json" };
+    this.#pool = new Pool(url, {
+      connections: connections + DIRECT_CALLS_MAX,
+      connect: { timeout: CONNECT_TIMEOUT_MS },
+      keepAliveTimeout: 30_000,
+    });
+  }
+
+  get open(): boolean {
+    return this.#breaker.state === CircuitState.Open;
+  }
+
+  /** Calls the node and returns its JSON answer. The caller bounds how many run at once. Throws only CallError. */
+  async call<Answer>(
+    method: "GET" | "POST",
+    path: string,
+    body: unknown,
+    timeoutMs: number,
+  ): Promise<Answer> {
+    try {
+      return await this.#breaker.execute(async () => this.#request<Answer>(method, path, body, timeoutMs));
+    } catch (error) {
+      if (error instanceof BrokenCircuitError)
+        throw new CallError("unsent", `${this.url} failed lately`, error);
+      throw error;
+    }
+  }
+
+  /** The same for calls that nobody else bounds: at most so many run, and so many wait. */
+  async direct<Answer>(path: string, body: unknown, timeoutMs: number): Promise<Answer> {
+    try {
+      return await this.#bulkhead.execute(async () => this.call<Answer>("POST", path, body, timeoutMs));
+    } catch (error) {
+      if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  async #request<Answer>(
+    method: "GET" | "POST",
+    path: string,
+    body: unknown,
+    timeoutMs: number,
+  ): Promise<Answer> {
+    let status: number;
+    let text: string;
+    try {
+      const response = await this.#pool.request({
+        method,
+        path,
+        headers: this.#headers,
+        body: body === undefined ? null : JSON.stringify(body),
+        headersTimeout: timeoutMs,
+        bodyTimeout: timeoutMs,
+        // A connection that broke is reported, never silently used again: only the caller knows what is safe to repeat.
+        idempotent: false,
+      });
+      status = response.statusCode;
+      text = await response.body.text();
+    } catch (cause) {
+      const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
+      const unsent = NEVER_SENT.has(code) || cause instanceof errors.ConnectTimeoutError;
+      throw new CallError(unsent ? "unsent" : "unanswered", `${this.url}${path}: ${String(cause)}`, cause);
+    }
+    // 421 (RFC 9110 §15.5.20) and a node's own 503 say in the body what happened.
+    if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"')))
+      return JSON.parse(text) as Answer;
+    throw new CallError(status === 503 ? "unsent" : "unanswered", `${this.url}${path}: status ${status}`);
+  }
+}

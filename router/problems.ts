@@ -1,0 +1,46 @@
+/** Turns catalogued problems into responses: `application/problem+json` (RFC 9457). */
+import type { FastifyReply } from "fastify";
+import { type Problem, PROBLEMS, type ProblemCode, type ProblemMembers } from "../shared/errors.ts";
+
+/** What a client should wait before it tries again, in seconds. */
+const RETRY_AFTER_SECONDS = 1;
+
+export interface ProblemDocument extends ProblemMembers {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  readonly code: ProblemCode;
+  readonly requestId: string;
+}
+
+export function problemDocument(
+  code: ProblemCode,
+  detail: string,
+  requestId: string,
+  members: ProblemMembers = {},
+): ProblemDocument {
+  const { status, title } = PROBLEMS[code];
+  return { type: `urn:onsale:problem:${code}`, title, status, detail, code, requestId, ...members };
+}
+
+/** The headers that a problem needs beside those of every answer. */
+export function problemHeaders(code: ProblemCode): Record<string, string> {
+  const headers: Record<string, string> = {
+    "content-type": "application/problem+json; charset=utf-8",
+    "cache-control": "no-store",
+  };
+  if (PROBLEMS[code].status === 503 || PROBLEMS[code].status === 429)
+    headers["retry-after"] = String(RETRY_AFTER_SECONDS);
+  // RFC 6750 §3: how to authenticate.
+  if (code === "unauthenticated") headers["www-authenticate"] = 'Bearer realm="onsale"';
+  return headers;
+}
+
+export function sendProblem(reply: FastifyReply, problem: Problem): FastifyReply {
+  const { code, message, members } = problem;
+  return reply
+    .code(PROBLEMS[code].status)
+    .headers(problemHeaders(code))
+    .send(JSON.stringify(problemDocument(code, message, reply.request.id, members)));
+}

@@ -1,0 +1,99 @@
+/** The parts of a router, put together. */
+import { startAdminServer } from "../shared/admin-server.ts";
+import { systemClock } from "../shared/clock.ts";
+import type { Running } from "../shared/lifecycle.ts";
+import { createLog } from "../shared/log.ts";
+import { createRegistry } from "../shared/metrics.ts";
+import { SnapshotFeed, SnapshotStore } from "../shared/redis.ts";
+import { TokenVerifier } from "../shared/tokens.ts";
+import { createRouterApp } from "./app.ts";
+import { Cluster } from "./cluster.ts";
+import type { RouterConfig } from "./config.ts";
+import { EventCache } from "./event-cache.ts";
+import { createRouterMetrics } from "./metrics.ts";
+
+export interface RunningRouter extends Running {
+  readonly url: string;
+  readonly adminUrl: string;
+}
+
+/** Starts a router. It is ready once a node has told it the shard map. */
+export async function startRouter(config: RouterConfig): Promise<RunningRouter> {
+  const log = createLog("router", config.LOG_LEVEL);
+  const registry = createRegistry();
+  const metrics = createRouterMetrics(registry);
+  const clock = systemClock;
+  const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
+  const cache: EventCache = new EventCache({
+    eventsMax: config.CACHE_EVENTS_MAX,
+    clock,
+    redis,
+    loadFromShard: async (id) => cluster.readEvent(id),
+    counted: (tier, result) => metrics.cacheRead(tier, result),
+  });
+  const feed =
+    config.REDIS_URL === undefined
+      ? undefined
+      : new SnapshotFeed(config.REDIS_URL, log, (s) => cache.hear(s));
+  const cluster: Cluster = new Cluster({
+    seedUrls: config.NODE_URLS,
+    internalToken: config.INTERNAL_TOKEN,
+    limits: {
+      batchMax: config.RPC_BATCH_MAX,
+      inFlightMax: config.RPC_IN_FLIGHT_MAX,
+      queueMax: config.SHARD_QUEUE_MAX,
+    },
+    readDeadlineMs: config.READ_DEADLINE_MS,
+    commandDeadlineMs: config.COMMAND_DEADLINE_MS,
+    clock,
+    observer: metrics,
+    learned: (snapshots, askedAt) => cache.learn(snapshots, askedAt),
+    log,
+  });
+  metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
+
+  const app = await createRouterApp({
+    cluster,
+    cache,
+    verifier: new TokenVerifier(
+      {
+        keys:
+          config.AUTH_JWKS_URL === undefined
+            ? { secret: config.AUTH_JWT_SECRET ?? "" }
+            : { jwksUrl: config.AUTH_JWKS_URL },
+        issuer: config.AUTH_JWT_ISSUER,
+        audience: config.AUTH_JWT_AUDIENCE,
+      },
+      clock,
+    ),
+    metrics,
+    clock,
+    log,
+    commandDeadlineMs: config.COMMAND_DEADLINE_MS,
+    connectionsMax: config.CONNECTIONS_MAX,
+    writeLimit: config.RATE_LIMIT_PER_USER === 0 ? false : { max: config.RATE_LIMIT_PER_USER },
+  });
+  let draining = false;
+  const url = await app.listen({ host: config.HOST, port: config.PORT });
+  const admin = await startAdminServer({
+    host: config.HOST,
+    port: config.ADMIN_PORT,
+    registry,
+    unready: () =>
+      draining ? "draining" : cluster.mapKnown ? undefined : "no node has told the shard map yet",
+  });
+  log.info({ url, adminUrl: admin.url }, "serving");
+
+  return {
+    url,
+    adminUrl: admin.url,
+    async close() {
+      draining = true;
+      await app.close();
+      await cluster.close();
+      feed?.close();
+      redis?.close();
+      await admin.close();
+    },
+  };
+}

@@ -1,0 +1,150 @@
+/** The shapes of the public API: one source for validation, types and the OpenAPI document. */
+import { z } from "zod";
+import { parseBookingId, parseEventId } from "../shared/ids.ts";
+import { BOOKING_STATUSES, EVENT_STATUSES, LIMITS } from "../shared/wire.ts";
+import { PROBLEMS, type ProblemCode } from "../shared/errors.ts";
+
+/** Text that people read: no control characters, and something to see. */
+const text = z
+  .string()
+  .min(1)
+  .max(LIMITS.nameCharactersMax)
+  .regex(
+    /^[^\p{Cc}\p{Cs}]*[^\p{Cc}\p{Cs}\s][^\p{Cc}\p{Cs}]*$/u,
+    "must be visible text without control characters",
+  );
+
+/** RFC 3339 with an offset, within the years that PostgreSQL and JavaScript agree on; canonical UTC after parsing. */
+const time = z.iso
+  .datetime({ offset: true })
+  .refine(
+    (value) => value >= "0001" && !Number.isNaN(Date.parse(value)),
+    "must be a time of the years 1 to 9999",
+  )
+  .transform((value) => new Date(value).toISOString());
+
+const totalTickets = z.int().min(1).max(LIMITS.ticketsPerEventMax);
+const maxPerUser = z.int().min(1).max(LIMITS.ticketsPerBookingMax);
+const quantity = z.int().min(1).max(LIMITS.ticketsPerBookingMax);
+
+export const eventBody = z
+  .strictObject({
+    name: text,
+    venue: text.nullable().default(null),
+    startsAt: time,
+    totalTickets,
+    maxPerUser: maxPerUser.default(LIMITS.maxPerUserDefault),
+    salesStartAt: time.nullable().default(null),
+    salesEndAt: time.nullable().default(null),
+  })
+  .refine(
+    ({ salesStartAt, salesEndAt }) =>
+      salesStartAt === null || salesEndAt === null || salesStartAt < salesEndAt,
+    {
+      path: ["salesEndAt"],
+      message: "must be after salesStartAt",
+    },
+  );
+
+export const eventChanges = z.strictObject({
+  name: text.optional(),
+  venue: text.nullable().optional(),
+  startsAt: time.optional(),
+  totalTickets: totalTickets.optional(),
+  maxPerUser: maxPerUser.optional(),
+  salesStartAt: time.nullable().optional(),
+  salesEndAt: time.nullable().optional(),
+  status: z.enum(EVENT_STATUSES).optional(),
+});
+
+export const bookingBody = z.strictObject({ quantity });
+export const holdBody = z.strictObject({
+  quantity,
+  ttlSeconds: z.int().min(1).max(LIMITS.holdTtlSecondsMax).default(LIMITS.holdTtlSecondsDefault),
+});
+/** For requests that say everything in their address: no body, or an empty object. */
+export const emptyBody = z.strictObject({}).nullish();
+
+function idParam<Id extends string>(parse: (value: string) => Id | undefined) {
+  const id = z.string().transform((value, context): Id => {
+    const parsed = parse(value);
+    if (parsed !== undefined) return parsed;
+    context.addIssue({ code: "custom", message: "must be a UUID" });
+    return z.NEVER;
+  });
+  return z.strictObject({ id });
+}
+export const eventParams = idParam(parseEventId);
+export const bookingParams = idParam(parseBookingId);
+
+/** A cursor is the id of the last event of the page before, so a page stays what it is while events are added. */
+const cursor = z.string().transform((value, context) => {
+  const id = parseEventId(Buffer.from(value, "base64url").toString());
+  if (id !== undefined && cursorOf(id) === value) return id;
+  context.addIssue({ code: "custom", message: "must be a nextCursor of an earlier answer" });
+  return z.NEVER;
+});
+export const listQuery = z.strictObject({
+  limit: z
+    .string()
+    .regex(/^\d{1,3}$/, `must be a whole number from 1 to ${LIMITS.pageItemsMax}`)
+    .transform(Number)
+    .pipe(z.number().min(1).max(LIMITS.pageItemsMax))
+    .default(LIMITS.pageItemsDefault),
+  cursor: cursor.optional(),
+});
+
+export function cursorOf(eventId: string): string {
+  return Buffer.from(eventId).toString("base64url");
+}
+
+const timeOut = z.iso.datetime();
+export const eventSchema = z
+  .object({
+    id: z.uuid(),
+    name: z.string(),
+    venue: z.string().nullable(),
+    startsAt: timeOut,
+    salesStartAt: timeOut.nullable(),
+    salesEndAt: timeOut.nullable(),
+    status: z.enum(EVENT_STATUSES),
+    totalTickets: z.int(),
+    availableTickets: z.int().describe("Advisory and up to a second old; a booking alone decides."),
+    maxPerUser: z.int(),
+    version: z.int(),
+    createdAt: timeOut,
+    updatedAt: timeOut,
+  })
+  .meta({ id: "Event" });
+export const eventListSchema = z
+  .object({ items: z.array(eventSchema), nextCursor: z.string().nullable() })
+  .meta({ id: "EventList" });
+export const bookingSchema = z
+  .object({
+    id: z.uuid(),
+    eventId: z.uuid(),
+    userId: z.string(),
+    quantity: z.int(),
+    status: z.enum(BOOKING_STATUSES),
+    expiresAt: timeOut
+      .nullable()
+      .describe("When the hold ends or ended; null when there is no hold (any more)."),
+    createdAt: timeOut,
+    updatedAt: timeOut,
+  })
+  .meta({ id: "Booking" });
+
+export const problemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string(),
+    code: z.enum(Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]]),
+    requestId: z.string(),
+    errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    availableTickets: z.int().optional(),
+    maxPerUser: z.int().optional(),
+    held: z.int().optional(),
+  })
+  .meta({ id: "Problem" });

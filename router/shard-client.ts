@@ -1,0 +1,236 @@
+/**
+ * Everything a router says to one shard: commands and reads travel in coalesced calls to the shard's preferred node, and
+ * to the next one when that fails. A call that was lost is repeated once: every command carries its idempotency key, so
+ * repeating is safe, and an answer that is still missing then is `outcome_unknown`, never a guess.
+ */
+import type { Clock } from "../shared/clock.ts";
+import type { BookingId, EventId, ShardId } from "../shared/ids.ts";
+import {
+  type Booking,
+  type ChangeEventRequest,
+  type Command,
+  type CommandResult,
+  type CommandsResponse,
+  type CreateEventRequest,
+  type EventResult,
+  type Failure,
+  type ListResponse,
+  type ReadResponse,
+  type ReadResult,
+  RPC,
+  type Snapshot,
+} from "../shared/wire.ts";
+import { Coalescer, type CoalescerLimits, type Outgoing } from "./coalescer.ts";
+import { CallError, type NodeClient } from "./node-client.ts";
+
+export interface ShardClientOptions {
+  readonly limits: CoalescerLimits;
+  readonly readDeadlineMs: number;
+  readonly commandDeadlineMs: number;
+  readonly clock: Clock;
+  readonly observer: ShardObserver;
+  /** Snapshots that came with an answer, and when (by `elapsed()`) it was asked for. */
+  readonly learned: (snapshots: readonly Snapshot[], askedAt: number) => void;
+  /** The version of the map that the node uses. */
+  readonly mapSeen: (version: number) => void;
+}
+
+export interface ShardObserver {
+  called(shard: ShardId, batchSize: number, seconds: number): void;
+  shed(reason: "shard_queue_full" | "deadline" | "node_busy"): void;
+}
+
+/** A call's slack over its items' deadline, so that a node's own answer at the deadline still arrives. */
+const CALL_SLACK_MS = 500;
+const ATTEMPTS = 2;
+
+export class ShardClient {
+  readonly id: ShardId;
+  readonly #options: ShardClientOptions;
+  readonly #commands: Coalescer<Command, CommandResult>;
+  readonly #events: Coalescer<EventId, ReadResult<Snapshot> | Failure>;
+  readonly #bookings: Coalescer<BookingId, ReadResult<Booking> | Failure>;
+  #nodes: readonly NodeClient[] = [];
+
+  constructor(id: ShardId, options: ShardClientOptions) {
+    const { limits, clock } = options;
+    this.id = id;
+    this.#options = options;
+    this.#commands = new Coalescer(limits, async (batch) => this.#sendCommands(batch), clock);
+    this.#events = new Coalescer(
+      limits,
+      async (batch) => this.#sendReads<EventId, Snapshot>("event", batch),
+      clock,
+    );
+    this.#bookings = new Coalescer(
+      limits,
+      async (batch) => this.#sendReads<BookingId, Booking>("booking", batch),
+      clock,
+    );
+  }
+
+  /** The nodes of this shard, the preferred one first. */
+  useNodes(nodes: readonly NodeClient[]): void {
+    this.#nodes = nodes;
+  }
+
+  /** True while no node of the shard may be called. */
+  get open(): boolean {
+    return this.#nodes.every((node) => node.open);
+  }
+
+  async command(command: Command): Promise<CommandResult> {
+    const { clock } = this.#options;
+    return this.#orShed(await this.#commands.run(command, clock.elapsed() + command.budgetMs));
+  }
+
+  async readEvent(id: EventId): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#orShed(await this.#events.run(id, this.#readDeadline()));
+  }
+
+  async readBooking(id: BookingId): Promise<ReadResult<Booking> | Failure> {
+    return this.#orShed(await this.#bookings.run(id, this.#readDeadline()));
+  }
+
+  async list(before: EventId | null, limit: number): Promise<ListResponse | Failure> {
+    return this.#direct<ListResponse>(RPC.list, { before, limit }, this.#options.readDeadlineMs);
+  }
+
+  async createEvent(request: CreateEventRequest): Promise<EventResult> {
+    return this.#saveEvent(RPC.createEvent, request);
+  }
+
+  async changeEvent(request: ChangeEventRequest): Promise<EventResult> {
+    return this.#saveEvent(RPC.changeEvent, request);
+  }
+
+  async #saveEvent(path: string, request: unknown): Promise<EventResult> {
+    const askedAt = this.#options.clock.elapsed();
+    const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs);
+    if (result.outcome === "saved") this.#options.learned([result.snapshot], askedAt);
+    return result;
+  }
+
+  async #sendCommands(batch: readonly Outgoing<Command>[]): Promise<readonly CommandResult[]> {
+    let lost = false;
+    for (const node of this.#attempts()) {
+      const askedAt = this.#options.clock.elapsed();
+      const commands = batch.map(({ item, deadline }) => ({
+        ...item,
+        budgetMs: Math.max(1, deadline - askedAt),
+      }));
+      const timeoutMs = Math.max(...commands.map((command) => command.budgetMs)) + CALL_SLACK_MS;
+      try {
+        const answer = await this.#call<CommandsResponse | Failure>(
+          node,
+          RPC.commands,
+          { commands },
+          timeoutMs,
+          batch.length,
+        );
+        if (!("results" in answer)) continue;
+        this.#options.learned(answer.snapshots, askedAt);
+        this.#options.mapSeen(answer.mapVersion);
+        return lost ? answer.results.map(inDoubt) : answer.results;
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error;
+        lost ||= error.kind === "unanswered";
+      }
+    }
+    const outcome = lost ? "outcome_unknown" : "shard_unavailable";
+    return batch.map(() => ({ outcome }));
+  }
+
+  async #sendReads<Id, T>(
+    kind: "event" | "booking",
+    batch: readonly Outgoing<Id>[],
+  ): Promise<readonly (ReadResult<T> | Failure)[]> {
+    let failure: Failure = { outcome: "shard_unavailable" };
+    const ids = batch.map(({ item }) => item);
+    for (const node of this.#attempts()) {
+      try {
+        const answer = await this.#call<ReadResponse<T> | Failure>(
+          node,
+          RPC.read,
+          { kind, ids },
+          this.#options.readDeadlineMs,
+          ids.length,
+        );
+        if ("results" in answer) {
+          this.#options.mapSeen(answer.mapVersion);
+          return answer.results;
+        }
+        failure = readFailure(answer);
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error;
+      }
+    }
+    return batch.map(() => failure);
+  }
+
+  /** One call outside the coalesced ones; repeated once, because reads and saves of events may be. */
+  async #direct<Answer extends object>(
+    path: string,
+    body: unknown,
+    timeoutMs: number,
+  ): Promise<Answer | Failure> {
+    let lost = false;
+    for (const node of this.#attempts()) {
+      try {
+        return await node.direct<Answer | Failure>(path, body, timeoutMs);
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error;
+        if (error.kind === "busy") {
+          this.#options.observer.shed("node_busy");
+          return { outcome: "overloaded" };
+        }
+        lost ||= error.kind === "unanswered";
+      }
+    }
+    return { outcome: lost && path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
+  }
+
+  async #call<Answer>(
+    node: NodeClient,
+    path: string,
+    body: unknown,
+    timeoutMs: number,
+    batchSize: number,
+  ): Promise<Answer> {
+    const started = this.#options.clock.elapsed();
+    try {
+      return await node.call<Answer>("POST", path, body, timeoutMs);
+    } finally {
+      this.#options.observer.called(this.id, batchSize, (this.#options.clock.elapsed() - started) / 1000);
+    }
+  }
+
+  /** The nodes to try, in order: those that did not fail lately first, a lone one twice. */
+  #attempts(): readonly NodeClient[] {
+    const nodes = [...this.#nodes].sort((a, b) => Number(a.open) - Number(b.open));
+    const [first] = nodes;
+    return nodes.length === 1 && first !== undefined ? [first, first] : nodes.slice(0, ATTEMPTS);
+  }
+
+  #readDeadline(): number {
+    return this.#options.clock.elapsed() + this.#options.readDeadlineMs;
+  }
+
+  #orShed<Result extends object>(result: Result | "queue_full" | "deadline"): Result | Failure {
+    if (typeof result === "object") return result;
+    this.#options.observer.shed(result === "queue_full" ? "shard_queue_full" : result);
+    return { outcome: "overloaded" };
+  }
+}
+
+/** After a lost call, a refusal for want of time or a database says nothing about what the lost call did. */
+function inDoubt(result: CommandResult): CommandResult {
+  return result.outcome === "overloaded" || result.outcome === "shard_unavailable"
+    ? { outcome: "outcome_unknown" }
+    : result;
+}
+
+/** A read that was lost took no effect. */
+function readFailure(failure: Failure): Failure {
+  return failure.outcome === "outcome_unknown" ? { outcome: "shard_unavailable" } : failure;
+}

@@ -1,0 +1,128 @@
+/** The RPC of a shard node (shared/wire.ts). It refuses everybody who does not hold the internal token. */
+import { timingSafeEqual } from "node:crypto";
+import Fastify, { type FastifyInstance, type FastifyReply } from "fastify";
+import type { z } from "zod";
+import type { EventId } from "../shared/ids.ts";
+import type { Log } from "../shared/log.ts";
+import type { HttpMetrics } from "../shared/metrics.ts";
+import { DatabaseError } from "../shared/postgres.ts";
+import {
+  changeEventRequestSchema,
+  commandsRequestSchema,
+  type CommandsResponse,
+  createEventRequestSchema,
+  type EventResult,
+  listRequestSchema,
+  type ListResponse,
+  readRequestSchema,
+  RPC,
+  type Snapshot,
+} from "../shared/wire.ts";
+import type { BookingStore } from "./booking-store.ts";
+import type { Catalog } from "./catalog.ts";
+import { type Decided, failureOf } from "./decider.ts";
+import type { Lanes } from "./lanes.ts";
+
+/** A full batch of the largest commands fits many times over. */
+const BODY_MAX_BYTES = 8 * 1024 * 1024;
+
+export interface NodeParts {
+  readonly internalToken: string;
+  readonly store: BookingStore;
+  readonly lanes: Lanes;
+  readonly catalog: Catalog;
+  readonly changed: (snapshots: readonly Snapshot[]) => void;
+  readonly metrics: HttpMetrics;
+  readonly log: Log;
+}
+
+export function createNodeApp(parts: NodeParts): FastifyInstance {
+  const { store, lanes, catalog, metrics, log } = parts;
+  const app = Fastify({ bodyLimit: BODY_MAX_BYTES });
+  const expected = Buffer.from(`Bearer ${parts.internalToken}`);
+
+  app.addHook("onRequest", async (request, reply) => {
+    const given = Buffer.from(request.headers.authorization ?? "");
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
+      return reply.code(401).send({ error: "this port answers only to routers" });
+    }
+    return undefined;
+  });
+  app.addHook("onResponse", (request, reply, done) => {
+    metrics.answered(
+      request.routeOptions.url ?? "unmatched",
+      request.method,
+      reply.statusCode,
+      reply.elapsedTime / 1000,
+    );
+    done();
+  });
+  app.setErrorHandler(async (error: Error & { statusCode?: number }, _request, reply) => {
+    if (error instanceof DatabaseError) {
+      return reply.code(503).send(failureOf(error));
+    }
+    if (error.statusCode === undefined) log.error({ err: error }, "an RPC failed");
+    return reply.code(error.statusCode ?? 500).send({ outcome: "internal" });
+  });
+
+  const mapVersion = (): number => catalog.map?.version ?? 0;
+  /** RFC 9110 §15.5.20: what was asked for belongs elsewhere. The body says so for each item. */
+  const answer = <Body>(reply: FastifyReply, body: Body, outcomes: readonly { outcome: string }[]): Body => {
+    if (outcomes.every(({ outcome }) => outcome === "wrong_shard")) reply.code(421);
+    return body;
+  };
+
+  app.post(RPC.commands, async (request, reply): Promise<CommandsResponse | undefined> => {
+    const { commands } = valid(commandsRequestSchema, request.body);
+    const decided = await Promise.all(commands.map(async (command) => lanes.run(command)));
+    const results = decided.map(({ result }) => result);
+    return answer(reply, { results, snapshots: newestOf(decided), mapVersion: mapVersion() }, results);
+  });
+  app.post(RPC.read, async (request, reply) => {
+    const { kind, ids } = valid(readRequestSchema, request.body);
+    if (kind === "event") {
+      const results = await store.readEvents(ids);
+      return answer(reply, { results, mapVersion: mapVersion() }, results);
+    }
+    const results = await store.readBookings(ids);
+    return answer(reply, { results, mapVersion: mapVersion() }, results);
+  });
+  app.post(RPC.list, async (request): Promise<ListResponse> => {
+    const { before, limit } = valid(listRequestSchema, request.body);
+    return { events: await store.listEvents(before, limit) };
+  });
+
+  const saved = (reply: FastifyReply, result: EventResult): EventResult => {
+    if (result.outcome === "saved") parts.changed([result.snapshot]);
+    return answer(reply, result, [result]);
+  };
+  app.post(RPC.createEvent, async (request, reply) =>
+    saved(reply, await store.createEvent(valid(createEventRequestSchema, request.body))),
+  );
+  app.post(RPC.changeEvent, async (request, reply) =>
+    saved(reply, await store.changeEvent(valid(changeEventRequestSchema, request.body))),
+  );
+  app.get(
+    RPC.map,
+    async (_request, reply) => catalog.map ?? reply.code(503).send({ error: "no map was read yet" }),
+  );
+  return app;
+}
+
+/** Each event once, at its newest version: the commands of one call may have been decided in several batches. */
+function newestOf(decided: readonly Decided[]): Snapshot[] {
+  const newest = new Map<EventId, Snapshot>();
+  for (const { snapshot } of decided) {
+    if (snapshot === undefined) continue;
+    const known = newest.get(snapshot.event.id);
+    if (known === undefined || known.event.version < snapshot.event.version)
+      newest.set(snapshot.event.id, snapshot);
+  }
+  return [...newest.values()];
+}
+
+function valid<Schema extends z.ZodType>(schema: Schema, body: unknown): z.infer<Schema> {
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  throw Object.assign(new Error("an RPC body is not valid", { cause: parsed.error }), { statusCode: 400 });
+}

@@ -1,0 +1,7 @@
+/** `npm run shard-node`: the only writer of its shard. Settings: shard-node/config.ts. */
+import { readConfig } from "../shared/config.ts";
+import { runRole } from "../shared/lifecycle.ts";
+import { nodeConfig } from "./config.ts";
+import { startNode } from "./node.ts";
+
+await runRole("shard-node", async () => startNode(readConfig(nodeConfig, process.env)));

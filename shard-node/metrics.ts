@@ -1,0 +1,97 @@
+/** What a shard node measures. Each metric answers one question, said in its help. */
+import {
+  Gauge,
+  Histogram,
+  Counter,
+  HttpMetrics,
+  LATENCY_BUCKETS,
+  type Registry,
+  SIZE_BUCKETS,
+} from "../shared/metrics.ts";
+import type { Database, DatabaseObserver } from "../shared/postgres.ts";
+import type { LaneObserver, Lanes } from "./lanes.ts";
+
+export interface NodeMetrics extends LaneObserver, DatabaseObserver {
+  readonly http: HttpMetrics;
+  lockWaited(seconds: number): void;
+  published(seconds: number): void;
+  activity(sample: { backends: number; lockWaiters: number; replicaLagSeconds: number }): void;
+  /** Figures that are read when they are asked for. */
+  watch(sources: { lanes: Lanes; database: Database; redisUp: () => boolean }): void;
+}
+
+export function createNodeMetrics(registry: Registry): NodeMetrics {
+  const registers = [registry];
+  const histogram = (name: string, help: string, buckets = LATENCY_BUCKETS) =>
+    new Histogram({ name, help, buckets, registers });
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+
+  const batchSize = histogram("onsale_lane_batch_size", "Commands decided in one transaction.", SIZE_BUCKETS);
+  const batchDuration = histogram(
+    "onsale_lane_batch_duration_seconds",
+    "From a batch's start to its commit.",
+  );
+  const laneWait = histogram("onsale_lane_wait_seconds", "How long a command waits for its batch.");
+  const shed = new Counter({
+    name: "onsale_shed_total",
+    help: "Work refused because it could not be done in time.",
+    labelNames: ["reason"] as const,
+    registers,
+  });
+  const shedLaneFull = shed.labels("lane_full");
+  const shedDeadline = shed.labels("deadline");
+  const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
+  const poolHold = histogram("onsale_db_pool_hold_seconds", "How long a statement holds a connection.");
+  const lockWait = histogram(
+    "onsale_db_lock_wait_seconds",
+    "How long a batch waits for its events' row locks.",
+  );
+  const publish = histogram("onsale_snapshot_publish_seconds", "One write of changed snapshots to Redis.");
+  const lockWaiters = gauge("onsale_db_lock_waiters", "Backends of this database that wait for a lock.");
+  const backends = gauge("onsale_db_backends", "Client backends of this database.");
+  const replicaLag = gauge(
+    "onsale_db_replica_lag_seconds",
+    "Replay lag of the slowest replica; 0 without one.",
+  );
+
+  return {
+    http: new HttpMetrics(registry),
+    batchStarted: (size) => batchSize.observe(size),
+    batchEnded: (seconds) => batchDuration.observe(seconds),
+    commandWaited: (seconds) => laneWait.observe(seconds),
+    shed: (reason) => (reason === "lane_full" ? shedLaneFull : shedDeadline).inc(),
+    waited: (seconds) => poolWait.observe(seconds),
+    held: (seconds) => poolHold.observe(seconds),
+    lockWaited: (seconds) => lockWait.observe(seconds),
+    published: (seconds) => publish.observe(seconds),
+    activity(sample) {
+      backends.set(sample.backends);
+      lockWaiters.set(sample.lockWaiters);
+      replicaLag.set(sample.replicaLagSeconds);
+    },
+    watch({ lanes, database, redisUp }) {
+      const read = (name: string, help: string, value: () => number) =>
+        new Gauge({
+          name,
+          help,
+          registers,
+          collect() {
+            this.set(value());
+          },
+        });
+      read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
+      read("onsale_db_pool_waiting", "Statements that wait for a connection.", () => database.pool.waiting);
+      read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
+      new Gauge({
+        name: "onsale_db_pool_connections",
+        help: "Connections of the pool by state.",
+        labelNames: ["state"] as const,
+        registers,
+        collect() {
+          this.set({ state: "busy" }, database.pool.busy);
+          this.set({ state: "idle" }, database.pool.idle);
+        },
+      });
+    },
+  };
+}

@@ -1,0 +1,173 @@
+/** The parts of a shard node, put together. */
+import { startAdminServer } from "../shared/admin-server.ts";
+import { systemClock } from "../shared/clock.ts";
+import type { Running } from "../shared/lifecycle.ts";
+import { createLog } from "../shared/log.ts";
+import { createRegistry } from "../shared/metrics.ts";
+import { Database, type Statement } from "../shared/postgres.ts";
+import { SnapshotStore } from "../shared/redis.ts";
+import { repeat } from "../shared/repeat.ts";
+import type { Snapshot } from "../shared/wire.ts";
+import { createNodeApp } from "./app.ts";
+import { BookingStore } from "./booking-store.ts";
+import { Catalog } from "./catalog.ts";
+import type { NodeConfig } from "./config.ts";
+import { Decider } from "./decider.ts";
+import { EventPublisher } from "./event-publisher.ts";
+import { Lanes } from "./lanes.ts";
+import { createNodeMetrics } from "./metrics.ts";
+
+const CATALOG_REFRESH_MS = 1_000;
+const SAMPLE_MS = 1_000;
+
+const SAMPLE: Statement = {
+  name: "sample-activity",
+  text: `
+    select count(*) filter (where backend_type = 'client backend')::integer as backends,
+           count(*) filter (where wait_event_type = 'Lock')::integer as "lockWaiters",
+           (select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication) as "replicaLagSeconds"
+    from pg_stat_activity where datname = current_database()`,
+};
+
+export interface RunningNode extends Running {
+  readonly url: string;
+  readonly adminUrl: string;
+}
+
+/** Starts a node. It serves as soon as its database answers, and goes on trying while it does not. */
+export async function startNode(config: NodeConfig): Promise<RunningNode> {
+  const log = createLog(`shard-node ${config.SHARD_ID}`, config.LOG_LEVEL);
+  const registry = createRegistry();
+  const metrics = createNodeMetrics(registry);
+  const timeouts = {
+    connectTimeoutMs: config.CONNECT_TIMEOUT_MS,
+    statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
+    lockTimeoutMs: config.LOCK_TIMEOUT_MS,
+  };
+  const database = new Database({
+    url: config.DATABASE_URL,
+    applicationName: `onsale ${config.SHARD_ID}`,
+    connectionsMax: config.LANES + config.READ_CONNECTIONS,
+    waitersMax: config.POOL_WAITERS_MAX,
+    observer: metrics,
+    ...timeouts,
+  });
+  const catalogDatabase = new Database({
+    url: config.CATALOG_URL,
+    applicationName: `onsale ${config.SHARD_ID}`,
+    connectionsMax: 1,
+    waitersMax: 2,
+    ...timeouts,
+  });
+  const catalog = new Catalog(catalogDatabase);
+  const store = new BookingStore(database, () => systemClock.now());
+  const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
+  const publisher =
+    redis &&
+    new EventPublisher(redis, {
+      pendingMax: 50_000,
+      batchMax: 200,
+      pauseMs: 10,
+      retryMs: 200,
+      published: (seconds) => metrics.published(seconds),
+    });
+  const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
+  const decider = new Decider(
+    store,
+    { committed: changed, lockWaited: (seconds) => metrics.lockWaited(seconds) },
+    log,
+  );
+  const limits = { lanes: config.LANES, batchMax: config.LANE_BATCH_MAX, queueMax: config.LANE_QUEUE_MAX };
+  const lanes = new Lanes(limits, async (commands) => decider.decide(commands), systemClock, metrics);
+  metrics.watch({ lanes, database, redisUp: () => redis?.up ?? false });
+
+  let draining = false;
+  let databaseUp = false;
+  const app = createNodeApp({
+    internalToken: config.INTERNAL_TOKEN,
+    store,
+    lanes,
+    catalog,
+    changed,
+    metrics: metrics.http,
+    log,
+  });
+  const listening = await app.listen({ host: config.HOST, port: config.PORT });
+  const url = config.ADVERTISE_URL ?? listening;
+
+  const reporting = (what: string) => {
+    let failing = false;
+    return {
+      ok() {
+        if (failing) log.info(`${what} is back`);
+        failing = false;
+      },
+      failed(error: unknown) {
+        if (!failing) log.warn({ reason: String(error) }, `${what} is away`);
+        failing = true;
+      },
+    };
+  };
+  const catalogState = reporting("the catalog");
+  const databaseState = reporting("the shard's database");
+  const announcing = repeat(
+    async () => {
+      await catalog.refresh(url, config.SHARD_ID);
+      catalogState.ok();
+    },
+    CATALOG_REFRESH_MS,
+    (error) => catalogState.failed(error),
+  );
+  const sampling = repeat(
+    async () => {
+      const [sample] = await database.query<{
+        backends: number;
+        lockWaiters: number;
+        replicaLagSeconds: number;
+      }>(SAMPLE);
+      if (sample !== undefined) metrics.activity(sample);
+      databaseUp = true;
+      databaseState.ok();
+    },
+    SAMPLE_MS,
+    (error) => {
+      databaseUp = false;
+      databaseState.failed(error);
+    },
+  );
+  const sweeping = repeat(
+    async () => {
+      if (databaseUp) changed(await store.expireDueHolds(config.HOLD_SWEEP_EVENTS_MAX));
+    },
+    config.HOLD_SWEEP_INTERVAL_MS,
+    (error) =>
+      log.warn({ reason: String(error) }, "due holds could not be swept; bookings free them all the same"),
+  );
+
+  const admin = await startAdminServer({
+    host: config.HOST,
+    port: config.ADMIN_PORT,
+    registry,
+    unready: () => {
+      if (draining) return "draining";
+      if (!databaseUp) return "the shard's database does not answer";
+      return catalog.map === undefined ? "no shard map was read yet" : undefined;
+    },
+  });
+  log.info({ url, adminUrl: admin.url }, "serving");
+
+  return {
+    url,
+    adminUrl: admin.url,
+    async close() {
+      draining = true;
+      await announcing.stop();
+      await catalog.withdraw(url).catch(() => undefined);
+      await app.close();
+      await lanes.drained();
+      await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
+      redis?.close();
+      await Promise.all([database.close(), catalogDatabase.close(), admin.close()]);
+    },
+  };
+}
