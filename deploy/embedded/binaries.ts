@@ -17,8 +17,8 @@ import {
   statSync,
   symlinkSync,
 } from "node:fs";
+import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { canRun, type ServiceUser } from "./service-user.ts";
 import { reasonOf, StartError } from "./start-error.ts";
@@ -52,7 +52,7 @@ export function postgresBinaries(user: ServiceUser | undefined): PostgresBinarie
 
 function locate(packageName: string): string {
   try {
-    return dirname(dirname(fileURLToPath(import.meta.resolve(packageName))));
+    return dirname(dirname(createRequire(import.meta.url).resolve(packageName)));
   } catch {
     throw new StartError(
       `${packageName} is not installed: run npm ci without --omit=optional (Linux and macOS only)`,

@@ -19,11 +19,14 @@ create table events (
   total_tickets     integer not null check (total_tickets between 1 and 10000000),
   available_tickets integer not null,
   max_per_user      smallint not null check (max_per_user between 1 and 100),
+  -- The limit may be lowered after tickets were sold under a higher one; the audit compares with the highest (B3).
+  highest_max_per_user smallint not null,
   status            text not null default 'on_sale' check (status in ('on_sale', 'paused', 'closed')),
   version           bigint not null default 1,
   created_at        timestamptz not null,
   updated_at        timestamptz not null,
   constraint b1_never_oversold check (available_tickets between 0 and total_tickets),
+  constraint b3_highest_limit check (highest_max_per_user >= max_per_user),
   constraint sales_window_is_ordered check (sales_start_at < sales_end_at)
 )
 -- An event's row is updated by every batch; room on its page keeps those updates on it, without touching an index (HOT).

@@ -277,10 +277,10 @@ begin
   end if;
   insert into events
     (id, slot, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
-     created_at, updated_at)
+     highest_max_per_user, created_at, updated_at)
   values
     (p_id, p_slot, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
-     p_max_per_user, p_created_at, p_created_at)
+     p_max_per_user, p_max_per_user, p_created_at, p_created_at)
   on conflict (id) do nothing;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
 end
@@ -328,7 +328,8 @@ begin
   update events e
   set name = v_row.name, venue = v_row.venue, starts_at = v_row.starts_at, sales_start_at = v_row.sales_start_at,
       sales_end_at = v_row.sales_end_at, total_tickets = v_row.total_tickets,
-      available_tickets = v_row.available_tickets, max_per_user = v_row.max_per_user, status = v_row.status,
+      available_tickets = v_row.available_tickets, max_per_user = v_row.max_per_user,
+      highest_max_per_user = greatest(e.highest_max_per_user, v_row.max_per_user), status = v_row.status,
       version = e.version + 1, updated_at = v_now
   where e.id = p_id;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));

@@ -1,0 +1,220 @@
+/** A whole cluster in the test's own process: real PostgreSQL databases, real nodes and routers over real HTTP. */
+import { inject } from "vitest";
+import { settleShards } from "../../migrations/shards.ts";
+import { nodeConfig } from "../../shard-node/config.ts";
+import { type RunningNode, startNode } from "../../shard-node/node.ts";
+import { routerConfig } from "../../router/config.ts";
+import { type RunningRouter, startRouter } from "../../router/router.ts";
+import { readConfig } from "../../shared/config.ts";
+import type { ShardId } from "../../shared/ids.ts";
+import { mintToken, type Role } from "../../shared/tokens.ts";
+import type { Booking, Event } from "../../shared/wire.ts";
+import { createDatabase, type TestDatabase } from "./databases.ts";
+import { eventually } from "./eventually.ts";
+
+export const SECRET = "a-secret-that-only-tests-ever-use-0000";
+const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
+
+export interface ClusterSetup {
+  readonly shards?: number;
+  readonly routers?: number;
+  readonly redisUrl?: string | null;
+  /** Further environment of every node and router. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+export interface TestCluster extends AsyncDisposable {
+  readonly catalogUrl: string;
+  readonly shards: readonly { id: ShardId; databaseUrl: string }[];
+  readonly nodes: RunningNode[];
+  readonly routers: RunningRouter[];
+  /** A client of the first router, or of the given one. */
+  client(router?: RunningRouter): Client;
+  addNode(
+    shard: { id: ShardId; databaseUrl: string },
+    env?: Readonly<Record<string, string>>,
+  ): Promise<RunningNode>;
+  addRouter(env?: Readonly<Record<string, string>>): Promise<RunningRouter>;
+}
+
+export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCluster> {
+  const { shards: shardCount = 2, routers: routerCount = 1, redisUrl = null, env = {} } = setup;
+  const databases: TestDatabase[] = [await createDatabase("catalog")];
+  const catalogUrl = databases[0]?.url ?? "";
+  const shards: { id: ShardId; databaseUrl: string }[] = [];
+  for (let index = 0; index < shardCount; index += 1) {
+    const database = await createDatabase("shard");
+    databases.push(database);
+    shards.push({ id: `shard-${index}` as ShardId, databaseUrl: database.url });
+  }
+  await settleShards(catalogUrl, shards);
+
+  const shared = {
+    INTERNAL_TOKEN,
+    HOST: "127.0.0.1",
+    PORT: "0",
+    ADMIN_PORT: "0",
+    LOG_LEVEL: process.env["TEST_LOG_LEVEL"] ?? "silent",
+    ...(redisUrl === null ? {} : { REDIS_URL: redisUrl }),
+    ...env,
+  };
+  const nodes: RunningNode[] = [];
+  const routers: RunningRouter[] = [];
+  const cluster: TestCluster = {
+    catalogUrl,
+    shards,
+    nodes,
+    routers,
+    client: (router) => new Client((router ?? routers[0])?.url ?? ""),
+    async addNode(shard, more = {}) {
+      const settings = {
+        ...shared,
+        SHARD_ID: shard.id,
+        DATABASE_URL: shard.databaseUrl,
+        CATALOG_URL: catalogUrl,
+        ...more,
+      };
+      const node = await startNode(readConfig(nodeConfig, settings));
+      nodes.push(node);
+      await eventually("the node is ready", async () => isReady(node.adminUrl));
+      return node;
+    },
+    async addRouter(more = {}) {
+      const NODE_URLS = nodes.map((node) => node.url).join(",");
+      const router = await startRouter(
+        readConfig(routerConfig, { ...shared, NODE_URLS, AUTH_JWT_SECRET: SECRET, ...more }),
+      );
+      routers.push(router);
+      await eventually("the router is ready", async () => isReady(router.adminUrl));
+      return router;
+    },
+    async [Symbol.asyncDispose]() {
+      for (const running of [...routers, ...nodes]) await running.close();
+      for (const database of databases) await database[Symbol.asyncDispose]();
+    },
+  };
+  for (const shard of shards) await cluster.addNode(shard);
+  for (let index = 0; index < routerCount; index += 1) await cluster.addRouter();
+  return cluster;
+}
+
+async function isReady(adminUrl: string): Promise<boolean> {
+  return (await fetch(`${adminUrl}/readyz`)).ok;
+}
+
+/** The Redis of the test run, or null where none is installed. */
+export const testRedisUrl = (): string | null => inject("redisUrl");
+
+const tokens = new Map<string, Promise<string>>();
+
+/** A token of this user, made once. */
+export async function tokenOf(sub: string, role: Role = "buyer"): Promise<string> {
+  const name = `${role} ${sub}`;
+  let token = tokens.get(name);
+  if (token === undefined) {
+    token = mintToken({ secret: SECRET, sub, role, ttlSeconds: 3600 });
+    tokens.set(name, token);
+  }
+  return token;
+}
+
+export interface Answer<Body> {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: Body;
+}
+
+/** What tests look at in a problem document. */
+export interface ProblemBody {
+  readonly code?: string;
+  readonly requestId?: string;
+  readonly [member: string]: unknown;
+}
+
+export class Client {
+  readonly url: string;
+
+  constructor(url: string) {
+    this.url = url;
+  }
+
+  async send<Body = ProblemBody>(
+    method: string,
+    path: string,
+    options: { as?: string; role?: Role; body?: unknown; headers?: Record<string, string> } = {},
+  ): Promise<Answer<Body>> {
+    const headers: Record<string, string> = { ...options.headers };
+    if (options.as !== undefined)
+      headers["authorization"] = `Bearer ${await tokenOf(options.as, options.role)}`;
+    if (options.body !== undefined) headers["content-type"] ??= "application/json";
+    const body = typeof options.body === "string" ? options.body : JSON.stringify(options.body);
+    const response = await fetch(this.url + path, {
+      method,
+      headers,
+      ...(options.body === undefined ? {} : { body }),
+    });
+    const text = await response.text();
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: (text === "" ? undefined : JSON.parse(text)) as Body,
+    };
+  }
+
+  /** Creates an event that is on sale. Throws when the answer is not 201. */
+  async createEvent(fields: Record<string, unknown> = {}): Promise<Event> {
+    const body = { name: "Concert", startsAt: "2030-06-01T20:00:00Z", totalTickets: 100, ...fields };
+    const answer = await this.send<Event>("POST", "/v1/events", {
+      as: "the-organizer",
+      role: "organizer",
+      body,
+    });
+    if (answer.status !== 201)
+      throw new Error(`creating an event answered ${answer.status} ${JSON.stringify(answer.body)}`);
+    return answer.body;
+  }
+
+  async readEvent(id: string): Promise<Event> {
+    return (await this.send<Event>("GET", `/v1/events/${id}`)).body;
+  }
+
+  async book(eventId: string, user: string, quantity: unknown = 1, headers: Record<string, string> = {}) {
+    return this.send<Booking & ProblemBody>("POST", `/v1/events/${eventId}/bookings`, {
+      as: user,
+      body: { quantity },
+      headers,
+    });
+  }
+
+  async hold(
+    eventId: string,
+    user: string,
+    fields: Record<string, unknown> = { quantity: 1 },
+    headers: Record<string, string> = {},
+  ) {
+    return this.send<Booking & ProblemBody>("POST", `/v1/events/${eventId}/holds`, {
+      as: user,
+      body: fields,
+      headers,
+    });
+  }
+
+  async confirm(bookingId: string, user: string) {
+    return this.send<Booking & ProblemBody>("POST", `/v1/bookings/${bookingId}/confirm`, { as: user });
+  }
+
+  async cancel(bookingId: string, user: string, role: Role = "buyer") {
+    return this.send<Booking & ProblemBody>("DELETE", `/v1/bookings/${bookingId}`, { as: user, role });
+  }
+
+  async readBooking(bookingId: string, user: string, role: Role = "buyer") {
+    return this.send<Booking & ProblemBody>("GET", `/v1/bookings/${bookingId}`, { as: user, role });
+  }
+}
+
+/** How often each value occurs. */
+export function tally(values: Iterable<string | number>): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
+  return counts;
+}

@@ -1,0 +1,30 @@
+/** Fresh databases for tests, cloned from the migrated templates of the test server. */
+import { randomUUID } from "node:crypto";
+import pg from "pg";
+import { inject } from "vitest";
+import type { Schema } from "../../migrations/runner.ts";
+
+export interface TestDatabase extends AsyncDisposable {
+  readonly url: string;
+}
+
+/** An empty database with the newest schema; dropped when disposed. */
+export async function createDatabase(schema: Schema, server = inject("postgresUrl")): Promise<TestDatabase> {
+  const name = `${schema}_${randomUUID().replaceAll("-", "")}`;
+  await administer(server, `create database ${name} template ${schema}_template strategy file_copy`);
+  return {
+    url: `${server}${name}`,
+    [Symbol.asyncDispose]: async () => administer(server, `drop database if exists ${name} with (force)`),
+  };
+}
+
+/** Runs one statement on a connection of its own. */
+export async function administer(server: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: server.endsWith("/") ? `${server}postgres` : server });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}

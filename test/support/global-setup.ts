@@ -1,0 +1,45 @@
+/**
+ * One real PostgreSQL server for all tests, with a migrated template of each database that tests clone, and one real
+ * Redis where `redis-server` or `valkey-server` is installed.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import type { TestProject } from "vitest/node";
+import { chooseFreePort } from "../../deploy/embedded/ports.ts";
+import { startPostgresServer } from "../../deploy/embedded/postgres-server.ts";
+import { migrate } from "../../migrations/runner.ts";
+import { findRedisServer, waitForPort } from "./redis.ts";
+
+declare module "vitest" {
+  interface ProvidedContext {
+    /** The test server's URL without a database, ending in a slash. */
+    postgresUrl: string;
+    /** Null where no Redis server is installed; tests that need it say that they skip. */
+    redisUrl: string | null;
+  }
+}
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const postgres = await startPostgresServer({ databases: ["shard_template", "catalog_template"] });
+  await migrate(postgres.url("shard_template"), "shard");
+  await migrate(postgres.url("catalog_template"), "catalog");
+  project.provide("postgresUrl", postgres.url(""));
+
+  const program = findRedisServer();
+  const port = await chooseFreePort(new Set([postgres.port]));
+  const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+  const redis = program === undefined ? undefined : spawn(program, flags, { stdio: "ignore" });
+  if (redis === undefined)
+    console.warn("SKIPPED: tests that need Redis (no redis-server or valkey-server on PATH)");
+  else await waitForPort(port);
+  project.provide("redisUrl", redis === undefined ? null : `redis://127.0.0.1:${port}`);
+
+  return async () => {
+    if (redis !== undefined) {
+      const exited = once(redis, "exit");
+      redis.kill("SIGTERM");
+      await exited;
+    }
+    await postgres.stop();
+  };
+}
