@@ -15,7 +15,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { z } from "zod";
 import { reasonOf, StartError } from "./start-error.ts";
@@ -74,11 +74,19 @@ export function writePrivately(file: string, content: unknown): void {
 }
 
 function makeDirectory(path: string): void {
-  mkdirSync(path, { recursive: true });
+  makeWithParents(path);
   accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
   // Like initdb, a first start takes over a directory that is empty. The service user must be able to pass through to
   // the databases; it can list and read nothing, every file here is 0600.
   if (readdirSync(path).length === 0) chmodSync(path, 0o711);
+}
+
+/** `recursive: true` would do, but it tries for ever below a directory such as /proc that takes no new ones. */
+function makeWithParents(path: string): void {
+  if (existsSync(path)) return;
+  if (path !== dirname(path)) makeWithParents(dirname(path));
+  mkdirSync(path);
+  chmodSync(path, 0o711); // under a strict umask the service user could not pass
 }
 
 /**

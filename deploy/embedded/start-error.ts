@@ -6,9 +6,10 @@ export class StartError extends Error {
 /** What an unknown error says, on one line. */
 export function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  return message
+  return message // a heading and its list read as one sentence
     .split("\n")
     .map((line) => line.trim())
     .filter((line) => line !== "")
-    .join("; ");
+    .join("; ")
+    .replaceAll(":;", ":");
 }
