@@ -18,7 +18,6 @@ import {
   symlinkSync,
 } from "node:fs";
 import { createRequire } from "node:module";
-import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { canRun, type ServiceUser } from "./service-user.ts";
@@ -53,6 +52,7 @@ export function postgresBinaries(user: ServiceUser | undefined): PostgresBinarie
 
 function locate(packageName: string): string {
   try {
+    // Not import.meta.resolve: test runners that load modules in their own way do not have it.
     return dirname(dirname(createRequire(import.meta.url).resolve(packageName)));
   } catch {
     throw new StartError(
