@@ -1,6 +1,7 @@
 /** The parts of a router, put together. */
 import { startAdminServer } from "../shared/admin-server.ts";
 import { systemClock } from "../shared/clock.ts";
+import { drain } from "../shared/drain.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { createRegistry } from "../shared/metrics.ts";
@@ -89,7 +90,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     adminUrl: admin.url,
     async close() {
       draining = true;
-      await app.close();
+      await drain(app);
       await cluster.close();
       feed?.close();
       redis?.close();

@@ -1,6 +1,7 @@
 /** The parts of a shard node, put together. */
 import { startAdminServer } from "../shared/admin-server.ts";
 import { systemClock } from "../shared/clock.ts";
+import { drain } from "../shared/drain.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { createRegistry } from "../shared/metrics.ts";
@@ -163,7 +164,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       draining = true;
       await announcing.stop();
       await catalog.withdraw(url).catch(() => undefined);
-      await app.close();
+      await drain(app);
       await lanes.drained();
       await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
       redis?.close();
