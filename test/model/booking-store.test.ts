@@ -1,0 +1,337 @@
+/**
+ * What random stories cannot show: batches that meet each other, and what the database itself refuses. A connection of
+ * the test holds a lock until the batches are seen to wait for it, so every order here is forced, never hoped for.
+ */
+import { randomUUID } from "node:crypto";
+import pg from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { BookingStore } from "../../shard-node/booking-store.ts";
+import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
+import { Database } from "../../shared/postgres.ts";
+import { slotOf } from "../../shared/slots.ts";
+import type { BookCommand, Booking, Command, Decision } from "../../shared/wire.ts";
+import { tally } from "../support/cluster.ts";
+import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
+
+let created: TestDatabase;
+let database: Database;
+let store: BookingStore;
+
+beforeAll(async () => {
+  created = await createDatabase("shard");
+  database = new Database({
+    url: created.url,
+    applicationName: "booking-store",
+    connectionsMax: 4,
+    waitersMax: 10,
+    connectTimeoutMs: 10_000,
+    statementTimeoutMs: 30_000,
+    lockTimeoutMs: 30_000,
+  });
+  store = new BookingStore(database, () => Date.now());
+});
+afterAll(async () => {
+  await database.close();
+  await created[Symbol.asyncDispose]();
+});
+
+test("B1 B2: two batches that reach the last ticket together sell it once", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  await using blocker = await connect();
+  await blocker.client.query("begin");
+  await blocker.client.query("select from events where id = $1 for update", [id]);
+
+  const both = [decide([book(id, "first")]), decide([book(id, "second")])];
+  await eventually("both batches wait for the event", async () => (await waiting()) === 2);
+  await blocker.client.query("rollback");
+
+  const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
+  expect(tally(outcomes)).toEqual({ booked: 1, sold_out: 1 });
+  expect(await ticketsOf(id)).toEqual({ available: 0, sold: 1, version: 2 });
+});
+
+test("B3: two batches that carry one user's commands do not sell over the limit", async () => {
+  const id = await givenEvent({ totalTickets: 10, maxPerUser: 2 });
+  await using blocker = await connect();
+  await blocker.client.query("begin");
+  await blocker.client.query("select from events where id = $1 for update", [id]);
+
+  const both = [decide([book(id, "greedy", 2)]), decide([book(id, "greedy", 2)])];
+  await eventually("both batches wait for the event", async () => (await waiting()) === 2);
+  await blocker.client.query("rollback");
+
+  const decisions = (await Promise.all(both)).flat();
+  expect(tally(decisions.map(({ outcome }) => outcome))).toEqual({ booked: 1, user_limit_exceeded: 1 });
+  expect(await ticketsOf(id)).toEqual({ available: 8, sold: 2, version: 2 });
+});
+
+test("B1: batches that name the same events in opposite orders do not deadlock", async () => {
+  const ids = [await givenEvent({ totalTickets: 9 }), await givenEvent({ totalTickets: 9 })];
+  await using blocker = await connect();
+  await blocker.client.query("begin");
+  await blocker.client.query("select from events where id = any ($1) order by id for update", [ids]);
+
+  const both = [
+    decide(ids.map((id) => book(id, "first"))),
+    decide(ids.toReversed().map((id) => book(id, "second"))),
+  ];
+  await eventually("both batches wait for an event", async () => (await waiting()) === 2);
+  await blocker.client.query("rollback");
+
+  const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
+  expect(tally(outcomes)).toEqual({ booked: 4 });
+});
+
+test("B3: a batch with two booking commands of one user for one event is refused whole", async () => {
+  const id = await givenEvent({ totalTickets: 10, maxPerUser: 1 });
+
+  const refused = decide([book(id, "twice"), book(id, "twice")]);
+
+  await expect(refused).rejects.toMatchObject({ kind: "refused", sqlState: "P0001" });
+  expect(await ticketsOf(id)).toEqual({ available: 10, sold: 0, version: 1 });
+});
+
+test("B4: the database itself refuses a second booking under one key", async () => {
+  const id = await givenEvent({ totalTickets: 10 });
+  await decide([{ ...book(id, "user"), key: "the-key" as IdempotencyKey }]);
+
+  const copied = database.query({
+    name: "copy-booking",
+    text: `
+      insert into bookings
+        (id, slot, event_id, user_id, quantity, status, idempotency_key, created_at, updated_at)
+      select overlay(id::text placing 'ffffffff' from 29)::uuid, slot, event_id, user_id, quantity, status,
+             idempotency_key, created_at, updated_at
+      from bookings`,
+  });
+
+  await expect(copied).rejects.toMatchObject({ kind: "refused", sqlState: "23505" });
+});
+
+test("B5: a replay answers the first booking, other content is refused, and neither takes a ticket", async () => {
+  const id = await givenEvent({ totalTickets: 5 });
+  const key = "the-key" as IdempotencyKey;
+  const [first] = await decide([{ ...book(id, "user"), key }]);
+
+  const [again] = await decide([{ ...book(id, "user"), key }]);
+  const [other] = await decide([{ ...book(id, "user", 2), key }]);
+
+  expect(again).toEqual({ outcome: "replayed", booking: bookingIn(first) });
+  expect(other).toEqual({ outcome: "idempotency_key_reused" });
+  expect(await ticketsOf(id)).toEqual({ available: 4, sold: 1, version: 2 });
+});
+
+test("B6: the tickets of a due hold are free at that very moment, and not a millisecond before", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  const [held] = await decide([hold(id, "slow", 60)], at(0));
+
+  const [before] = await decide([book(id, "quick")], at(59.999));
+  const [then] = await decide([book(id, "quick")], at(60));
+
+  expect([held, before, then]).toMatchObject([
+    { outcome: "held" },
+    { outcome: "sold_out" },
+    { outcome: "booked" },
+  ]);
+});
+
+test("B7: an expired hold is confirmed only by claiming its tickets again", async () => {
+  const id = await givenEvent({ totalTickets: 2 });
+  const [early, late] = await decide([hold(id, "early", 60), hold(id, "late", 60)], at(0));
+  await decide([book(id, "third")], at(60));
+
+  const confirmed = await decide([confirm(bookingIn(early)), confirm(bookingIn(late))], at(61));
+
+  expect(confirmed).toMatchObject([{ outcome: "confirmed" }, { outcome: "hold_expired" }]);
+  expect(await ticketsOf(id)).toMatchObject({ available: 0, sold: 2 });
+});
+
+test("B7: an expired hold is not confirmed over the user's limit, nor while sales are paused", async () => {
+  const id = await givenEvent({ totalTickets: 10, maxPerUser: 2 });
+  const [held] = await decide([hold(id, "user", 60)], at(0));
+  const [instead] = await decide([book(id, "user", 2)], at(60));
+
+  const [overLimit] = await decide([confirm(bookingIn(held))], at(61));
+  await decide([{ ...confirm(bookingIn(instead)), kind: "cancel" }], at(62));
+  await store.changeEvent({ id, changes: { status: "paused" } }, at(63));
+  const [whilePaused] = await decide([confirm(bookingIn(held))], at(64));
+  await store.changeEvent({ id, changes: { status: "on_sale" } }, at(65));
+  const [onSale] = await decide([confirm(bookingIn(held))], at(66));
+
+  expect([overLimit, whilePaused, onSale].map((decision) => decision?.outcome)).toEqual([
+    "hold_expired",
+    "hold_expired",
+    "confirmed",
+  ]);
+});
+
+test("B8: who wants more than is left is refused, and the next who wants less is served", async () => {
+  const id = await givenEvent({ totalTickets: 3 });
+
+  const decisions = await decide([book(id, "a", 2), book(id, "b", 2), book(id, "c"), book(id, "d")]);
+
+  expect(decisions).toMatchObject([
+    { outcome: "booked" },
+    { outcome: "insufficient_tickets", availableTickets: 1 },
+    { outcome: "booked" },
+    { outcome: "sold_out" },
+  ]);
+});
+
+test("B9: a batch raises the version by one however much it changed, and by none if it changed nothing", async () => {
+  const id = await givenEvent({ totalTickets: 2 });
+
+  await decide([book(id, "a"), book(id, "b")]);
+  await decide([book(id, "c"), book(id, "d")]);
+
+  expect(await ticketsOf(id)).toEqual({ available: 0, sold: 2, version: 2 });
+});
+
+test("B2: a sweep of due holds gives their tickets back and says how the events are then", async () => {
+  const id = await givenEvent({ totalTickets: 3 });
+  await decide([hold(id, "a", 60), hold(id, "b", 60), book(id, "c")], new Date(Date.now() - 120_000));
+
+  const snapshots = await store.expireDueHolds(1_000);
+
+  expect(snapshots.find(({ event }) => event.id === id)).toMatchObject({
+    event: { availableTickets: 2, version: 3 },
+    nextHoldExpiresAt: null,
+  });
+  expect(await ticketsOf(id)).toEqual({ available: 2, sold: 1, version: 3 });
+  expect(await store.expireDueHolds(1_000)).toEqual([]);
+});
+
+test("R3: commands for slots that the shard does not own are refused, and the others of the batch are not", async () => {
+  const [mine, foreign] = [await givenEvent({ totalTickets: 5 }), await givenEvent({ totalTickets: 5 })];
+  const [booked] = await decide([book(foreign, "early")]);
+  // Not release_slot(), which would refuse: the rows are here, and still nothing may be decided about them.
+  await database.query(DISOWN, [slotOf(foreign)]);
+
+  const decisions = await decide([book(mine, "user"), book(foreign, "user"), confirm(bookingIn(booked))]);
+  const changed = await store.changeEvent({ id: foreign, changes: { status: "paused" } });
+
+  expect(decisions).toMatchObject([
+    { outcome: "booked" },
+    { outcome: "wrong_shard" },
+    { outcome: "wrong_shard" },
+  ]);
+  expect(changed).toEqual({ outcome: "wrong_shard" });
+  expect(await ticketsOf(foreign)).toEqual({ available: 4, sold: 1, version: 2 });
+});
+
+test("R3: a batch that waits while its slot is given away is refused", async () => {
+  const id = newEventId(Date.now());
+  await database.query(OWN, [slotOf(id)]);
+  await using mover = await connect();
+  await mover.client.query("begin");
+  await mover.client.query("select release_slot($1::smallint)", [slotOf(id)]);
+
+  const late = decide([book(id, "user")]);
+  await eventually("the batch waits for the move", async () => (await waiting()) === 1);
+  await mover.client.query("commit");
+
+  expect(await late).toEqual([{ outcome: "wrong_shard" }]);
+});
+
+test("R3: a slot is given away only after running batches, and never with its events", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  await using blocker = await connect();
+  await using mover = await connect();
+  await blocker.client.query("begin");
+  await blocker.client.query("select from events where id = $1 for update", [id]);
+  const running = decide([book(id, "user")]);
+  await eventually("the batch waits for the event", async () => (await waiting()) === 1);
+
+  const released = mover.client.query("select release_slot($1::smallint)", [slotOf(id)]).then(
+    () => "released",
+    (error: unknown) => (error instanceof pg.DatabaseError ? error.code : error),
+  );
+  await eventually("the mover waits for the batch", async () => (await waiting()) === 2);
+  await blocker.client.query("rollback");
+
+  expect(await running).toMatchObject([{ outcome: "booked" }]);
+  expect(await released).toBe("55006"); // object_in_use
+});
+
+const OWN = { name: "own", text: "select acquire_slot($1::smallint, 1)" };
+const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
+
+async function givenEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<EventId> {
+  const id = newEventId(Date.now());
+  await database.query(OWN, [slotOf(id)]);
+  const result = await store.createEvent({
+    id,
+    name: "Concert",
+    venue: null,
+    startsAt: "2040-01-01T20:00:00Z",
+    salesStartAt: null,
+    salesEndAt: null,
+    maxPerUser: 2,
+    ...fields,
+  });
+  expect(result.outcome).toBe("saved");
+  return id;
+}
+
+async function decide(commands: readonly Command[], when?: Date): Promise<readonly Decision[]> {
+  return (await store.decide(commands, store.freshIdsFor(commands), when)).decisions;
+}
+
+function book(eventId: EventId, user: string, quantity = 1): BookCommand {
+  const key = randomUUID() as string as IdempotencyKey;
+  return { kind: "book", eventId, userId: user as UserId, quantity, key, budgetMs: 1_000 };
+}
+
+function hold(eventId: EventId, user: string, ttlSeconds: number): BookCommand {
+  return { ...book(eventId, user), kind: "hold", ttlSeconds };
+}
+
+function confirm({ id, userId }: Booking): Extract<Command, { kind: "confirm" | "cancel" }> {
+  return { kind: "confirm", bookingId: id, userId, budgetMs: 1_000 };
+}
+
+function bookingIn(decision: Decision | undefined): Booking {
+  if (decision === undefined || !("booking" in decision))
+    throw new Error(`no booking in ${JSON.stringify(decision)}`);
+  return decision.booking;
+}
+
+/** A moment in seconds after the one that these tests begin at. */
+function at(seconds: number): Date {
+  return new Date(Date.parse("2031-05-01T10:00:00Z") + seconds * 1000);
+}
+
+async function ticketsOf(id: EventId): Promise<{ available: number; sold: number; version: number }> {
+  const [row] = await database.query<{ available: number; sold: number; version: number }>(
+    {
+      name: "tickets-of",
+      text: `
+        select e.available_tickets as available, e.version::integer as version,
+               (select coalesce(sum(b.quantity), 0)::integer from bookings b
+                where b.event_id = e.id and b.status in ('held', 'confirmed')) as sold
+        from events e where e.id = $1`,
+    },
+    [id],
+  );
+  if (row === undefined) throw new Error(`no event ${id}`);
+  return row;
+}
+
+/** How many statements in this test's database wait for a lock. */
+async function waiting(): Promise<number> {
+  const [row] = await database.query<{ waiting: number }>({
+    name: "waiting",
+    text: `
+      select count(*)::integer as waiting from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock'`,
+  });
+  return row?.waiting ?? 0;
+}
+
+/** A connection of the test's own, closed (and so rolled back) when it goes out of scope. */
+async function connect(): Promise<{ client: pg.Client } & AsyncDisposable> {
+  const client = new pg.Client({ connectionString: created.url });
+  await client.connect();
+  return { client, [Symbol.asyncDispose]: async () => client.end() };
+}
