@@ -19,6 +19,9 @@ export interface ClusterSetup {
   readonly shards?: number;
   readonly routers?: number;
   readonly redisUrl?: string | null;
+  /** The servers whose templates the databases are cloned from; by default the shared test server. */
+  readonly catalogServer?: string;
+  readonly serverOf?: (shard: number) => string | undefined;
   /** Further environment of every node and router. */
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -39,11 +42,11 @@ export interface TestCluster extends AsyncDisposable {
 
 export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCluster> {
   const { shards: shardCount = 2, routers: routerCount = 1, redisUrl = null, env = {} } = setup;
-  const databases: TestDatabase[] = [await createDatabase("catalog")];
+  const databases: TestDatabase[] = [await createDatabase("catalog", setup.catalogServer)];
   const catalogUrl = databases[0]?.url ?? "";
   const shards: { id: ShardId; databaseUrl: string }[] = [];
   for (let index = 0; index < shardCount; index += 1) {
-    const database = await createDatabase("shard");
+    const database = await createDatabase("shard", setup.serverOf?.(index));
     databases.push(database);
     shards.push({ id: `shard-${index}` as ShardId, databaseUrl: database.url });
   }
@@ -89,8 +92,11 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
       return router;
     },
     async [Symbol.asyncDispose]() {
-      for (const running of [...routers, ...nodes]) await running.close();
-      for (const database of databases) await database[Symbol.asyncDispose]();
+      for (const running of [...routers.splice(0), ...nodes.splice(0)]) await running.close();
+      // A database whose server a test has killed is gone already.
+      for (const database of databases.splice(0)) {
+        await Promise.resolve(database[Symbol.asyncDispose]()).catch(() => undefined);
+      }
     },
   };
   for (const shard of shards) await cluster.addNode(shard);
