@@ -1,0 +1,334 @@
+/**
+ * Faults of a real database while a batch is decided (F1): what every command is told must be true of the rows that are
+ * there afterwards. Locks and a proxy force each fault to happen at its moment.
+ */
+import { randomUUID } from "node:crypto";
+import pg from "pg";
+import pino from "pino";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { BookingStore } from "../../shard-node/booking-store.ts";
+import { Decider } from "../../shard-node/decider.ts";
+import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
+import { Database, type DatabaseOptions } from "../../shared/postgres.ts";
+import { slotOf } from "../../shared/slots.ts";
+import type { BookCommand, Booking, Command, CommandResult } from "../../shared/wire.ts";
+import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
+import { startFaultyProxy } from "./faulty-proxy.ts";
+
+/** The name of the prepared statement, which every request to decide a batch carries. */
+const DECIDE = "decide-batch";
+
+let created: TestDatabase;
+/** The test's own connection, which no fault touches. */
+let observer: pg.Client;
+
+beforeAll(async () => {
+  created = await createDatabase("shard");
+  observer = new pg.Client({ connectionString: created.url });
+  await observer.connect();
+});
+afterAll(async () => {
+  await observer.end();
+  await created[Symbol.asyncDispose]();
+});
+
+test("F1: a batch whose server process is killed is tried again and decided", async () => {
+  await using node = givenNode();
+  const id = await givenEvent(5);
+  await using blocker = await lockEvent(id);
+  const deciding = node.decide([book(id, "a"), book(id, "b", 2)]);
+
+  const first = await backendThatWaits();
+  await observer.query("select pg_terminate_backend($1)", [first.pid]);
+  await backendThatWaits(first);
+  await blocker.release();
+
+  expect(await deciding).toMatchObject([{ outcome: "booked" }, { outcome: "booked" }]);
+  expect(await stored(id)).toEqual({
+    available: 2,
+    version: 2,
+    bookings: ["a 1 confirmed", "b 2 confirmed"],
+  });
+});
+
+test("F1: killed at both tries, every command is told that its outcome is unknown, and nothing was booked", async () => {
+  await using node = givenNode();
+  const id = await givenEvent(5);
+  await using blocker = await lockEvent(id);
+  const deciding = node.decide([book(id, "a"), book(id, "b")]);
+
+  const first = await backendThatWaits();
+  await observer.query("select pg_terminate_backend($1)", [first.pid]);
+  const second = await backendThatWaits(first);
+  await observer.query("select pg_terminate_backend($1)", [second.pid]);
+
+  expect(await deciding).toEqual([{ outcome: "outcome_unknown" }, { outcome: "outcome_unknown" }]);
+  await blocker.release();
+  expect(await stored(id)).toEqual({ available: 5, version: 1, bookings: [] });
+  expect(await node.decide([book(id, "a")])).toMatchObject([{ outcome: "booked" }]);
+});
+
+test.each([
+  { limit: "statement", statementTimeoutMs: 1_000, lockTimeoutMs: 20_000 },
+  { limit: "lock", statementTimeoutMs: 20_000, lockTimeoutMs: 1_000 },
+])("F1: a batch that met the $limit timeout is tried again and decided", async (limits) => {
+  await using node = givenNode(limits);
+  const id = await givenEvent(5);
+  await using blocker = await lockEvent(id);
+  const deciding = node.decide([book(id, "a")]);
+
+  const first = await backendThatWaits();
+  await backendThatWaits(first);
+  await blocker.release();
+
+  expect(await deciding).toMatchObject([{ outcome: "booked" }]);
+  expect(await stored(id)).toEqual({ available: 4, version: 2, bookings: ["a 1 confirmed"] });
+});
+
+test.each([
+  { limit: "statement", statementTimeoutMs: 200, lockTimeoutMs: 20_000 },
+  { limit: "lock", statementTimeoutMs: 20_000, lockTimeoutMs: 200 },
+])("F1: a batch that met the $limit timeout twice is told so, and nothing was booked", async (limits) => {
+  await using node = givenNode(limits);
+  const id = await givenEvent(5);
+  await using blocker = await lockEvent(id);
+
+  const results = await node.decide([book(id, "a"), book(id, "b")]);
+
+  expect(results).toEqual([{ outcome: "shard_unavailable" }, { outcome: "shard_unavailable" }]);
+  await blocker.release();
+  expect(await stored(id)).toEqual({ available: 5, version: 1, bookings: [] });
+});
+
+test("F1: a request that was lost on its way is sent again", async () => {
+  await using proxy = await startFaultyProxy(created.url);
+  await using node = givenNode({ url: proxy.url });
+  const id = await givenEvent(1);
+  const intercepted = proxy.intercept(DECIDE);
+  const deciding = node.decide([book(id, "a")]);
+
+  (await intercepted).cut();
+
+  expect(await deciding).toMatchObject([{ outcome: "booked" }]);
+  expect(await stored(id)).toEqual({ available: 0, version: 2, bookings: ["a 1 confirmed"] });
+});
+
+test("B4 F1: a batch whose answer was lost after the commit finds its own bookings at the second try", async () => {
+  await using proxy = await startFaultyProxy(created.url);
+  await using node = givenNode({ url: proxy.url });
+  const id = await givenEvent(4, 3);
+  const [kept, dropped] = await held(node, id, ["kept", "dropped"]);
+  const intercepted = proxy.intercept(DECIDE);
+  const deciding = node.decide([
+    confirm(kept),
+    { ...confirm(dropped), kind: "cancel" },
+    book(id, "a", 2),
+    { ...book(id, "b"), kind: "hold", ttlSeconds: 60 },
+    book(id, "c"),
+  ]);
+
+  const request = await intercepted;
+  await request.deliver();
+  const committed = await stored(id);
+  request.cut();
+
+  expect(await deciding).toMatchObject([
+    { outcome: "confirmed", booking: { id: kept.id, status: "confirmed" } },
+    { outcome: "cancelled", booking: { id: dropped.id, status: "cancelled" } },
+    { outcome: "booked", booking: { userId: "a", quantity: 2, status: "confirmed" } },
+    { outcome: "held", booking: { userId: "b", quantity: 1, status: "held" } },
+    { outcome: "sold_out" },
+  ]);
+  expect(await stored(id)).toEqual(committed);
+  expect(committed).toEqual({
+    available: 0,
+    version: 3,
+    bookings: ["a 2 confirmed", "b 1 held", "dropped 1 cancelled", "kept 1 confirmed"],
+  });
+});
+
+test("B4 F1: a client's own replay stays one when its batch is tried twice", async () => {
+  await using proxy = await startFaultyProxy(created.url);
+  await using node = givenNode({ url: proxy.url });
+  const id = await givenEvent(4);
+  const command = book(id, "a");
+  const [first] = await node.decide([command]);
+  const intercepted = proxy.intercept(DECIDE);
+  const deciding = node.decide([{ ...command }, book(id, "b")]);
+
+  const request = await intercepted;
+  await request.deliver();
+  request.cut();
+
+  expect(await deciding).toMatchObject([
+    { outcome: "replayed", booking: first && "booking" in first ? first.booking : {} },
+    { outcome: "booked" },
+  ]);
+});
+
+test("B4 F1: a request that reaches the server after its second try was decided books nothing again", async () => {
+  await using proxy = await startFaultyProxy(created.url);
+  await using node = givenNode({ url: proxy.url });
+  const id = await givenEvent(4);
+  const intercepted = proxy.intercept(DECIDE);
+  const deciding = node.decide([book(id, "a", 2), book(id, "b")]);
+
+  const request = await intercepted;
+  request.cut();
+  const results = await deciding;
+  await request.deliver();
+
+  expect(results).toMatchObject([{ outcome: "booked" }, { outcome: "booked" }]);
+  expect(await stored(id)).toEqual({
+    available: 1,
+    version: 2,
+    bookings: ["a 2 confirmed", "b 1 confirmed"],
+  });
+});
+
+test("F1: a commit in doubt and then no connection at all is an unknown outcome; the same key settles it", async () => {
+  await using node = givenNode();
+  const id = await givenEvent(4);
+  const command = book(id, "a");
+  let results: readonly CommandResult[];
+  {
+    await using proxy = await startFaultyProxy(created.url);
+    await using faulty = givenNode({ url: proxy.url });
+    const intercepted = proxy.intercept(DECIDE);
+    const deciding = faulty.decide([command]);
+    const request = await intercepted;
+    await request.deliver();
+    proxy.refuse();
+    request.cut();
+    results = await deciding;
+  }
+
+  expect(results).toEqual([{ outcome: "outcome_unknown" }]);
+  expect(await node.decide([{ ...command }])).toMatchObject([{ outcome: "replayed" }]);
+  expect(await stored(id)).toEqual({ available: 3, version: 2, bookings: ["a 1 confirmed"] });
+});
+
+test("F1: with no database at all nothing took effect, and that is what everybody is told", async () => {
+  await using proxy = await startFaultyProxy(created.url);
+  await using node = givenNode({ url: proxy.url });
+  const id = await givenEvent(4);
+  proxy.refuse();
+
+  const results = await node.decide([book(id, "a"), book(id, "b")]);
+
+  expect(results).toEqual([{ outcome: "shard_unavailable" }, { outcome: "shard_unavailable" }]);
+});
+
+test("F1 S2: a command that PostgreSQL will not store is refused alone, not with its batch", async () => {
+  await using node = givenNode();
+  const id = await givenEvent(9);
+  const [hold] = await held(node, id, ["holder"]);
+
+  const results = await node.decide([book(id, "a"), book(id, "poison\0"), confirm(hold), book(id, "b", 2)]);
+
+  expect(results).toMatchObject([
+    { outcome: "booked", booking: { userId: "a" } },
+    { outcome: "internal" },
+    { outcome: "confirmed", booking: { userId: "holder" } },
+    { outcome: "booked", booking: { userId: "b" } },
+  ]);
+  expect(await stored(id)).toEqual({
+    available: 5,
+    version: 5,
+    bookings: ["a 1 confirmed", "b 2 confirmed", "holder 1 confirmed"],
+  });
+});
+
+interface Node extends AsyncDisposable {
+  decide(commands: readonly Command[]): Promise<readonly CommandResult[]>;
+}
+
+function givenNode(
+  options: Partial<Pick<DatabaseOptions, "url" | "statementTimeoutMs" | "lockTimeoutMs">> = {},
+): Node {
+  const database = new Database({
+    url: created.url,
+    applicationName: "decider",
+    connectionsMax: 2,
+    waitersMax: 10,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 30_000,
+    lockTimeoutMs: 30_000,
+    ...options,
+  });
+  const store = new BookingStore(database, () => Date.now());
+  const hooks = { committed() {}, lockWaited() {} };
+  const decider = new Decider(store, hooks, pino({ level: "silent" }));
+  return {
+    decide: async (commands) => (await decider.decide(commands)).map(({ result }) => result),
+    [Symbol.asyncDispose]: async () => database.close(),
+  };
+}
+
+async function givenEvent(totalTickets: number, maxPerUser = 2): Promise<EventId> {
+  const id = newEventId(Date.now());
+  await observer.query("select acquire_slot($1::smallint, 1)", [slotOf(id)]);
+  await observer.query(
+    "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())",
+    [id, slotOf(id), totalTickets, maxPerUser],
+  );
+  return id;
+}
+
+async function held(node: Node, id: EventId, users: readonly string[]): Promise<[Booking, Booking]> {
+  const holds = users.map((user): Command => ({ ...book(id, user), kind: "hold", ttlSeconds: 600 }));
+  const bookings = (await node.decide(holds)).flatMap((result) =>
+    "booking" in result ? result.booking : [],
+  );
+  return bookings as [Booking, Booking];
+}
+
+/** Holds the event's lock on a connection of its own, until it is released. */
+async function lockEvent(id: EventId): Promise<{ release(): Promise<void> } & AsyncDisposable> {
+  const client = new pg.Client({ connectionString: created.url });
+  await client.connect();
+  await client.query("begin");
+  await client.query("select from events where id = $1 for update", [id]);
+  return {
+    release: async () => void (await client.query("rollback")),
+    [Symbol.asyncDispose]: async () => client.end(),
+  };
+}
+
+interface Backend {
+  readonly pid: number;
+  readonly started: string;
+}
+
+/** The server process that waits for a lock to decide a batch; a later try than the given one. */
+async function backendThatWaits(after?: Backend): Promise<Backend> {
+  return eventually("a batch waits for the event", async () => {
+    const { rows } = await observer.query<Backend>(`
+      select pid, xact_start::text as started from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock' and query like '%decide_batch%'`);
+    return rows.find(({ started }) => started !== after?.started);
+  });
+}
+
+function book(eventId: EventId, user: string, quantity = 1): BookCommand {
+  const key = randomUUID() as string as IdempotencyKey;
+  return { kind: "book", eventId, userId: user as UserId, quantity, key, budgetMs: 1_000 };
+}
+
+function confirm({ id, userId }: Booking): Extract<Command, { kind: "confirm" | "cancel" }> {
+  return { kind: "confirm", bookingId: id, userId, budgetMs: 1_000 };
+}
+
+async function stored(id: EventId): Promise<{ available: number; version: number; bookings: string[] }> {
+  const { rows } = await observer.query<{ available: number; version: number; bookings: string[] }>(
+    `select e.available_tickets as available, e.version::integer as version,
+            array(select concat_ws(' ', b.user_id, b.quantity, b.status) from bookings b
+                  where b.event_id = e.id order by 1) as bookings
+     from events e where e.id = $1`,
+    [id],
+  );
+  const [row] = rows;
+  if (row === undefined) throw new Error(`no event ${id}`);
+  return row;
+}

@@ -1,0 +1,122 @@
+/**
+ * A TCP proxy in front of PostgreSQL that lets a test decide what becomes of one request: whether the server ever gets it,
+ * whether the client ever gets the answer, and in which order the two happen.
+ */
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { eventually } from "../support/eventually.ts";
+
+/** Sync ends a request, ReadyForQuery its answer, and Terminate the connection (PostgreSQL manual §54.7). */
+const SYNC = Buffer.from([0x53, 0, 0, 0, 4]);
+const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
+const READY = Buffer.from([0x5a, 0, 0, 0, 5, 0x49]);
+
+/** A whole request that has reached the proxy and nobody else yet. */
+export interface Intercepted {
+  /** Gives it to the server. Resolves when the server has answered it, and so has committed; the answer is kept back. */
+  deliver(): Promise<void>;
+  /** Breaks the client's connection. */
+  cut(): void;
+}
+
+export interface FaultyProxy extends AsyncDisposable {
+  /** The given URL by way of the proxy. */
+  readonly url: string;
+  /** Resolves with the next request that contains `text`, which then goes nowhere by itself. */
+  intercept(text: string): Promise<Intercepted>;
+  /** Breaks every new connection from here on. */
+  refuse(): void;
+}
+
+export async function startFaultyProxy(url: string): Promise<FaultyProxy> {
+  const target = new URL(url);
+  const links = new Set<Link>();
+  const waiting: { text: string; resolve: (intercepted: Intercepted) => void }[] = [];
+  let isRefusing = false;
+  const server = createServer((client) => {
+    if (isRefusing) return void client.destroy();
+    const upstream = connect(Number(target.port), target.hostname);
+    const link = new Link(client, upstream, (request) => {
+      const index = waiting.findIndex(({ text }) => request.includes(text));
+      return index < 0 ? undefined : waiting.splice(index, 1)[0]?.resolve;
+    });
+    links.add(link);
+    return undefined;
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+
+  const through = new URL(url);
+  through.hostname = "127.0.0.1";
+  through.port = String((server.address() as AddressInfo).port);
+  return {
+    url: through.href,
+    intercept: (text) => new Promise((resolve) => waiting.push({ text, resolve })),
+    refuse: () => void (isRefusing = true),
+    async [Symbol.asyncDispose]() {
+      for (const link of links) link.close();
+      server.close();
+      await once(server, "close");
+    },
+  };
+}
+
+/** One connection of a client, and the proxy's own to the server for it. */
+class Link {
+  readonly #client: Socket;
+  readonly #server: Socket;
+  /** What the client sent since its last whole request. */
+  #request: Buffer = Buffer.alloc(0);
+  /** The answer to an intercepted request; undefined while everything is let through. */
+  #kept: Buffer | undefined;
+  #isLoggedIn = false;
+
+  constructor(
+    client: Socket,
+    server: Socket,
+    interestIn: (request: Buffer) => ((intercepted: Intercepted) => void) | undefined,
+  ) {
+    this.#client = client;
+    this.#server = server;
+    for (const socket of [client, server]) socket.on("error", () => undefined).setNoDelay(true);
+    client.on("data", (chunk: Buffer) => {
+      this.#request = Buffer.concat([this.#request, chunk]);
+      if (this.#isLoggedIn && !endsWith(this.#request, SYNC) && !endsWith(this.#request, TERMINATE)) return;
+      const request = this.#request;
+      this.#request = Buffer.alloc(0);
+      const take = interestIn(request);
+      if (take === undefined) server.write(request);
+      else this.#intercept(request, take);
+    });
+    server.on("data", (chunk: Buffer) => {
+      this.#isLoggedIn ||= endsWith(chunk, READY);
+      if (this.#kept === undefined) client.write(chunk);
+      else this.#kept = Buffer.concat([this.#kept, chunk]);
+    });
+    // An intercepted request outlives its client: it is the test that says whether the server gets it.
+    client.on("close", () => {
+      if (this.#kept === undefined) server.destroy();
+    });
+    server.on("close", () => client.destroy());
+  }
+
+  close(): void {
+    this.#client.destroy();
+    this.#server.destroy();
+  }
+
+  #intercept(request: Buffer, take: (intercepted: Intercepted) => void): void {
+    this.#kept = Buffer.alloc(0);
+    take({
+      deliver: async () => {
+        this.#server.write(request);
+        await eventually("the server answers", () => endsWith(this.#kept ?? READY, READY));
+      },
+      cut: () => this.#client.destroy(),
+    });
+  }
+}
+
+function endsWith(data: Buffer, end: Buffer): boolean {
+  return data.subarray(-end.length).equals(end);
+}
