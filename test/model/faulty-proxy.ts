@@ -26,6 +26,8 @@ export interface FaultyProxy extends AsyncDisposable {
   intercept(text: string): Promise<Intercepted>;
   /** Breaks every new connection from here on. */
   refuse(): void;
+  /** Lets connections through again. */
+  accept(): void;
 }
 
 export async function startFaultyProxy(url: string): Promise<FaultyProxy> {
@@ -53,6 +55,7 @@ export async function startFaultyProxy(url: string): Promise<FaultyProxy> {
     url: through.href,
     intercept: (text) => new Promise((resolve) => waiting.push({ text, resolve })),
     refuse: () => void (isRefusing = true),
+    accept: () => void (isRefusing = false),
     async [Symbol.asyncDispose]() {
       for (const link of links) link.close();
       server.close();
