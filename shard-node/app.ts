@@ -26,6 +26,9 @@ import type { Lanes } from "./lanes.ts";
 /** A full batch of the largest commands fits many times over. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
 
+/** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
+const MAP_REFRESH_MAX_MS = 200;
+
 export interface NodeParts {
   readonly internalToken: string;
   readonly store: BookingStore;
@@ -66,35 +69,38 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   });
 
   const mapVersion = (): number => catalog.map?.version ?? 0;
-  /** RFC 9110 §15.5.20: what was asked for belongs elsewhere. The body says so for each item. */
-  const answer = <Body>(reply: FastifyReply, body: Body, outcomes: readonly { outcome: string }[]): Body => {
+  /**
+   * RFC 9110 §15.5.20: what was asked for belongs elsewhere; the body says so for each item. The node reads the map
+   * before it says so, because the router will ask for it next.
+   */
+  const judge = async (reply: FastifyReply, outcomes: readonly { outcome: string }[]): Promise<void> => {
+    if (!outcomes.some(({ outcome }) => outcome === "wrong_shard")) return;
+    await catalog.refreshWithin(MAP_REFRESH_MAX_MS);
     if (outcomes.every(({ outcome }) => outcome === "wrong_shard")) reply.code(421);
-    return body;
   };
 
   app.post(RPC.commands, async (request, reply): Promise<CommandsResponse | undefined> => {
     const { commands } = valid(commandsRequestSchema, request.body);
     const decided = await Promise.all(commands.map(async (command) => lanes.run(command)));
     const results = decided.map(({ result }) => result);
-    return answer(reply, { results, snapshots: newestOf(decided), mapVersion: mapVersion() }, results);
+    await judge(reply, results);
+    return { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
   });
   app.post(RPC.read, async (request, reply) => {
     const { kind, ids } = valid(readRequestSchema, request.body);
-    if (kind === "event") {
-      const results = await store.readEvents(ids);
-      return answer(reply, { results, mapVersion: mapVersion() }, results);
-    }
-    const results = await store.readBookings(ids);
-    return answer(reply, { results, mapVersion: mapVersion() }, results);
+    const results = kind === "event" ? await store.readEvents(ids) : await store.readBookings(ids);
+    await judge(reply, results);
+    return { results, mapVersion: mapVersion() };
   });
   app.post(RPC.list, async (request): Promise<ListResponse> => {
     const { before, limit } = valid(listRequestSchema, request.body);
     return { events: await store.listEvents(before, limit) };
   });
 
-  const saved = (reply: FastifyReply, result: EventResult): EventResult => {
+  const saved = async (reply: FastifyReply, result: EventResult): Promise<EventResult> => {
     if (result.outcome === "saved") parts.changed([result.snapshot]);
-    return answer(reply, result, [result]);
+    await judge(reply, [result]);
+    return result;
   };
   app.post(RPC.createEvent, async (request, reply) =>
     saved(reply, await store.createEvent(valid(createEventRequestSchema, request.body))),

@@ -2,6 +2,7 @@
  * The node's view of the catalog: it announces itself there and keeps the newest shard map in memory, for routers to
  * ask. While the catalog is away everything goes on with the map in memory.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ShardId } from "../shared/ids.ts";
 import type { Database, Statement } from "../shared/postgres.ts";
 import { rangesOf, readShardMap, type WireShardMap } from "../shared/shard-map.ts";
@@ -31,10 +32,19 @@ const READ_MAP: Statement = {
 
 export class Catalog {
   readonly #database: Database;
+  readonly #shard: ShardId;
+  #url: string | undefined;
   #map: WireShardMap | undefined;
+  #refreshing: Promise<void> | undefined;
 
-  constructor(database: Database) {
+  constructor(database: Database, shard: ShardId) {
     this.#database = database;
+    this.#shard = shard;
+  }
+
+  /** From the next refresh on, routers learn that this node serves its shard at `url`. */
+  announceAt(url: string): void {
+    this.#url = url;
   }
 
   /** The newest map read, or undefined before the first one. */
@@ -42,9 +52,27 @@ export class Catalog {
     return this.#map;
   }
 
-  /** Says that this node serves the shard, and reads the map. Throws DatabaseError when the catalog is away. */
-  async refresh(url: string, shard: ShardId): Promise<void> {
-    await this.#database.query(ANNOUNCE, [url, shard]);
+  /** Says that this node serves its shard, and reads the map. Throws DatabaseError when the catalog is away. */
+  async refresh(): Promise<void> {
+    this.#refreshing ??= this.#announceAndRead().finally(() => (this.#refreshing = undefined));
+    return this.#refreshing;
+  }
+
+  /** The same, but waits no longer than this, and a catalog that is away does not matter. */
+  async refreshWithin(milliseconds: number): Promise<void> {
+    await Promise.race([
+      this.refresh().catch(() => undefined),
+      sleep(milliseconds, undefined, { ref: false }),
+    ]);
+  }
+
+  /** Says that this node no longer serves. */
+  async withdraw(): Promise<void> {
+    await this.#database.query(WITHDRAW, [this.#url]);
+  }
+
+  async #announceAndRead(): Promise<void> {
+    if (this.#url !== undefined) await this.#database.query(ANNOUNCE, [this.#url, this.#shard]);
     const [row] = await this.#database.query<{
       version: number;
       shards: { id: ShardId; slots: number[]; nodeUrls: string[] }[];
@@ -56,10 +84,5 @@ export class Catalog {
     };
     if (readShardMap(map) === undefined) throw new Error("the catalog's map leaves slots without an owner");
     this.#map = map;
-  }
-
-  /** Says that this node no longer serves. */
-  async withdraw(url: string): Promise<void> {
-    await this.#database.query(WITHDRAW, [url]);
   }
 }

@@ -60,7 +60,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     waitersMax: 2,
     ...timeouts,
   });
-  const catalog = new Catalog(catalogDatabase);
+  const catalog = new Catalog(catalogDatabase, config.SHARD_ID);
   const store = new BookingStore(database, () => systemClock.now());
   const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
   const publisher =
@@ -95,6 +95,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   });
   const listening = await app.listen({ host: config.HOST, port: config.PORT });
   const url = config.ADVERTISE_URL ?? listening;
+  catalog.announceAt(url);
 
   const reporting = (what: string) => {
     let failing = false;
@@ -113,7 +114,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const databaseState = reporting("the shard's database");
   const announcing = repeat(
     async () => {
-      await catalog.refresh(url, config.SHARD_ID);
+      await catalog.refresh();
       catalogState.ok();
     },
     CATALOG_REFRESH_MS,
@@ -163,7 +164,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     async close() {
       draining = true;
       await announcing.stop();
-      await catalog.withdraw(url).catch(() => undefined);
+      await catalog.withdraw().catch(() => undefined);
       await drain(app);
       await lanes.drained();
       await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);

@@ -1,0 +1,85 @@
+import { globSync, readFileSync } from "node:fs";
+import { dirname, relative, resolve } from "node:path";
+import { expect, test } from "vitest";
+
+const root = resolve(import.meta.dirname, "..");
+const sources = globSync("**/*.ts", { cwd: root, exclude: ["node_modules/**", ".onsale/**"] });
+const isTest = (file: string) => file.startsWith("test/") || file.endsWith(".test.ts");
+
+/** What each file imports: files of the project by their path, libraries by their name. */
+const imports = sources.flatMap((file) => {
+  const text = readFileSync(`${root}/${file}`, "utf8");
+  const targets = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1] ?? "");
+  return targets.map((target) => ({
+    file,
+    target: target.startsWith(".") ? relative(root, resolve(root, dirname(file), target)) : target,
+  }));
+});
+const folderOf = (path: string) => path.split("/")[0] ?? "";
+
+/** What may be imported from where. `shared` points nowhere; nothing points to what only composes the others. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  shared: [],
+  router: ["shared"],
+  "shard-node": ["shared"],
+  migrations: ["shared"],
+  audit: ["shared"],
+  deploy: ["shared"],
+  bench: ["shared", "router", "shard-node", "migrations", "audit", "deploy"],
+  test: ["shared", "router", "shard-node", "migrations", "audit", "deploy", "bench"],
+};
+
+/** Each outside library and the only product files that may import it. */
+const DOORS: Readonly<Record<string, readonly string[]>> = {
+  pg: ["shared/postgres.ts", "migrations/runner.ts"],
+  "node-pg-migrate": ["migrations/runner.ts"],
+  ioredis: ["shared/redis.ts"],
+  jose: ["shared/tokens.ts"],
+  pino: ["shared/log.ts"],
+  "prom-client": ["shared/metrics.ts"],
+  murmurhash: ["shared/slots.ts"],
+  // The embedded cluster looks after its processes from outside, as any client would.
+  undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "router/node-client.ts"],
+  cockatiel: ["router/node-client.ts"],
+};
+
+test("H1: imports point to shared, and shared points nowhere", () => {
+  for (const { file, target } of imports) {
+    const [from, to] = [folderOf(file), folderOf(target)];
+    if (isTest(file) || from === to || !sources.includes(target)) continue;
+    expect([file, target, MAY_IMPORT[from]?.includes(to)]).toEqual([file, target, true]);
+  }
+  expect(imports.filter(({ target }) => target.startsWith("shared/")).length).toBeGreaterThan(50);
+});
+
+test("H1: each outside library has one door", () => {
+  for (const [library, doors] of Object.entries(DOORS)) {
+    const importers = imports
+      .filter(({ file, target }) => !isTest(file) && folderOf(file) !== "bench" && target === library)
+      .map(({ file }) => file);
+    expect([library, [...new Set(importers)].toSorted()]).toEqual([library, doors.toSorted()]);
+  }
+});
+
+test("H1: a router knows no SQL and no database", () => {
+  const reachable = new Set<string>();
+  const visit = (file: string): void => {
+    if (reachable.has(file)) return;
+    reachable.add(file);
+    for (const { target } of imports.filter((entry) => entry.file === file)) visit(target);
+  };
+  visit("router/main.ts");
+  expect([...reachable]).toContain("router/router.ts");
+  expect([...reachable].filter((file) => file === "pg" || file === "shared/postgres.ts")).toEqual([]);
+});
+
+test("H1: settings are read in the files that start a process, and nowhere else", () => {
+  const readers = sources.filter(
+    (file) =>
+      !isTest(file) &&
+      folderOf(file) !== "bench" &&
+      /process\.env\b/.test(readFileSync(`${root}/${file}`, "utf8").replace(/\/\*[\s\S]*?\*\//g, "")),
+  );
+  for (const file of readers)
+    expect([file, /(^|\/)(main|token|move-slot)\.ts$/.test(file)]).toEqual([file, true]);
+});
