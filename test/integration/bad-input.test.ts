@@ -260,17 +260,17 @@ test("S1: without a valid token nothing is written and no booking is read", asyn
 });
 
 test("S1: each role may do its own work only", async () => {
-  const forbidden = async (
+  const expectForbidden = async (
     method: string,
     path: string,
     role: "buyer" | "organizer" | "operator",
     body: unknown,
   ) => expectProblem(await client.send(method, path, { as: "u", role, body }), "forbidden");
-  await forbidden("POST", "/v1/events", "buyer", { name: "x" });
-  await forbidden("POST", "/v1/events", "operator", { name: "x" });
-  await forbidden("PATCH", `/v1/events/${event.id}`, "buyer", { name: "x" });
-  await forbidden("POST", `/v1/events/${event.id}/bookings`, "organizer", { quantity: 1 });
-  await forbidden("POST", `/v1/events/${event.id}/holds`, "operator", { quantity: 1 });
+  await expectForbidden("POST", "/v1/events", "buyer", { name: "x" });
+  await expectForbidden("POST", "/v1/events", "operator", { name: "x" });
+  await expectForbidden("PATCH", `/v1/events/${event.id}`, "buyer", { name: "x" });
+  await expectForbidden("POST", `/v1/events/${event.id}/bookings`, "organizer", { quantity: 1 });
+  await expectForbidden("POST", `/v1/events/${event.id}/holds`, "operator", { quantity: 1 });
 });
 
 test("S4: a node answers nobody who does not hold the internal token", async () => {
@@ -308,7 +308,7 @@ const anyPath = fc.oneof(
     .map((parts) => parts.join("")),
   fc
     .record({ limit: fc.string({ maxLength: 5 }), cursor: fc.base64String({ maxLength: 60 }) })
-    .map((query) => `/v1/events?${new URLSearchParams(query)}`),
+    .map((query) => `/v1/events?${new URLSearchParams(query).toString()}`),
 );
 const nearlyValidBody = fc.record(
   {
@@ -365,8 +365,8 @@ test("S2: no input yields a 500, and everything refused is in the catalogue", as
         });
         expect(answer.status).toBeLessThan(500);
         expect(answer.headers.get("x-request-id")).toMatch(/^[A-Za-z0-9._-]{1,64}$/);
-        if (answer.status >= 400 && method !== "HEAD")
-          expect(Object.keys(PROBLEMS)).toContain(answer.body.code);
+        const catalogued = method === "HEAD" || (answer.body?.code ?? "") in PROBLEMS;
+        expect([answer.status, answer.status < 400 || catalogued]).toEqual([answer.status, true]);
       },
     ),
     { numRuns: 3_000, seed },
