@@ -18,6 +18,11 @@ const step = (line: string) =>
 const stop = new AbortController();
 // Several arrive for one Ctrl-C: the terminal's own, and the one that npm passes on.
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop.abort());
+// A shell between npm and us may die of npm's signal without passing it on. Losing our parent is then the only notice.
+const parent = process.ppid;
+if (process.env["npm_lifecycle_event"] === "start") {
+  setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
+}
 // Whoever read our output may go away first; that is no reason to leave databases behind.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.on("uncaughtException", (error) => fail(error));
