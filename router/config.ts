@@ -30,5 +30,7 @@ export const routerConfig = z
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {
     path: ["AUTH_JWT_SECRET"],
     message: "give either AUTH_JWT_SECRET or AUTH_JWKS_URL",
+    // Also when other settings are wrong: all problems are listed together.
+    when: () => true,
   });
 export type RouterConfig = z.infer<typeof routerConfig>;

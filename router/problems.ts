@@ -39,10 +39,12 @@ export function problemHeaders(code: ProblemCode): Record<string, string> {
 
 export function sendProblem(reply: FastifyReply, problem: Problem): FastifyReply {
   const { code, message, members } = problem;
-  return reply
-    .code(PROBLEMS[code].status)
-    .headers(problemHeaders(code))
-    // A request that the framework refuses before its hooks run has no id in its headers yet.
-    .header("x-request-id", reply.request.id)
-    .send(JSON.stringify(problemDocument(code, message, reply.request.id, members)));
+  return (
+    reply
+      .code(PROBLEMS[code].status)
+      .headers(problemHeaders(code))
+      // A request that the framework refuses before its hooks run has no id in its headers yet.
+      .header("x-request-id", reply.request.id)
+      .send(JSON.stringify(problemDocument(code, message, reply.request.id, members)))
+  );
 }

@@ -42,7 +42,7 @@ export const port = (fallback: number) => integer({ min: 0, max: 65_535, default
 /** A URL with one of the given schemes (without the colon). */
 export function urlOf(...schemes: string[]) {
   return z
-    .string()
+    .string({ error: "is required" })
     .refine(
       (value) => schemes.some((scheme) => value.startsWith(`${scheme}://`)) && URL.canParse(value),
       `must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
@@ -52,7 +52,7 @@ export function urlOf(...schemes: string[]) {
 /** A list of such URLs, separated by commas. */
 export function urlListOf(...schemes: string[]) {
   return z
-    .string()
+    .string({ error: "is required" })
     .transform((list) => list.split(",").map((url) => url.trim()))
     .pipe(z.array(urlOf(...schemes)).min(1));
 }

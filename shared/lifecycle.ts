@@ -27,13 +27,26 @@ export async function runRole(name: string, start: () => Promise<Running>): Prom
     await running.close();
     process.exit(0);
   } catch (error) {
-    const reason =
-      error instanceof ConfigError
-        ? error.message
-        : error instanceof Error
-          ? (error.stack ?? error.message)
-          : String(error);
+    const reason = reasonOf(error);
     process.stderr.write(`${name}: ${reason}\n`);
     process.exit(1);
+  }
+}
+
+/** What an operator needs to know: a line for what they can mend, a stack for what only a developer can. */
+function reasonOf(error: unknown): string {
+  if (error instanceof ConfigError) return error.message;
+  if (!(error instanceof Error)) return String(error);
+  const { code, address, port } = error as NodeJS.ErrnoException & { address?: string; port?: number };
+  switch (code) {
+    case "EADDRINUSE":
+      return `${address}:${port} is in use`;
+    case "EACCES":
+      return `${address}:${port} may not be used without more permissions`;
+    case "EADDRNOTAVAIL":
+    case "ENOTFOUND":
+      return `HOST ${address ?? ""} is no address of this machine`;
+    default:
+      return error.stack ?? error.message;
   }
 }

@@ -7,7 +7,7 @@ import { parseShardId, type ShardId } from "./ids.ts";
 import { invariant } from "./invariant.ts";
 import { isSlot, SLOT_COUNT, type Slot } from "./slots.ts";
 
-export const shardIdSchema = z.string().transform((text, context): ShardId => {
+export const shardIdSchema = z.string({ error: "is required" }).transform((text, context): ShardId => {
   const id = parseShardId(text);
   if (id !== undefined) return id;
   context.addIssue({ code: "custom", message: "must be 1 to 32 of a-z, 0-9 and -" });

@@ -1,0 +1,198 @@
+import { expect, test } from "vitest";
+import { chooseFreePort } from "../../deploy/embedded/ports.ts";
+import { Client, SECRET, startTestCluster } from "../support/cluster.ts";
+import { administer, createDatabase } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
+import { start } from "../support/run.ts";
+
+const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
+
+test("E4: a role whose settings cannot be used lists every problem and exits 1", async () => {
+  const bare: Record<string, string[]> = {
+    "router/main.ts": ["NODE_URLS", "INTERNAL_TOKEN", "AUTH_JWT_SECRET"],
+    "shard-node/main.ts": ["SHARD_ID", "DATABASE_URL", "CATALOG_URL", "INTERNAL_TOKEN"],
+    "migrations/main.ts": ["CATALOG_URL", "SHARD_URLS"],
+    "migrations/move-slot.ts": ["CATALOG_URL"],
+  };
+  for (const [script, names] of Object.entries(bare)) {
+    await using program = start(script);
+    const { code, stdout, stderr } = await program.exited;
+    expect([script, code, stdout]).toEqual([script, 1, ""]);
+    for (const name of names) expect(stderr).toContain(`  ${name}: `);
+    expect(stderr).not.toMatch(/\n\s+at /);
+  }
+  await using nonsense = start("router/main.ts", {
+    NODE_URLS: "not-a-url",
+    INTERNAL_TOKEN: "short",
+    AUTH_JWT_SECRET: SECRET,
+    AUTH_JWKS_URL: "http://127.0.0.1/keys",
+    PORT: "99999",
+    RPC_BATCH_MAX: "0",
+    LOG_LEVEL: "loud",
+  });
+  const { code, stderr } = await nonsense.exited;
+  expect(code).toBe(1);
+  for (const name of ["NODE_URLS", "INTERNAL_TOKEN", "PORT", "RPC_BATCH_MAX", "LOG_LEVEL"])
+    expect(stderr).toContain(`${name}`);
+});
+
+test("E4: a port in use is one clear line", async () => {
+  await using cluster = await startTestCluster({ shards: 1 });
+  const taken = new URL(cluster.routers[0]?.url ?? "").port;
+  await using router = start("router/main.ts", {
+    NODE_URLS: cluster.nodes[0]?.url ?? "",
+    INTERNAL_TOKEN,
+    AUTH_JWT_SECRET: SECRET,
+    PORT: taken,
+    ADMIN_PORT: "0",
+  });
+  const { code, stderr } = await router.exited;
+  expect(code).toBe(1);
+  expect(stderr.trim()).toBe(`router: 127.0.0.1:${taken} is in use`);
+});
+
+test("E3 F5: the roles start one by one from their environment, sell a ticket, and end with exit code 0", async () => {
+  await using catalog = await createDatabase("catalog");
+  await using shard = await createDatabase("shard");
+  const env = { INTERNAL_TOKEN, CATALOG_URL: catalog.url, LOG_LEVEL: "info" };
+  await using migrating = start("migrations/main.ts", { ...env, SHARD_URLS: `solo=${shard.url}` });
+  expect(await migrating.exited).toMatchObject({
+    code: 0,
+    stdout: expect.stringContaining("solo owns 4096 slots"),
+  });
+
+  const taken = new Set<number>();
+  const [nodePort, nodeAdmin, port, admin] = [
+    await chooseFreePort(taken),
+    await chooseFreePort(taken),
+    await chooseFreePort(taken),
+    await chooseFreePort(taken),
+  ].map(String) as [string, string, string, string];
+  await using node = start("shard-node/main.ts", {
+    ...env,
+    SHARD_ID: "solo",
+    DATABASE_URL: shard.url,
+    PORT: nodePort,
+    ADMIN_PORT: nodeAdmin,
+  });
+  await using router = start("router/main.ts", {
+    ...env,
+    NODE_URLS: `http://127.0.0.1:${nodePort}`,
+    AUTH_JWT_SECRET: SECRET,
+    PORT: port,
+    ADMIN_PORT: admin,
+  });
+  const ready = async (adminPort: string) =>
+    fetch(`http://127.0.0.1:${adminPort}/readyz`)
+      .then((r) => r.ok)
+      .catch(() => false);
+  await eventually("both are ready", async () => (await ready(nodeAdmin)) && ready(admin));
+
+  const client = new Client(`http://127.0.0.1:${port}`);
+  const event = await client.createEvent();
+  expect((await client.book(event.id, "ada")).status).toBe(201);
+
+  await using audit = start("audit/main.ts", env);
+  expect(await audit.exited).toMatchObject({
+    code: 0,
+    stdout: "audit clean: 1 shards, 1 events, 1 bookings, 1 tickets sold\n",
+  });
+  for (const role of [router, node]) {
+    role.stop("SIGTERM");
+    role.stop("SIGTERM");
+    const ended = await role.exited;
+    expect([ended.code, ended.stderr]).toEqual([0, ""]);
+    for (const line of ended.stdout.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ level: 30 });
+  }
+});
+
+test("B1 B2 B3 R1 R2 R3: the audit finds every kind of damage, shows it, and exits 1", async () => {
+  await using cluster = await startTestCluster({ shards: 2 });
+  const client = cluster.client();
+  const database = cluster.shards[0]?.databaseUrl ?? "";
+  while ((await client.send<{ items: unknown[] }>("GET", "/v1/events")).body.items.length < 8) {
+    await client.book((await client.createEvent()).id, "ada", 2);
+  }
+  const run = async () => {
+    await using program = start("audit/main.ts", { CATALOG_URL: cluster.catalogUrl });
+    return await program.exited;
+  };
+  expect((await run()).code).toBe(0);
+
+  await administer(database, "alter table events drop constraint b1_never_oversold");
+  const one = "id = (select min(id::text)::uuid from events)";
+  for (const [rule, damage, repair] of [
+    [
+      "B1 never oversold",
+      `update events set available_tickets = available_tickets + 1000 where ${one}`,
+      `update events set available_tickets = available_tickets - 1000 where ${one}`,
+    ],
+    [
+      "B2 tickets are conserved",
+      `update events set available_tickets = available_tickets - 1 where ${one}`,
+      `update events set available_tickets = available_tickets + 1 where ${one}`,
+    ],
+    [
+      "B3 at most max_per_user",
+      "update events set max_per_user = 1, highest_max_per_user = 1",
+      "update events set max_per_user = 2, highest_max_per_user = 2",
+    ],
+    [
+      "R1 an event is in its slot",
+      `update events set slot = slot + 1 where ${one}`,
+      `update events set slot = slot - 1 where ${one}`,
+    ],
+    [
+      "R2 every slot has exactly one owner",
+      "delete from owned_slots where slot = 7",
+      "insert into owned_slots values (7, 1)",
+    ],
+    [
+      "R3 a shard holds only events of slots it owns",
+      "delete from owned_slots",
+      "insert into owned_slots select slot, 1 from generate_series(0, 2047) slot",
+    ],
+  ] as const) {
+    await administer(database, damage);
+    const { code, stdout } = await run();
+    expect([rule, code, stdout.includes(`: ${rule}: {`), stdout.includes("audit failed")]).toEqual([
+      rule,
+      1,
+      true,
+      true,
+    ]);
+    await administer(database, repair);
+  }
+  expect((await run()).stdout).toContain("audit clean");
+  await using lost = start("audit/main.ts", { DATA_DIR: "/nonexistent" });
+  expect(await lost.exited).toMatchObject({
+    code: 1,
+    stdout: "",
+    stderr: expect.stringMatching(/^audit: no cluster found[^\n]*\n$/),
+  });
+});
+
+test("S1: the token command prints a token that the router takes, and says what is wrong otherwise", async () => {
+  await using cluster = await startTestCluster({ shards: 1 });
+  await using minting = start("deploy/embedded/token.ts", { AUTH_JWT_SECRET: SECRET }, [
+    "--sub",
+    "maria",
+    "--role",
+    "organizer",
+  ]);
+  const { code, stdout } = await minting.exited;
+  expect(code).toBe(0);
+  const created = await cluster.client().send("POST", "/v1/events", {
+    headers: { authorization: `Bearer ${stdout.trim()}` },
+    body: { name: "x", startsAt: "2030-01-01T00:00:00Z", totalTickets: 1 },
+  });
+  expect(created.status).toBe(201);
+  for (const args of [[], ["--sub", ""], ["--sub", "x", "--role", "king"], ["--user", "x"]]) {
+    await using refused = start("deploy/embedded/token.ts", { AUTH_JWT_SECRET: SECRET }, args);
+    expect(await refused.exited).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/^token: [^\n]+\n$/),
+    });
+  }
+});

@@ -1,0 +1,72 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { exportJWK, exportSPKI, generateKeyPair, SignJWT } from "jose";
+import { expect, test } from "vitest";
+import { TokenVerifier } from "../../shared/tokens.ts";
+import { SECRET, startTestCluster, tokenOf } from "../support/cluster.ts";
+
+test("S1: with a key set, RS256, ES256 and EdDSA are taken, and a public key is no shared secret", async () => {
+  const pairs = new Map<string, Awaited<ReturnType<typeof generateKeyPair>>>();
+  for (const alg of ["RS256", "ES256", "EdDSA"])
+    pairs.set(alg, await generateKeyPair(alg, { extractable: true }));
+  const keys = await Promise.all(
+    [...pairs].map(async ([alg, { publicKey }]) => ({ ...(await exportJWK(publicKey)), kid: alg, alg })),
+  );
+  const jwks = createServer((_request, response) => response.end(JSON.stringify({ keys })));
+  await new Promise<void>((resolve) => jwks.listen(0, "127.0.0.1", resolve));
+  const AUTH_JWKS_URL = `http://127.0.0.1:${(jwks.address() as AddressInfo).port}/keys`;
+  await using cluster = await startTestCluster({ shards: 1, routers: 0 });
+  await cluster.addRouter({
+    AUTH_JWT_SECRET: "",
+    AUTH_JWKS_URL,
+    AUTH_JWT_ISSUER: "the-issuer",
+    AUTH_JWT_AUDIENCE: "onsale",
+  });
+  const client = cluster.client();
+
+  const sign = async (alg: string, claims: Record<string, unknown> = {}, key?: Uint8Array) => {
+    const pair = pairs.get(alg);
+    return new SignJWT({ sub: "o", role: "organizer", iss: "the-issuer", aud: "onsale", ...claims })
+      .setProtectedHeader({ alg, kid: alg })
+      .setExpirationTime("5m")
+      .sign(key ?? pair?.privateKey ?? new Uint8Array());
+  };
+  const status = async (token: string) =>
+    (
+      await client.send("POST", "/v1/events", {
+        headers: { authorization: `Bearer ${token}` },
+        body: { name: "x", startsAt: "2030-01-01T00:00:00Z", totalTickets: 1 },
+      })
+    ).status;
+
+  for (const alg of pairs.keys()) expect([alg, await status(await sign(alg))]).toEqual([alg, 201]);
+  expect(await status(await sign("ES256", { iss: "somebody" }))).toBe(401);
+  expect(await status(await sign("ES256", { aud: "other" }))).toBe(401);
+  expect(await status(await tokenOf("o", "organizer"))).toBe(401);
+  const rsa = pairs.get("RS256");
+  const spki = rsa === undefined ? "" : await exportSPKI(rsa.publicKey);
+  expect(await status(await sign("HS256", {}, new TextEncoder().encode(spki)))).toBe(401);
+  jwks.close();
+});
+
+test("S1: a token is remembered for 30 seconds, and never past its end", async () => {
+  const clock = { time: Date.now(), now: () => clock.time, elapsed: () => clock.time };
+  const verifier = new TokenVerifier({ keys: { secret: SECRET } }, clock);
+  const key = new TextEncoder().encode(SECRET);
+  const sign = async (seconds: number) =>
+    new SignJWT({ sub: "u" })
+      .setProtectedHeader({ alg: "HS256" })
+      .setExpirationTime(Math.floor(clock.time / 1000) + seconds)
+      .sign(key);
+  const [long, short] = [await sign(600), await sign(10)];
+  for (const token of [long, short]) {
+    expect(verifier.remembered(token)).toBeUndefined();
+    expect(await verifier.verify(token)).toEqual({ userId: "u", role: "buyer" });
+    expect(verifier.remembered(token)).toEqual({ userId: "u", role: "buyer" });
+  }
+  clock.time += 10_000;
+  expect(verifier.remembered(short)).toBeUndefined();
+  expect(verifier.remembered(long)).toBeDefined();
+  clock.time += 20_000;
+  expect(verifier.remembered(long)).toBeUndefined();
+});
