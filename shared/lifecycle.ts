@@ -38,7 +38,7 @@ function reasonOf(error: unknown): string {
   if (error instanceof ConfigError) return error.message;
   if (!(error instanceof Error)) return String(error);
   const { code, address, port } = error as NodeJS.ErrnoException & { address?: string; port?: number };
-  switch (code) {
+  switch (code ?? "") {
     case "EADDRINUSE":
       return `${address}:${port} is in use`;
     case "EACCES":
