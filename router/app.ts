@@ -11,31 +11,15 @@ import Fastify, {
   type FastifyRequest,
 } from "fastify";
 import { jsonSchemaTransform, jsonSchemaTransformObject, validatorCompiler } from "fastify-type-provider-zod";
-import type { Clock } from "../shared/clock.ts";
 import { Problem, PROBLEMS } from "../shared/errors.ts";
 import type { Log } from "../shared/log.ts";
-import type { TokenVerifier } from "../shared/tokens.ts";
-import type { Cluster } from "./cluster.ts";
-import type { EventCache } from "./event-cache.ts";
 import { memoryReads } from "./memory-reads.ts";
 import type { RouterMetrics } from "./metrics.ts";
+import type { RouterParts } from "./parts.ts";
 import { problemDocument, problemHeaders, sendProblem } from "./problems.ts";
 import { newRequestId, requestIdOf } from "./request-id.ts";
 import { bookingRoutes } from "./routes/bookings.ts";
 import { eventRoutes } from "./routes/events.ts";
-
-export interface RouterParts {
-  readonly cluster: Cluster;
-  readonly cache: EventCache;
-  readonly verifier: TokenVerifier;
-  readonly metrics: RouterMetrics;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly commandDeadlineMs: number;
-  readonly connectionsMax: number;
-  /** Per user and second; false leaves limiting to the load balancer. */
-  readonly writeLimit: false | { readonly max: number };
-}
 
 const BODY_MAX_BYTES = 16 * 1024;
 const HEADERS_MAX_BYTES = 16 * 1024;

@@ -4,7 +4,6 @@
  * slot of its event (4096 = 2^12), so that a booking id alone finds its shard and stays a valid UUIDv7 (RFC 9562 §5.7).
  */
 import { randomBytes, randomUUID } from "node:crypto";
-import type { Slot } from "./slots.ts";
 
 declare const brand: unique symbol;
 type Branded<Name extends string> = string & { readonly [brand]: Name };
@@ -14,6 +13,8 @@ export type BookingId = Branded<"BookingId">;
 /** The `sub` of a token: 1 to 64 printable characters. */
 export type UserId = Branded<"UserId">;
 export type ShardId = Branded<"ShardId">;
+/** A whole number below SLOT_COUNT (slots.ts). */
+export type Slot = number & { readonly [brand]: "Slot" };
 export type IdempotencyKey = Branded<"IdempotencyKey">;
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;

@@ -3,12 +3,12 @@
  * `hash % shards` instead would move 89 % of all events when an eight-shard cluster gets its ninth.
  */
 import murmurhash from "murmurhash";
-import type { EventId } from "./ids.ts";
+import type { EventId, Slot } from "./ids.ts";
+
+export type { Slot };
 
 /** Also the number of values of the 12 bits of a booking id that carry the slot. */
 export const SLOT_COUNT = 4096;
-
-export type Slot = number & { readonly slot: unique symbol };
 
 /** The slot of an event, from the canonical form of its id. MurmurHash3 x86 32 bit, seed 0, UTF-8. */
 export function slotOf(eventId: EventId): Slot {

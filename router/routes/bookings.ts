@@ -12,7 +12,7 @@ import {
 } from "../../shared/ids.ts";
 import type { Caller } from "../../shared/tokens.ts";
 import type { BookCommand, CommandResult, SettleCommand } from "../../shared/wire.ts";
-import type { RouterParts } from "../app.ts";
+import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
 import { problemOf } from "../outcomes.ts";
 import {

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { Problem } from "../../shared/errors.ts";
 import { newEventId } from "../../shared/ids.ts";
 import type { Event, EventResult } from "../../shared/wire.ts";
-import type { RouterParts } from "../app.ts";
+import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
 import type { CachedRead } from "../event-cache.ts";
 import { eventHeaders, matches } from "../memory-reads.ts";

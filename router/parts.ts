@@ -1,0 +1,20 @@
+/** What the routes of a router work with. */
+import type { Clock } from "../shared/clock.ts";
+import type { Log } from "../shared/log.ts";
+import type { TokenVerifier } from "../shared/tokens.ts";
+import type { Cluster } from "./cluster.ts";
+import type { EventCache } from "./event-cache.ts";
+import type { RouterMetrics } from "./metrics.ts";
+
+export interface RouterParts {
+  readonly cluster: Cluster;
+  readonly cache: EventCache;
+  readonly verifier: TokenVerifier;
+  readonly metrics: RouterMetrics;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly commandDeadlineMs: number;
+  readonly connectionsMax: number;
+  /** Per user and second; false leaves limiting to the load balancer. */
+  readonly writeLimit: false | { readonly max: number };
+}
