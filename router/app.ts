@@ -24,9 +24,14 @@ import { eventRoutes } from "./routes/events.ts";
 const BODY_MAX_BYTES = 16 * 1024;
 const HEADERS_MAX_BYTES = 16 * 1024;
 const ID_CHARACTERS_MAX = 256;
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 15_000;
-const KEEP_ALIVE_MS = 65_000;
+/** A client that is slow on purpose loses its connection (Node.js manual, http.createServer). */
+const SERVER_LIMITS = {
+  maxHeaderSize: HEADERS_MAX_BYTES,
+  headersTimeout: 10_000,
+  requestTimeout: 15_000,
+  connectionsCheckingInterval: 5_000,
+  keepAliveTimeout: 65_000,
+};
 
 export async function createRouterApp(parts: RouterParts): Promise<FastifyInstance> {
   const { metrics, cache, log } = parts;
@@ -38,13 +43,11 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: (error, _request, reply) => void answerError(log, error, reply),
     serverFactory: (handler) => {
-      const server = createServer({ maxHeaderSize: HEADERS_MAX_BYTES }, (request, response) => {
+      const server = createServer(SERVER_LIMITS, (request, response) => {
         if (!memory(request, response)) handler(request, response);
       });
-      server.headersTimeout = HEADERS_TIMEOUT_MS;
-      server.requestTimeout = REQUEST_TIMEOUT_MS;
-      server.keepAliveTimeout = KEEP_ALIVE_MS;
       server.maxConnections = parts.connectionsMax;
+      server.on("drop", () => metrics.connectionRefused());
       return server;
     },
   });

@@ -134,9 +134,7 @@ export class Cluster {
 
   async #mapOf(node: NodeClient): Promise<ShardMap | undefined> {
     try {
-      const wire = wireShardMapSchema.safeParse(
-        await node.call<unknown>("GET", RPC.map, undefined, MAP_TIMEOUT_MS),
-      );
+      const wire = wireShardMapSchema.safeParse(await node.get<unknown>(RPC.map, MAP_TIMEOUT_MS));
       return wire.success ? readShardMap(wire.data) : undefined;
     } catch (error) {
       if (error instanceof CallError) return undefined;

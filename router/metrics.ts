@@ -19,6 +19,7 @@ export interface RouterMetrics extends ShardObserver {
   soldOutFast(): void;
   cacheRead(tier: CacheTier, result: "hit" | "miss"): void;
   rateLimited(): void;
+  connectionRefused(): void;
   /** Figures that are read when they are asked for. */
   watch(sources: { shards: () => readonly ShardClient[]; redisUp: () => boolean }): void;
 }
@@ -93,6 +94,7 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
     },
     shed: (reason) => shed.inc({ reason }),
     rateLimited: () => shed.inc({ reason: "rate_limited" }),
+    connectionRefused: () => shed.inc({ reason: "connections_full" }),
     watch({ shards, redisUp }) {
       new Gauge({
         name: "onsale_shard_breaker_open",

@@ -62,15 +62,15 @@ export class NodeClient {
     return this.#breaker.state === CircuitState.Open;
   }
 
+  /** Reads from the node whatever the breaker says, and without telling it: a node may know the map and still fail. */
+  async get<Answer>(path: string, timeoutMs: number): Promise<Answer> {
+    return this.#request<Answer>("GET", path, undefined, timeoutMs);
+  }
+
   /** Calls the node and returns its JSON answer. The caller bounds how many run at once. Throws only CallError. */
-  async call<Answer>(
-    method: "GET" | "POST",
-    path: string,
-    body: unknown,
-    timeoutMs: number,
-  ): Promise<Answer> {
+  async call<Answer>(path: string, body: unknown, timeoutMs: number): Promise<Answer> {
     try {
-      return await this.#breaker.execute(async () => this.#request<Answer>(method, path, body, timeoutMs));
+      return await this.#breaker.execute(async () => this.#request<Answer>("POST", path, body, timeoutMs));
     } catch (error) {
       if (error instanceof BrokenCircuitError)
         throw new CallError("unsent", `${this.url} failed lately`, error);
@@ -81,7 +81,7 @@ export class NodeClient {
   /** The same for calls that nobody else bounds: at most so many run, and so many wait. */
   async direct<Answer>(path: string, body: unknown, timeoutMs: number): Promise<Answer> {
     try {
-      return await this.#bulkhead.execute(async () => this.call<Answer>("POST", path, body, timeoutMs));
+      return await this.#bulkhead.execute(async () => this.call<Answer>(path, body, timeoutMs));
     } catch (error) {
       if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
       throw error;
@@ -119,8 +119,17 @@ export class NodeClient {
       throw new CallError(unsent ? "unsent" : "unanswered", `${this.url}${path}: ${String(cause)}`, cause);
     }
     // 421 (RFC 9110 §15.5.20) and a node's own 503 say in the body what happened.
-    if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"')))
-      return JSON.parse(text) as Answer;
+    if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"'))) {
+      return parseAnswer<Answer>(text, `${this.url}${path}`);
+    }
     throw new CallError(status === 503 ? "unsent" : "unanswered", `${this.url}${path}: status ${status}`);
+  }
+}
+
+function parseAnswer<Answer>(text: string, from: string): Answer {
+  try {
+    return JSON.parse(text) as Answer;
+  } catch (cause) {
+    throw new CallError("unanswered", `${from} did not answer in JSON`, cause);
   }
 }

@@ -199,7 +199,7 @@ export class ShardClient {
   ): Promise<Answer> {
     const started = this.#options.clock.elapsed();
     try {
-      return await node.call<Answer>("POST", path, body, timeoutMs);
+      return await node.call<Answer>(path, body, timeoutMs);
     } finally {
       this.#options.observer.called(this.id, batchSize, (this.#options.clock.elapsed() - started) / 1000);
     }

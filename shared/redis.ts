@@ -2,7 +2,7 @@
  * Redis as a place for snapshots, the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
  * instead of queueing, and each loss and return is one log line, not one per request.
  *
- * A snapshot is a hash `onsale:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
+ * A snapshot is a hash `onsale:1:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
  * (C2) and in the same step publishes what it set, so no router ever hears of a version that Redis does not hold.
  */
 import { Redis } from "ioredis";
@@ -10,7 +10,9 @@ import type { EventId } from "./ids.ts";
 import type { Log } from "./log.ts";
 import type { Snapshot } from "./wire.ts";
 
-const CHANNEL = "onsale:snapshots";
+/** Names the form of a snapshot too: releases that write another form do not read each other's. */
+const NAMESPACE = "onsale:1";
+const CHANNEL = `${NAMESPACE}:snapshots`;
 /** The last line of defence against an entry that nobody corrected (C4). */
 const ENTRY_TTL_MS = 5_000;
 const COMMAND_TIMEOUT_MS = 500;
@@ -64,7 +66,7 @@ export class SnapshotStore {
   /** The snapshot that Redis holds. Throws when Redis is away. */
   async read(id: EventId): Promise<Snapshot | undefined> {
     const found = await this.#redis.hget(keyOf(id), "snapshot");
-    return found === null ? undefined : (JSON.parse(found) as Snapshot);
+    return found === null ? undefined : snapshotsFrom(`[${found}]`)[0];
   }
 
   close(): void {
@@ -78,7 +80,7 @@ export class SnapshotFeed {
 
   constructor(url: string, log: Log, heard: (snapshots: readonly Snapshot[]) => void) {
     this.#redis = connect(url, log);
-    this.#redis.on("message", (_channel, message) => heard(JSON.parse(message) as Snapshot[]));
+    this.#redis.on("message", (_channel, message) => heard(snapshotsFrom(message)));
     this.#redis.on("ready", () => {
       this.#redis
         .subscribe(CHANNEL)
@@ -124,5 +126,18 @@ function connect(url: string, log: Log): Redis {
 }
 
 function keyOf(id: EventId): string {
-  return `onsale:event:${id}`;
+  return `${NAMESPACE}:event:${id}`;
+}
+
+/** What Redis said, without what is no snapshot: others may write there too, and that must not stop a router. */
+function snapshotsFrom(text: string): Snapshot[] {
+  try {
+    const found = JSON.parse(text) as (Partial<Snapshot> | null)[];
+    return found.filter(
+      (item): item is Snapshot =>
+        typeof item?.event?.id === "string" && typeof item.event.version === "number",
+    );
+  } catch {
+    return [];
+  }
 }

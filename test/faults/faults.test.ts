@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import pg from "pg";
 import { describe, expect, inject, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
@@ -34,6 +35,23 @@ async function lockEvent(databaseUrl: string, eventId: string): Promise<AsyncDis
   await blocker.query("begin");
   await blocker.query("select from events where id = $1 for update", [eventId]);
   return { [Symbol.asyncDispose]: async () => blocker.end() };
+}
+
+/** Stops a server and its children in their tracks, as an overloaded or paused machine would, until it is disposed. */
+function freeze(pid: number): AsyncDisposable {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").map(Number);
+  for (const each of [pid, ...children]) process.kill(each, "SIGSTOP");
+  return {
+    async [Symbol.asyncDispose]() {
+      for (const each of [pid, ...children]) {
+        try {
+          process.kill(each, "SIGCONT");
+        } catch {
+          // It has ended meanwhile.
+        }
+      }
+    },
+  };
 }
 
 function shardOf(cluster: TestCluster, event: Event) {
@@ -88,6 +106,43 @@ describe("a shard's database", () => {
     await cluster[Symbol.asyncDispose]();
     await again.stop();
     await server.stop();
+  });
+
+  test("F3: frozen, its requests have an answer by their deadline, and soon at once", async () => {
+    await using server = await startPostgresServer({ databases: ["shard_template"] });
+    await migrate(server.url("shard_template"), "shard");
+    await using cluster = await startTestCluster({
+      serverOf: (shard) => (shard === 1 ? server.url("") : undefined),
+      env: { COMMAND_DEADLINE_MS: "1000", READ_DEADLINE_MS: "1000", STATEMENT_TIMEOUT_MS: "500" },
+    });
+    const client = cluster.client();
+    const [alive, frozen] = [await eventOn(client, 0), await eventOn(client, 1)];
+    await using frost = freeze(server.pid);
+
+    const started = performance.now();
+    const first = await Promise.all(
+      Array.from({ length: 20 }, async (_, index) => client.book(frozen.id, `u-${index}`)),
+    );
+    expect(performance.now() - started).toBeLessThan(4_000);
+    expect(Object.keys(tally(first.map((answer) => answer.status)))).toEqual(["503"]);
+    await eventually("the breaker opens", async () => {
+      await client.book(frozen.id, "later");
+      return (
+        (await metric(cluster.routers[0]?.adminUrl, /onsale_shard_breaker_open\{shard="shard-1"\} (\d)/)) ===
+        1
+      );
+    });
+    const asked = performance.now();
+    expect((await client.book(frozen.id, "later")).body.code).toBe("shard_unavailable");
+    expect(performance.now() - asked).toBeLessThan(500);
+    expect((await client.book(alive.id, "u")).status).toBe(201);
+
+    await frost[Symbol.asyncDispose]();
+    await eventually(
+      "its events sell again",
+      async () => (await client.book(frozen.id, "after")).status === 201,
+    );
+    expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
   });
 
   test("F1: while its connections are killed again and again, no booking is lost or doubled and nobody sees a 500", async () => {

@@ -246,6 +246,16 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
     );
   });
 
+  test("F4: what is no snapshot on the channel harms nobody", async () => {
+    const redis = new Redis(redisUrl);
+    for (const message of ["{", "1", "[null]", '[{"event":{}}]'])
+      await redis.publish("onsale:1:snapshots", message);
+    redis.disconnect();
+    const client = cluster.client();
+    const event = await client.createEvent();
+    expect((await client.book(event.id, "u")).status).toBe(201);
+  });
+
   test("C2 C4: Redis keeps the newest of versions written in any order, with a time to live", async () => {
     const store = new SnapshotStore(redisUrl, createLog("test", "silent"));
     const redis = new Redis(redisUrl);
@@ -258,9 +268,11 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
       ]);
       await store.publish([snapshot(2)]);
       expect((await store.read(ID))?.event.version).toBe(5);
-      const ttl = await redis.pttl(`onsale:event:${ID}`);
+      const ttl = await redis.pttl(`onsale:1:event:${ID}`);
       expect(ttl).toBeGreaterThan(0);
       expect(ttl).toBeLessThanOrEqual(5_000);
+      await redis.hset(`onsale:1:event:${ID}`, { snapshot: "{not a snapshot" });
+      expect(await store.read(ID)).toBeUndefined();
     } finally {
       store.close();
       redis.disconnect();
