@@ -43,7 +43,7 @@ test("B1 B2: two batches that reach the last ticket together sell it once", asyn
   await blocker.client.query("select from events where id = $1 for update", [id]);
 
   const both = [decide([book(id, "first")]), decide([book(id, "second")])];
-  await eventually("both batches wait for the event", async () => (await waiting()) === 2);
+  await untilBlocked("both batches wait for the event", 2);
   await blocker.client.query("rollback");
 
   const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
@@ -58,7 +58,7 @@ test("B3: two batches that carry one user's commands do not sell over the limit"
   await blocker.client.query("select from events where id = $1 for update", [id]);
 
   const both = [decide([book(id, "greedy", 2)]), decide([book(id, "greedy", 2)])];
-  await eventually("both batches wait for the event", async () => (await waiting()) === 2);
+  await untilBlocked("both batches wait for the event", 2);
   await blocker.client.query("rollback");
 
   const decisions = (await Promise.all(both)).flat();
@@ -76,7 +76,7 @@ test("B1: batches that name the same events in opposite orders do not deadlock",
     decide(ids.map((id) => book(id, "first"))),
     decide(ids.toReversed().map((id) => book(id, "second"))),
   ];
-  await eventually("both batches wait for an event", async () => (await waiting()) === 2);
+  await untilBlocked("both batches wait for an event", 2);
   await blocker.client.query("rollback");
 
   const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
@@ -228,7 +228,7 @@ test("R3: a batch that waits while its slot is given away is refused", async () 
   await mover.client.query("select release_slot($1::smallint)", [slotOf(id)]);
 
   const late = decide([book(id, "user")]);
-  await eventually("the batch waits for the move", async () => (await waiting()) === 1);
+  await untilBlocked("the batch waits for the move", 1);
   await mover.client.query("commit");
 
   expect(await late).toEqual([{ outcome: "wrong_shard" }]);
@@ -241,13 +241,13 @@ test("R3: a slot is given away only after running batches, and never with its ev
   await blocker.client.query("begin");
   await blocker.client.query("select from events where id = $1 for update", [id]);
   const running = decide([book(id, "user")]);
-  await eventually("the batch waits for the event", async () => (await waiting()) === 1);
+  await untilBlocked("the batch waits for the event", 1);
 
   const released = mover.client.query("select release_slot($1::smallint)", [slotOf(id)]).then(
     () => "released",
     (error: unknown) => (error instanceof pg.DatabaseError ? error.code : error),
   );
-  await eventually("the mover waits for the batch", async () => (await waiting()) === 2);
+  await untilBlocked("the mover waits for the batch", 2);
   await blocker.client.query("rollback");
 
   expect(await running).toMatchObject([{ outcome: "booked" }]);
@@ -318,15 +318,18 @@ async function ticketsOf(id: EventId): Promise<{ available: number; sold: number
   return row;
 }
 
-/** How many statements in this test's database wait for a lock. */
-async function waiting(): Promise<number> {
-  const [row] = await database.query<{ waiting: number }>({
-    name: "waiting",
-    text: `
-      select count(*)::integer as waiting from pg_stat_activity
-      where datname = current_database() and wait_event_type = 'Lock'`,
-  });
-  return row?.waiting ?? 0;
+/** Waits until so many statements in this test's database wait for a lock. */
+async function untilBlocked(what: string, count: number): Promise<void> {
+  const isBlocked = async () => {
+    const [row] = await database.query<{ waiting: number }>({
+      name: "waiting",
+      text: `
+        select count(*)::integer as waiting from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'`,
+    });
+    return row?.waiting === count;
+  };
+  await eventually(what, isBlocked, 5_000);
 }
 
 /** A connection of the test's own, closed (and so rolled back) when it goes out of scope. */

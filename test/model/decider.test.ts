@@ -303,12 +303,13 @@ interface Backend {
 
 /** The server process that waits for a lock to decide a batch; a later try than the given one. */
 async function backendThatWaits(after?: Backend): Promise<Backend> {
-  return eventually("a batch waits for the event", async () => {
+  const find = async () => {
     const { rows } = await observer.query<Backend>(`
       select pid, xact_start::text as started from pg_stat_activity
       where datname = current_database() and wait_event_type = 'Lock' and query like '%decide_batch%'`);
     return rows.find(({ started }) => started !== after?.started);
-  });
+  };
+  return eventually("a batch waits for the event", find, 5_000);
 }
 
 function book(eventId: EventId, user: string, quantity = 1): BookCommand {

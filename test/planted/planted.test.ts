@@ -1,0 +1,314 @@
+/**
+ * Proof that the suite can fail. Each plant is a bug that somebody could really write; it is planted in a copy of the
+ * sources, and the tests of the rule that it breaks must turn red there. Unplanted, the same tests are green.
+ *
+ * A plant names the text that it replaces, which must stand in its file exactly once: when the code has moved on, the plant
+ * fails instead of proving nothing.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { expect, test } from "vitest";
+import { findRedisServer } from "../support/redis.ts";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+const SOURCES = [
+  "audit",
+  "deploy",
+  "migrations",
+  "router",
+  "shard-node",
+  "shared",
+  "test/integration",
+  "test/model",
+  "test/support",
+  "package.json",
+  "tsconfig.json",
+  "vitest.config.ts",
+];
+
+const FUNCTIONS = "migrations/shard/0002_booking-functions.sql";
+const STORE = "test/model/booking-store.test.ts";
+const STORIES = "test/model/booking-store.property.test.ts";
+const DECIDER = "test/model/decider.test.ts";
+const LANES = "test/model/lanes.test.ts";
+const CACHE = "test/integration/cache.test.ts";
+
+interface Plant {
+  readonly bug: string;
+  /** The rule whose tests must turn red. */
+  readonly rule: string;
+  /** Where those tests are. */
+  readonly suite: string;
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+const PLANTS: readonly Plant[] = [
+  {
+    bug: "events are read without their lock",
+    rule: "B1",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "where e.id = any (v_event_ids) order by e.id for update;",
+    replace: "where e.id = any (v_event_ids) order by e.id;",
+  },
+  {
+    bug: "a ticket more than is left may be sold",
+    rule: "B1",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "elsif v_command.quantity > v_available[v_position] then",
+    replace: "elsif v_command.quantity > v_available[v_position] + 1 then",
+  },
+  {
+    bug: "cancelling an expired hold frees its tickets again",
+    rule: "B2",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "if v_booking.status <> 'expired' then",
+    replace: "if true then",
+  },
+  {
+    bug: "the user's limit is not checked",
+    rule: "B3",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "elsif v_command.tickets + v_command.quantity > v_max[v_position] then",
+    replace: "elsif v_command.quantity > v_max[v_position] then",
+  },
+  {
+    bug: "a lane puts two commands of one buyer into one batch",
+    rule: "B3",
+    suite: LANES,
+    file: "shard-node/lanes.ts",
+    find: "} else if (buyer !== undefined && buyers.has(buyer)) {",
+    replace: "} else if (buyer === command.budgetMs.toString()) {",
+  },
+  {
+    bug: "a second try takes its own bookings for a client's replay",
+    rule: "B4",
+    suite: DECIDER,
+    file: "shard-node/booking-store.ts",
+    find: "outcome: row.id === id ?",
+    replace: "outcome: row.status === command.key ?",
+  },
+  {
+    bug: "a replay is not recognised",
+    rule: "B5",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "elsif v_command.same_key then",
+    replace: "elsif false then",
+  },
+  {
+    bug: "a key that was used for other content is answered as a replay",
+    rule: "B5",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "case when v_command.same_content then 'replayed' else 'idempotency_key_reused' end",
+    replace: "'replayed'",
+  },
+  {
+    bug: "due holds keep their tickets until they are swept",
+    rule: "B6",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at <= v_now",
+    replace: "where b.event_id = any (v_event_ids) and b.status = 'held' and v_now is null",
+  },
+  {
+    bug: "an expired hold is confirmed without asking for its tickets",
+    rule: "B7",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "and v_available[v_position] >= v_booking.quantity\n",
+    replace: "",
+  },
+  {
+    bug: "the version does not rise",
+    rule: "B9",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "set available_tickets = x.available, version = e.version + 1,",
+    replace: "set available_tickets = x.available,",
+  },
+  {
+    bug: "the last moment of the sales window is inside it",
+    rule: "B10",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "e.sales_end_at > v_now",
+    replace: "e.sales_end_at >= v_now",
+  },
+  {
+    bug: "anybody may settle anybody's booking",
+    rule: "B11",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "elsif v_booking.id is null or v_booking.user_id <> p_settle_users[i] then",
+    replace: "elsif v_booking.id is null then",
+  },
+  {
+    bug: "the fence is not read",
+    rule: "R3",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "select array_agg(o.slot is not null order by x.position)",
+    replace: "select array_agg(true order by x.position)",
+  },
+  {
+    bug: "batches do not hold the lock that keeps slots in place",
+    rule: "R3",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "end if;\n\n  perform pg_advisory_xact_lock_shared(slots_lock_key());\n",
+    replace: "end if;\n",
+  },
+  {
+    bug: "a batch that met a fault is given up",
+    rule: "F1",
+    suite: DECIDER,
+    file: "shard-node/decider.ts",
+    find: "if (attempt < 2 && error instanceof DatabaseError) continue;",
+    replace: "if (attempt < 1 && error instanceof DatabaseError) continue;",
+  },
+  {
+    bug: "a commit in doubt is forgotten when the second try fails otherwise",
+    rule: "F1",
+    suite: DECIDER,
+    file: "shard-node/decider.ts",
+    find: "inDoubt ||= error instanceof",
+    replace: "inDoubt = error instanceof",
+  },
+  {
+    bug: "a command that nobody waits for any more is decided",
+    rule: "F2",
+    suite: LANES,
+    file: "shard-node/lanes.ts",
+    find: "if (waiting.deadline <= now) {",
+    replace: "if (waiting.deadline <= 0) {",
+  },
+  {
+    bug: "the cache takes an older version for a newer one",
+    rule: "C2",
+    suite: CACHE,
+    file: "router/event-cache.ts",
+    find: "version > known.snapshot.event.version ? new Entry",
+    replace: "version > 0 ? new Entry",
+  },
+  {
+    bug: "Redis takes an older version for a newer one",
+    rule: "C2",
+    suite: CACHE,
+    file: "shared/redis.ts",
+    find: "if version > current then",
+    replace: "if version > 0 then",
+  },
+];
+
+const isRedisMissing = findRedisServer() === undefined;
+const needsRedis = ({ file }: Plant) => file === "shared/redis.ts";
+
+test("H3: without a plant, the tests that catch them are green", { timeout: 120_000 }, async () => {
+  using copy = copySources();
+  const plants = PLANTS.filter((plant) => !isRedisMissing || !needsRedis(plant));
+  const suites = new Set(plants.map(({ suite }) => suite));
+
+  const run = await runTests(copy.directory, [...suites], anyOf(plants));
+
+  expect(run.failed).toEqual([]);
+  expect(run.exitCode).toBe(0);
+  for (const { rule } of plants) expect(run.passed.some((name) => rulesOf(name).includes(rule))).toBe(true);
+});
+
+test.for(PLANTS)("H3: caught by $rule: $bug", { timeout: 120_000 }, async (plant, { skip }) => {
+  skip(isRedisMissing && needsRedis(plant), "SKIPPED: no redis-server or valkey-server is installed");
+  using copy = copySources();
+  copy.plant(plant);
+
+  const run = await runTests(copy.directory, [plant.suite], anyOf([plant]));
+
+  expect(run.exitCode).not.toBe(0);
+  expect(run.failed.filter((name) => rulesOf(name).includes(plant.rule))).not.toEqual([]);
+});
+
+/** A copy of the sources that shares the installed packages. */
+function copySources(): { directory: string; plant(plant: Plant): void } & Disposable {
+  const directory = mkdtempSync(join(tmpdir(), "onsale-planted-"));
+  for (const source of SOURCES) cpSync(join(ROOT, source), join(directory, source), { recursive: true });
+  symlinkSync(join(ROOT, "node_modules"), join(directory, "node_modules"));
+  return {
+    directory,
+    plant({ file, find, replace }) {
+      const path = join(directory, file);
+      const parts = readFileSync(path, "utf8").split(find);
+      expect([file, find, "occurs", parts.length - 1]).toEqual([file, find, "occurs", 1]);
+      writeFileSync(path, parts.join(replace));
+    },
+    [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
+
+interface TestRun {
+  readonly exitCode: number | null;
+  /** Names of tests. */
+  readonly failed: readonly string[];
+  readonly passed: readonly string[];
+}
+
+/** Runs these test files as a process of their own; of their tests only those with such a name. */
+async function runTests(directory: string, files: readonly string[], names: string): Promise<TestRun> {
+  const report = join(directory, "report.json");
+  const vitest = join(ROOT, "node_modules/vitest/vitest.mjs");
+  const flags = [
+    "--no-cache",
+    "--bail=1",
+    "--testTimeout=20000",
+    "--reporter=json",
+    `--outputFile=${report}`,
+  ];
+  const child = spawn(process.execPath, [vitest, "run", ...files, "--testNamePattern", names, ...flags], {
+    cwd: directory,
+    // Not this run's environment, which tells a test runner that it is inside one. A fixed seed makes the same stories
+    // catch the same plants every time.
+    env: { PATH: process.env["PATH"], TMPDIR: tmpdir(), TEST_SEED: "1", FC_NUM_RUNS: "150" },
+    stdio: ["ignore", "ignore", "pipe"],
+    timeout: 100_000,
+  });
+  const said: Buffer[] = [];
+  child.stderr.on("data", (chunk: Buffer) => said.push(chunk));
+  const [exitCode] = (await once(child, "close")) as [number | null];
+  return { exitCode, ...readReport(report, Buffer.concat(said).toString()) };
+}
+
+interface Report {
+  readonly testResults: readonly {
+    readonly assertionResults: readonly { readonly title: string; readonly status: string }[];
+  }[];
+}
+
+function readReport(file: string, said: string): Pick<TestRun, "failed" | "passed"> {
+  let report: Report;
+  try {
+    report = JSON.parse(readFileSync(file, "utf8")) as Report;
+  } catch (cause) {
+    throw new Error(`the tests of the copy did not run: ${said}`, { cause });
+  }
+  const results = report.testResults.flatMap(({ assertionResults }) => assertionResults);
+  const named = (status: string) =>
+    results.filter((test) => test.status === status).map(({ title }) => title);
+  return { failed: named("failed"), passed: named("passed") };
+}
+
+/** The names of tests that carry one of the rules. */
+function anyOf(plants: readonly Plant[]): string {
+  return `\\b(${[...new Set(plants.map(({ rule }) => rule))].join("|")})\\b.*:`;
+}
+
+function rulesOf(name: string): string[] {
+  return (name.split(":")[0] ?? "").split(" ");
+}
