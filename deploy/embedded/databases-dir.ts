@@ -3,7 +3,7 @@
  * (a checkout below /root, say), in a directory of /var/lib/onsale whose random name DATA_DIR remembers.
  */
 import { randomUUID } from "node:crypto";
-import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { DataDir } from "./data-dir.ts";
 import { canWrite, type ServiceUser } from "./service-user.ts";
@@ -24,6 +24,7 @@ export function databasesDirectory(dataDir: DataDir, user: ServiceUser | undefin
   const id = state.databasesId ?? randomUUID();
   const outside = join(OUTSIDE, id);
   if (!hand(outside, user)) {
+    if (state.databasesId === undefined) rmSync(outside, { recursive: true, force: true }); // made just now
     throw new StartError(
       `user ${user.name}, who runs PostgreSQL, can write neither into ${inside} nor into ${outside}`,
     );

@@ -48,9 +48,9 @@ export function runAs(user: ServiceUser | undefined): { cwd: string; uid?: numbe
  */
 export function canWrite(user: ServiceUser | undefined, directory: string): boolean {
   const probe = 'test -d "$1" && test -x "$1" && : > "$1/.probe" && rm "$1/.probe"';
-  return (
-    spawnSync("/bin/sh", ["-c", probe, "sh", directory], { ...runAs(user), stdio: "ignore" }).status === 0
-  );
+  const env = { PATH: "/bin:/usr/bin" }; // where rm is, whatever PATH we were given
+  const args = ["-c", probe, "sh", directory];
+  return spawnSync("/bin/sh", args, { ...runAs(user), env, stdio: "ignore" }).status === 0;
 }
 
 /** Can `user` run this program? Answered by running it with `--version`. */
