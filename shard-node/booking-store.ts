@@ -17,6 +17,7 @@ import type {
 } from "../shared/wire.ts";
 import { type BookingId, type EventId, newBookingId, slotOfBooking, timeOf } from "../shared/ids.ts";
 import { invariant } from "../shared/invariant.ts";
+import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
 import { type Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { type Slot, slotOf } from "../shared/slots.ts";
 
@@ -58,36 +59,6 @@ const EVENTS_WITH_DUE_HOLDS: Statement = {
     select distinct event_id as id from bookings
     where status = 'held' and expires_at <= now() limit $1`,
 };
-
-/** A row of `events` as JSON, with what snapshots_of() adds. */
-interface EventRow {
-  id: EventId;
-  name: string;
-  venue: string | null;
-  starts_at: string;
-  sales_start_at: string | null;
-  sales_end_at: string | null;
-  total_tickets: number;
-  available_tickets: number;
-  max_per_user: number;
-  status: Event["status"];
-  version: number;
-  created_at: string;
-  updated_at: string;
-  next_hold_expires_at?: string | null;
-}
-
-/** A row of `bookings` as JSON. */
-interface BookingRow {
-  id: BookingId;
-  event_id: Booking["eventId"];
-  user_id: Booking["userId"];
-  quantity: number;
-  status: Booking["status"];
-  expires_at: string | null;
-  created_at: string;
-  updated_at: string;
-}
 
 interface BatchRow {
   now: string;
@@ -347,54 +318,6 @@ function newBooking(command: BookCommand, id: BookingId, now: string): Booking {
     createdAt: now,
     updatedAt: now,
   };
-}
-
-function bookingFrom(row: BookingRow, nowMs: number): Booking {
-  const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
-  // A due hold is expired for everybody (B6), also before the database has written it down.
-  const due = row.status === "held" && expiresAt !== null && Date.parse(expiresAt) <= nowMs;
-  const status = due ? "expired" : row.status;
-  return {
-    id: row.id,
-    eventId: row.event_id,
-    userId: row.user_id,
-    quantity: row.quantity,
-    status,
-    expiresAt: status === "held" || status === "expired" ? expiresAt : null,
-    createdAt: iso(row.created_at),
-    updatedAt: iso(row.updated_at),
-  };
-}
-
-function snapshotFrom(row: EventRow): Snapshot {
-  return { event: eventFrom(row), nextHoldExpiresAt: isoOrNull(row.next_hold_expires_at ?? null) };
-}
-
-function eventFrom(row: EventRow): Event {
-  return {
-    id: row.id,
-    name: row.name,
-    venue: row.venue,
-    startsAt: iso(row.starts_at),
-    salesStartAt: isoOrNull(row.sales_start_at),
-    salesEndAt: isoOrNull(row.sales_end_at),
-    status: row.status,
-    totalTickets: row.total_tickets,
-    availableTickets: row.available_tickets,
-    maxPerUser: row.max_per_user,
-    version: row.version,
-    createdAt: iso(row.created_at),
-    updatedAt: iso(row.updated_at),
-  };
-}
-
-/** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
-function iso(time: string): string {
-  return new Date(time).toISOString();
-}
-
-function isoOrNull(time: string | null): string | null {
-  return time === null ? null : iso(time);
 }
 
 function inOrder<Id extends string, T>(
