@@ -8,6 +8,19 @@ import type { Command, CommandResult, Failure, Snapshot } from "../shared/wire.t
 import type { Log } from "../shared/log.ts";
 import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
 
+const UNKNOWN: Failure = { outcome: "outcome_unknown" };
+/**
+ * Refusals of today that may be a yes tomorrow. When the first try is still on its way to the database, or waits there, it
+ * may yet be decided, later than the second and otherwise; so the second try cannot say these for good (F1).
+ */
+const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
+  "sold_out",
+  "insufficient_tickets",
+  "user_limit_exceeded",
+  "sales_not_open",
+  "hold_expired",
+]);
+
 /** The answer to one command, and its event as it was after the batch. */
 export interface Decided {
   readonly result: CommandResult;
@@ -38,6 +51,7 @@ export class Decider {
 
   async #tryTwice(commands: readonly Command[], ids: FreshIds): Promise<readonly Decided[]> {
     let inDoubt = false;
+    let mayRunLater = false;
     for (let attempt = 1; ; attempt += 1) {
       try {
         const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids);
@@ -52,14 +66,18 @@ export class Decider {
               : command && isBooking(command)
                 ? command.eventId
                 : undefined;
-          return { result, snapshot: eventId && byEvent.get(eventId) };
+          const isFinal = !mayRunLater || !MAY_CHANGE.has(result.outcome);
+          return { result: isFinal ? result : UNKNOWN, snapshot: eventId && byEvent.get(eventId) };
         });
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
+        // With its last word a server process ends; a connection that broke without one may leave it running.
+        mayRunLater ||=
+          error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
         this.#log.error({ err: error, commands: commands.length, inDoubt }, "a batch could not be decided");
-        const failure = inDoubt ? ({ outcome: "outcome_unknown" } as const) : failureOf(error);
+        const failure = inDoubt ? UNKNOWN : failureOf(error);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
       }
     }
