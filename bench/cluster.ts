@@ -36,6 +36,7 @@ const SECRET = "a-secret-that-only-the-benchmark-uses-0000";
 const READY_MAX_MS = 90_000;
 const STOP_MAX_MS = 60_000;
 const TOKEN_TTL_SECONDS = 24 * 3600;
+const MINTED_AT_ONCE = 1_000;
 
 export interface BenchCluster extends AsyncDisposable {
   readonly router: ClusterFile["router"];
@@ -44,7 +45,6 @@ export interface BenchCluster extends AsyncDisposable {
   /** Tokens of this many different buyers, numbered from `first`. */
   buyerTokens(count: number, first?: number): Promise<string[]>;
   createEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<Event>;
-  /** The shard on which an event is. */
   readEvent(id: string): Promise<Event>;
   audit(): Promise<AuditReport>;
 }
@@ -120,9 +120,18 @@ function clientOf(file: ClusterFile): Omit<BenchCluster, "dataDir" | typeof Symb
     router,
     shards,
     async buyerTokens(count, first = 0) {
-      return Promise.all(
-        Array.from({ length: count }, async (_, index) => tokenOf(`buyer-${first + index}`, "buyer")),
-      );
+      const tokens: string[] = [];
+      while (tokens.length < count) {
+        const next = Array.from(
+          { length: Math.min(MINTED_AT_ONCE, count - tokens.length) },
+          (_, index) => index,
+        );
+        const from = first + tokens.length;
+        tokens.push(
+          ...(await Promise.all(next.map(async (index) => tokenOf(`buyer-${from + index}`, "buyer")))),
+        );
+      }
+      return tokens;
     },
     async createEvent(fields) {
       const headers = {

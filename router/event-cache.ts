@@ -17,6 +17,8 @@ import type { Failure, ReadResult, Snapshot } from "../shared/wire.ts";
 const READ_FRESH_MS = 800;
 /** How long "sold out" is said from memory. */
 const SOLD_OUT_FRESH_MS = 250;
+/** From when on the shard is asked again meanwhile, so that in a rush "sold out" never ends just for want of its word. */
+const SOLD_OUT_RENEW_MS = 125;
 
 export interface CachedEvent {
   readonly snapshot: Snapshot;
@@ -86,28 +88,25 @@ export class EventCache {
     const event = this.fresh(id);
     this.#options.counted("memory", event === undefined ? "miss" : "hit");
     if (event !== undefined) return { outcome: "found", event, tier: "memory" };
-    let load = this.#loading.get(id);
-    if (load === undefined) {
-      load = this.#load(id).finally(() => this.#loading.delete(id));
-      this.#loading.set(id, load);
-    }
-    return load;
+    return this.#loading.get(id) ?? this.#noted(id, this.#load(id));
   }
 
   /** True when no ticket of the event can be had: a shard said so at most 250 ms ago, and no hold has come due since. */
   isSoldOut(id: EventId): boolean {
     const entry = this.#entries.get(id);
-    if (entry === undefined || this.#options.clock.elapsed() - entry.vouched.byShard >= SOLD_OUT_FRESH_MS)
-      return false;
+    if (entry === undefined) return false;
+    const age = this.#options.clock.elapsed() - entry.vouched.byShard;
+    if (age >= SOLD_OUT_FRESH_MS) return false;
     const { event, nextHoldExpiresAt } = entry.snapshot;
     if (event.availableTickets > 0 || event.status !== "on_sale") return false;
     const now = this.#options.clock.now();
     // Outside the sales window the answer is another one, and it is the shard's to give.
-    return (
+    const soldOut =
       (nextHoldExpiresAt === null || now < Date.parse(nextHoldExpiresAt)) &&
       (event.salesStartAt === null || now >= Date.parse(event.salesStartAt)) &&
-      (event.salesEndAt === null || now < Date.parse(event.salesEndAt))
-    );
+      (event.salesEndAt === null || now < Date.parse(event.salesEndAt));
+    if (soldOut && age >= SOLD_OUT_RENEW_MS) this.#renew(id);
+    return soldOut;
   }
 
   /** Takes in what a shard said in an answer that was asked for at `askedAt`. */
@@ -121,6 +120,18 @@ export class EventCache {
       const { id } = snapshot.event;
       if (this.#entries.has(id) || this.#loading.has(id)) this.#offer(snapshot, NEVER);
     }
+  }
+
+  /** Asks the shard while memory still answers. Nobody waits for it: when it fails, the next to ask go to the shard. */
+  #renew(id: EventId): void {
+    if (!this.#loading.has(id)) void this.#noted(id, this.#loadFromShard(id));
+  }
+
+  /** Notes a load for as long as it is under way. */
+  async #noted(id: EventId, load: Promise<CachedRead | MissedRead>): Promise<CachedRead | MissedRead> {
+    const noted = load.finally(() => this.#loading.delete(id));
+    this.#loading.set(id, noted);
+    return noted;
   }
 
   async #load(id: EventId): Promise<CachedRead | MissedRead> {

@@ -1,8 +1,7 @@
 /** Bearer tokens (RFC 7519), the only door to jose: who is asking, and in which role. */
-import { createHmac, createSecretKey, type KeyObject, timingSafeEqual } from "node:crypto";
+import { createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
 import {
   createRemoteJWKSet,
-  decodeJwt,
   decodeProtectedHeader,
   type JWTPayload,
   jwtVerify,
@@ -37,7 +36,7 @@ const REMEMBERED_MS = 30_000;
 
 /** Says who holds a token. A token is verified once and remembered for a short while: a buyer sends the same one again. */
 export class TokenVerifier {
-  readonly #verify: (token: string) => Promise<Caller | undefined>;
+  readonly #verify: (token: string) => Promise<Verified | undefined>;
   readonly #clock: Clock;
   readonly #remembered = new LRUCache<string, { caller: Caller; until: number }>({ max: REMEMBERED_MAX });
 
@@ -54,12 +53,18 @@ export class TokenVerifier {
 
   /** The caller, or undefined when the token is forged, expired, without `exp`, or not for us. */
   async verify(token: string): Promise<Caller | undefined> {
-    const caller = await this.#verify(token);
-    if (caller === undefined) return undefined;
-    const expiresAt = (decodeJwt(token).exp ?? 0) * 1000;
+    const verified = await this.#verify(token);
+    if (verified === undefined) return undefined;
+    const { caller, expiresAt } = verified;
     this.#remembered.set(token, { caller, until: Math.min(expiresAt, this.#clock.now() + REMEMBERED_MS) });
     return caller;
   }
+}
+
+interface Verified {
+  readonly caller: Caller;
+  /** Milliseconds since the epoch. */
+  readonly expiresAt: number;
 }
 
 /** A token signed with the shared secret (HS256). */
@@ -77,7 +82,11 @@ export async function mintToken(claims: {
     .sign(new TextEncoder().encode(claims.secret));
 }
 
-function verifierOf({ keys, issuer, audience }: TokenRules): (token: string) => Promise<Caller | undefined> {
+function verifierOf({
+  keys,
+  issuer,
+  audience,
+}: TokenRules): (token: string) => Promise<Verified | undefined> {
   const checks: JWTVerifyOptions = {
     requiredClaims: ["exp", "sub"],
     ...(issuer === undefined ? {} : { issuer }),
@@ -85,42 +94,52 @@ function verifierOf({ keys, issuer, audience }: TokenRules): (token: string) => 
   };
   // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
   if ("secret" in keys) {
-    const key = createSecretKey(keys.secret, "utf8");
-    return async (token) => callerOf(async () => hs256Claims(token, key, checks));
+    const claimsOf = hs256Claims(keys.secret, checks);
+    return async (token) => verifiedBy(async () => claimsOf(token));
   }
   const jwks = createRemoteJWKSet(new URL(keys.jwksUrl));
   const algorithms = ["RS256", "ES256", "EdDSA"];
   return async (token) =>
-    callerOf(async () => (await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
+    verifiedBy(async () => (await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
 }
 
 const UNSECURED_HEADER = Buffer.from('{"alg":"none"}').toString("base64url");
 
 /**
- * The claims of a token that carries this key's signature; throws for every other one. jose would compute the HMAC with
- * WebCrypto, which sends each token to another thread and back: 30 µs of processor time a token, 6 this way, and in a
- * rush every token is new (npm run bench -- hot-event). So only the HMAC is computed here. What a header and claims must
- * look like is jose's to judge, which gets the claims as a token without a signature once the signature has been checked.
+ * Answers the claims of a token that carries this secret's signature; throws for every other one. jose would compute the
+ * HMAC with WebCrypto, which sends each token to another thread and back: 30 µs of processor time a token, 6 this way, and
+ * in a rush every token is new (npm run bench -- hot-event). So only the HMAC is computed here. What a header and claims
+ * must look like is jose's to judge, which gets the claims as a token without a signature once the signature was checked.
  */
-function hs256Claims(token: string, key: KeyObject, checks: JWTVerifyOptions): JWTPayload {
-  const { alg, crit } = decodeProtectedHeader(token);
-  if (alg !== "HS256" || crit !== undefined) throw new Error("not a plain HS256 token");
-  const signatureAt = token.lastIndexOf(".") + 1;
-  const signed = token.slice(0, signatureAt - 1);
-  const given = Buffer.from(token.slice(signatureAt));
-  // Compared as text, so that each token has exactly one spelling of its signature.
-  const expected = Buffer.from(createHmac("sha256", key).update(signed).digest("base64url"));
-  if (given.length !== expected.length || !timingSafeEqual(given, expected)) throw new Error("forged");
-  const claims = signed.slice(signed.indexOf(".") + 1);
-  return UnsecuredJWT.decode(`${UNSECURED_HEADER}.${claims}.`, checks).payload;
+function hs256Claims(secret: string, checks: JWTVerifyOptions): (token: string) => JWTPayload {
+  const key = createSecretKey(secret, "utf8");
+  // Whoever issues the tokens gives all of them the same header, so nearly every one has been judged before.
+  let goodHeader: string | undefined;
+  return (token) => {
+    const header = token.slice(0, token.indexOf("."));
+    if (header !== goodHeader) {
+      const { alg, crit } = decodeProtectedHeader(token);
+      if (alg !== "HS256" || crit !== undefined) throw new Error("not a plain HS256 token");
+      goodHeader = header;
+    }
+    const signatureAt = token.lastIndexOf(".") + 1;
+    const signed = token.slice(0, signatureAt - 1);
+    const given = Buffer.from(token.slice(signatureAt));
+    // Compared as text, so that each token has exactly one spelling of its signature.
+    const expected = Buffer.from(createHmac("sha256", key).update(signed).digest("base64url"));
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) throw new Error("forged");
+    const claims = signed.slice(header.length + 1);
+    return UnsecuredJWT.decode(`${UNSECURED_HEADER}.${claims}.`, checks).payload;
+  };
 }
 
-async function callerOf(claims: () => Promise<JWTPayload>): Promise<Caller | undefined> {
+async function verifiedBy(claims: () => Promise<JWTPayload>): Promise<Verified | undefined> {
   try {
-    const { sub, role = "buyer" } = await claims();
+    const { sub, exp = 0, role = "buyer" } = await claims();
     const userId = parseUserId(sub);
     const known = ROLES.find((candidate) => candidate === role);
-    return userId === undefined || known === undefined ? undefined : { userId, role: known };
+    if (userId === undefined || known === undefined) return undefined;
+    return { caller: { userId, role: known }, expiresAt: exp * 1000 };
   } catch {
     return undefined;
   }

@@ -15,6 +15,7 @@ import type { BookCommand, CommandResult, SettleCommand } from "../../shared/wir
 import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
 import { problemOf } from "../outcomes.ts";
+import { sendProblem } from "../problems.ts";
 import {
   bookingBody,
   bookingParams,
@@ -26,6 +27,8 @@ import {
 } from "../schemas.ts";
 
 const KEY_HEADER = "idempotency-key";
+/** Made once and sent, not thrown: the answer to nearly everybody, once the last ticket is gone. */
+const SOLD_OUT = problemOf({ outcome: "sold_out" });
 const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
 
 export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
@@ -48,7 +51,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
     if (given === undefined && cache.isSoldOut(eventId)) {
       metrics.soldOutFast();
       metrics.outcome("sold_out");
-      throw problemOf({ outcome: "sold_out" });
+      return sendProblem(reply, SOLD_OUT);
     }
     const result = await decide(build(given ?? newIdempotencyKey()));
     if (!("booking" in result)) throw problemOf(result);
