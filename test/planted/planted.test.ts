@@ -185,6 +185,14 @@ const PLANTS: readonly Plant[] = [
     replace: "inDoubt = error instanceof",
   },
   {
+    bug: "a no of the second try is final although the first may still be decided",
+    rule: "F1",
+    suite: DECIDER,
+    file: "shard-node/decider.ts",
+    find: "const isFinal = !mayRunLater ||",
+    replace: "const isFinal = attempt > 1 ||",
+  },
+  {
     bug: "a command that nobody waits for any more is decided",
     rule: "F2",
     suite: LANES,
