@@ -111,7 +111,7 @@ const sales: fc.Arbitrary<EventLine["sales"]> = fc.oneof(
   { weight: 4, arbitrary: fc.constant([null, null] as const) },
   {
     weight: 1,
-    arbitrary: fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 120, 3600)),
+    arbitrary: fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600)),
   },
 );
 const totalTickets = fc.integer({ min: 1, max: 12 });
