@@ -22,7 +22,7 @@ beforeAll(async () => {
 afterAll(async () => created[Symbol.asyncDispose]());
 
 test("F1: busy: a statement that gets no connection in time was not sent", async () => {
-  await using database = given({ connectionsMax: 1, connectTimeoutMs: 200 });
+  await using database = given({ connectionsMax: 1, connectTimeoutMs: 1_000 });
   await using lock = await holdLock();
   const running = database.query(LOCK);
   await eventually("the only connection is in use", () => isBlocked());
@@ -96,8 +96,8 @@ test("F1: refused: PostgreSQL's own no carries its SQL state, and the connection
 });
 
 test.each([
-  { what: "statement timeout", options: { statementTimeoutMs: 200 }, sqlState: "57014" },
-  { what: "lock timeout", options: { lockTimeoutMs: 200 }, sqlState: "55P03" },
+  { what: "statement timeout", options: { statementTimeoutMs: 500 }, sqlState: "57014" },
+  { what: "lock timeout", options: { lockTimeoutMs: 500 }, sqlState: "55P03" },
 ])("F1: refused: the $what ends a statement that waits", async ({ options, sqlState }) => {
   await using database = given({ connectionsMax: 1, ...options });
   await using lock = await holdLock();
@@ -131,7 +131,7 @@ test("F1: lost: the connection breaks under a statement", async () => {
 
 test("F1: lost: a server that falls silent under a statement costs its timeout and a second, and nothing hangs", async () => {
   await using proxy = await startFaultyProxy(created.url);
-  await using database = given({ url: proxy.url, connectionsMax: 1, statementTimeoutMs: 200 });
+  await using database = given({ url: proxy.url, connectionsMax: 1, statementTimeoutMs: 500 });
   const intercepted = proxy.intercept("select 1");
   const silent = database.query(ONE).catch((error: unknown) => error);
   await intercepted;

@@ -3,6 +3,7 @@
  * A state is events and bookings; every function takes one and returns another. Nothing here counts tickets along the
  * way: what is available is always computed from the bookings, so that no ticket can be lost or doubled by the model.
  */
+import { isDeepStrictEqual } from "node:util";
 import { type BookingId, slotOfBooking } from "../../shared/ids.ts";
 import { type Slot, slotOf } from "../../shared/slots.ts";
 import type {
@@ -110,11 +111,12 @@ export function changeEvent(
   if (event.totalTickets < soldOf(draft, id)) return refuse("below_sold");
   if (isAfterOrAt(event.salesStartAt, event.salesEndAt)) return refuse("invalid_sales_window");
 
-  draft.events.set(id, {
-    ...event,
-    highestMaxPerUser: Math.max(event.highestMaxPerUser, event.maxPerUser),
-  });
-  draft.changed.add(id);
+  // What is as it was wanted already is no change, and raises no version (B9).
+  if (!isDeepStrictEqual(event, before)) {
+    const highestMaxPerUser = Math.max(before.highestMaxPerUser, event.maxPerUser);
+    draft.events.set(id, { ...event, highestMaxPerUser });
+    draft.changed.add(id);
+  }
   const after = commit(draft);
   const snapshot = snapshotOf(after, id);
   if (snapshot === undefined) throw new Error("an event that was changed exists");

@@ -189,8 +189,8 @@ const PLANTS: readonly Plant[] = [
     rule: "F1",
     suite: DECIDER,
     file: "shard-node/decider.ts",
-    find: "const isFinal = !mayRunLater ||",
-    replace: "const isFinal = attempt > 1 ||",
+    find: "result: mayRunLater ? afterLostTry(result) : result,",
+    replace: "result: attempt > 2 ? afterLostTry(result) : result,",
   },
   {
     bug: "a command that nobody waits for any more is decided",
