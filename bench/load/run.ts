@@ -35,11 +35,12 @@ export async function runLoad(
 export async function startBareServer(
   answer: BareAnswer,
   options: { signal: AbortSignal; core?: number },
-): Promise<Target & AsyncDisposable> {
+): Promise<Target & { pid: number } & AsyncDisposable> {
   const helper = startHelper("bare-server.ts", options.signal, { core: options.core });
   helper.process.send(answer);
   const port = await helper.next<number>();
-  return { host: "127.0.0.1", port, [Symbol.asyncDispose]: async () => helper[Symbol.asyncDispose]() };
+  const pid = helper.process.pid ?? 0;
+  return { host: "127.0.0.1", port, pid, [Symbol.asyncDispose]: async () => helper[Symbol.asyncDispose]() };
 }
 
 interface Helper extends AsyncDisposable {

@@ -3,10 +3,9 @@
  * bytes. Both are measured in turns, each alone on one core, the load generator on the other.
  */
 import { runLoad, startBareServer } from "../load/run.ts";
-import type { Target } from "../load/connection.ts";
 import type { LoadReport } from "../load/plan.ts";
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
-import { pin } from "../processes.ts";
+import { pin, processorSeconds } from "../processes.ts";
 import { CONNECTIONS, otherAnswers } from "./rush.ts";
 
 const ROUNDS = 5;
@@ -16,6 +15,9 @@ const LOAD_CORE = 1;
 const TARGET = 0.7;
 /** What Node adds to every answer by itself. */
 const ADDED_BY_NODE = new Set(["date", "connection", "keep-alive"]);
+
+/** With the server's processor time an answer. */
+type Measured = LoadReport & { readonly microseconds: number };
 
 export async function reads(context: PartContext): Promise<readonly Figure[]> {
   const { cluster, seconds, signal, progress } = context;
@@ -33,11 +35,14 @@ export async function reads(context: PartContext): Promise<readonly Figure[]> {
   );
   using pinned = pin(cluster.router.pid, SERVER_CORE);
   const { hostname, port } = new URL(cluster.router.url);
-  const servers = { router: { host: hostname, port: Number(port) }, bare };
-  const measure = async (name: keyof typeof servers, target: Target): Promise<LoadReport> =>
-    runLoad(
+  const { pid } = cluster.router;
+  const servers = { router: { host: hostname, port: Number(port), pid }, bare };
+  const measure = async (name: keyof typeof servers): Promise<Measured> => {
+    const { host, port, pid } = servers[name];
+    const before = processorSeconds(pid);
+    const report = await runLoad(
       {
-        target: { host: target.host, port: target.port },
+        target: { host, port },
         connections: CONNECTIONS,
         warmUpSeconds: WARM_UP_SECONDS,
         seconds: seconds / ROUNDS,
@@ -45,19 +50,22 @@ export async function reads(context: PartContext): Promise<readonly Figure[]> {
       },
       { signal, progress, label: `reads: ${name}`, core: LOAD_CORE },
     );
+    return { ...report, microseconds: ((processorSeconds(pid) - before) / report.sent) * 1e6 };
+  };
 
-  for (const [name, target] of Object.entries(servers)) await measure(name as keyof typeof servers, target); // warm-up
-  const routers: LoadReport[] = [];
-  const bares: LoadReport[] = [];
+  for (const name of ["router", "bare"] as const) await measure(name); // warm-up
+  const routers: Measured[] = [];
+  const bares: Measured[] = [];
   for (let round = 0; round < ROUNDS; round += 1) {
     // First one, then the other, and the other way round: what drifts meanwhile favours nobody.
-    if (round % 2 === 0) routers.push(await measure("router", servers.router));
-    bares.push(await measure("bare", bare));
-    if (round % 2 === 1) routers.push(await measure("router", servers.router));
+    if (round % 2 === 0) routers.push(await measure("router"));
+    bares.push(await measure("bare"));
+    if (round % 2 === 1) routers.push(await measure("router"));
   }
 
-  const rate = (report: LoadReport) => (report.counts["200"] ?? 0) / report.seconds;
+  const rate = (report: Measured) => (report.counts["200"] ?? 0) / report.seconds;
   const ratios = routers.map((report, round) => rate(report) / rate(bares[round] ?? report));
+  const shares = routers.map(({ microseconds }, round) => (bares[round]?.microseconds ?? 0) / microseconds);
   const others = routers.map((report) => otherAnswers(report, "200")).filter((other) => other !== "none");
   const where = pinned.pinned ? "server and load on a core each" : "cores shared: no taskset here";
   return [
@@ -67,6 +75,13 @@ export async function reads(context: PartContext): Promise<readonly Figure[]> {
       unit: "ratio",
       target: atLeast(TARGET, median(ratios), "ratio"),
       note: `median of ${ROUNDS}: ${ratios.map((ratio) => ratio.toFixed(2)).join(" ")}; ${where}`,
+    },
+    {
+      name: "the same, by processor time",
+      value: median(shares),
+      unit: "ratio",
+      target: atLeast(TARGET, median(shares), "ratio"),
+      note: `what counts on a machine that others use: ${shares.map((share) => share.toFixed(2)).join(" ")}`,
     },
     {
       name: "router",
