@@ -73,6 +73,11 @@ export function eventFrom(row: EventRow): Event {
 
 /** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
 export function iso(time: string): string {
+  // Mostly that is what it printed, and a batch of many events brings thousands: `2030-06-01T20:00:00.123+00:00`.
+  if (time.endsWith("+00:00") && time[10] === "T") {
+    if (time.length === 29 && time[19] === ".") return `${time.slice(0, 23)}Z`;
+    if (time.length === 25) return `${time.slice(0, 19)}.000Z`;
+  }
   return new Date(time).toISOString();
 }
 
