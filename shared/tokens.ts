@@ -30,24 +30,29 @@ export interface TokenRules {
   readonly audience?: string | undefined;
 }
 
-/** How many verified tokens are remembered, and for how long: a key that is withdrawn works no longer than this. */
+/**
+ * How many tokens are remembered that were verified with a public key, and for how long. (jose itself keeps a fetched key
+ * set for ten minutes.) Verifying with a shared secret is about as cheap as remembering, and what is remembered of a rush
+ * in which everybody is new is only garbage that has grown old (npm run bench -- memory).
+ */
 const REMEMBERED_MAX = 50_000;
 const REMEMBERED_MS = 30_000;
 
-/** Says who holds a token. A token is verified once and remembered for a short while: a buyer sends the same one again. */
+/** Says who holds a token. */
 export class TokenVerifier {
   readonly #verify: (token: string) => Promise<Verified | undefined>;
   readonly #clock: Clock;
-  readonly #remembered = new LRUCache<string, { caller: Caller; until: number }>({ max: REMEMBERED_MAX });
+  readonly #remembered: LRUCache<string, { caller: Caller; until: number }> | undefined;
 
   constructor(rules: TokenRules, clock: Clock) {
     this.#clock = clock;
     this.#verify = verifierOf(rules);
+    this.#remembered = "jwksUrl" in rules.keys ? new LRUCache({ max: REMEMBERED_MAX }) : undefined;
   }
 
   /** The caller, or undefined when the token was not verified lately and `verify` must be asked. */
   remembered(token: string): Caller | undefined {
-    const known = this.#remembered.get(token);
+    const known = this.#remembered?.get(token);
     return known !== undefined && this.#clock.now() < known.until ? known.caller : undefined;
   }
 
@@ -56,7 +61,7 @@ export class TokenVerifier {
     const verified = await this.#verify(token);
     if (verified === undefined) return undefined;
     const { caller, expiresAt } = verified;
-    this.#remembered.set(token, { caller, until: Math.min(expiresAt, this.#clock.now() + REMEMBERED_MS) });
+    this.#remembered?.set(token, { caller, until: Math.min(expiresAt, this.#clock.now() + REMEMBERED_MS) });
     return caller;
   }
 }
