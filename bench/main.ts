@@ -38,15 +38,19 @@ try {
       if (stop.signal.aborted) break;
     }
   }
-  const command = `npm run bench -- ${process.argv.slice(2).join(" ")}`.replace(/ -- $/, "");
-  const all: Results = { date: new Date().toISOString(), command, machine: thisMachine(), parts: results };
-  const file = keepResults(all);
-  process.stdout.write(json ? `${JSON.stringify(all, null, 2)}\n` : `\n${tableOf(all)}\n`);
-  progress.say(`kept in ${file}`);
+  if (results.length > 0) show(results, json);
 } catch (error) {
   fail("bench: ", error);
 }
 process.exit();
+
+function show(parts: readonly PartResult[], json: boolean): void {
+  const command = `npm run bench -- ${process.argv.slice(2).join(" ")}`.replace(/ -- $/, "");
+  const all: Results = { date: new Date().toISOString(), command, machine: thisMachine(), parts };
+  const file = keepResults(all);
+  process.stdout.write(json ? `${JSON.stringify(all, null, 2)}\n` : `\n${tableOf(all)}\n`);
+  progress.say(`kept in ${file}`);
+}
 
 /** Says why and makes the exit code 1. The other parts still run. */
 function fail(where: string, error: unknown): void {

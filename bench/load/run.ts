@@ -19,12 +19,12 @@ export async function runLoad(
   const { signal, progress, label } = options;
   const limitMs =
     plan.seconds > 0 ? (plan.warmUpSeconds + plan.seconds) * 1000 + RUN_SLACK_MS : ALL_REQUESTS_MAX_MS;
-  await using helper = startHelper("process.ts", AbortSignal.any([signal, AbortSignal.timeout(limitMs)]), {
+  await using script = startScript("process.ts", AbortSignal.any([signal, AbortSignal.timeout(limitMs)]), {
     core: options.core,
   });
-  helper.process.send(plan);
+  script.process.send(plan);
   for (;;) {
-    const message = await helper.next<LoadMessage>();
+    const message = await script.next<LoadMessage>();
     if (message.kind === "report") return message.report;
     const rate = Math.round(message.answers / message.seconds);
     progress.show(`${label}: ${Math.round(message.seconds)} s, ${rate.toLocaleString("en")}/s`);
@@ -36,22 +36,22 @@ export async function startBareServer(
   answer: BareAnswer,
   options: { signal: AbortSignal; core?: number },
 ): Promise<Target & { pid: number } & AsyncDisposable> {
-  const helper = startHelper("bare-server.ts", options.signal, { core: options.core });
-  helper.process.send(answer);
-  const port = await helper.next<number>();
-  const pid = helper.process.pid ?? 0;
-  return { host: "127.0.0.1", port, pid, [Symbol.asyncDispose]: async () => helper[Symbol.asyncDispose]() };
+  const script = startScript("bare-server.ts", options.signal, { core: options.core });
+  script.process.send(answer);
+  const port = await script.next<number>();
+  const pid = script.process.pid ?? 0;
+  return { host: "127.0.0.1", port, pid, [Symbol.asyncDispose]: async () => script[Symbol.asyncDispose]() };
 }
 
-interface Helper extends AsyncDisposable {
+interface Script extends AsyncDisposable {
   readonly process: ChildProcess;
   /** What it says next. Throws when it ends or the signal aborts instead. */
   next<Message>(): Promise<Message>;
 }
 
-function startHelper(file: string, signal: AbortSignal, options: { core: number | undefined }): Helper {
-  const script = fileURLToPath(new URL(file, import.meta.url));
-  const [program, ...flags] = onCore(options.core, [process.execPath, script]);
+function startScript(file: string, signal: AbortSignal, options: { core: number | undefined }): Script {
+  const path = fileURLToPath(new URL(file, import.meta.url));
+  const [program, ...flags] = onCore(options.core, [process.execPath, path]);
   const child = spawn(program, flags, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   const ended = once(child, "exit");
   const exited = new AbortController();
