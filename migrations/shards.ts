@@ -70,7 +70,9 @@ export async function settleShards(
 
 /**
  * Moves a slot that holds no event to another shard. The old owner refuses first, so at no time do two shards accept
- * commands for the slot; until routers have read the new map its events answer 503. Throws when the slot holds events.
+ * commands for the slot; until routers have read the new map its events answer 503. The catalog comes before the new
+ * owner: wherever a crash interrupts the move, the next migration gives the slot to whom the catalog names, and to nobody
+ * else. Throws when the slot holds events.
  */
 export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
   await using catalog = open(catalogUrl);
@@ -83,11 +85,6 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
     await using database = open(source.databaseUrl);
     await database.database.query({ name: "release-slot", text: "select release_slot($1)" }, [slot]);
   }
-  await using database = open(target.databaseUrl);
-  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [
-    slot,
-    version,
-  ]);
   await catalog.database.query(
     {
       name: "assign-slot",
@@ -97,6 +94,11 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
     },
     [slot, to],
   );
+  await using database = open(target.databaseUrl);
+  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [
+    slot,
+    version,
+  ]);
 }
 
 interface Owner {

@@ -40,7 +40,12 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
     bodyLimit: BODY_MAX_BYTES,
     genReqId: (request) => requestIdOf(request),
     routerOptions: { maxParamLength: ID_CHARACTERS_MAX },
-    clientErrorHandler: answerBrokenRequest,
+    // While it drains, a connection that is still open is served as ever.
+    return503OnClosing: false,
+    clientErrorHandler: (error, socket) => {
+      metrics.http.answered("unparsable", "none", PROBLEMS.invalid_request.status, 0);
+      answerBrokenRequest(error, socket);
+    },
     frameworkErrors: (error, _request, reply) => void answerError(log, error, reply),
     serverFactory: (handler) => {
       const server = createServer(SERVER_LIMITS, (request, response) => {

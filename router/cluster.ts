@@ -82,8 +82,10 @@ export class Cluster {
 
   /** At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. */
   async listEvents(before: EventId | null, limit: number): Promise<{ events: Event[] } | Failure> {
-    if (this.#map === undefined) return { outcome: "shard_unavailable" };
-    const lists = await Promise.all(this.shards.map(async (shard) => shard.list(before, limit)));
+    const { owning } = this.#map ?? {};
+    if (owning === undefined) return { outcome: "shard_unavailable" };
+    const asked = this.shards.filter((shard) => owning.has(shard.id));
+    const lists = await Promise.all(asked.map(async (shard) => shard.list(before, limit)));
     const events: Event[] = [];
     for (const list of lists) {
       if (!("events" in list)) return list;
@@ -150,10 +152,21 @@ export class Cluster {
       // A shard whose nodes are all away for now keeps the addresses it had.
       if (urls.length > 0) shard.useNodes(urls.map((url) => this.#node(url)));
     }
+    this.#forgetNodes();
     const known = this.#map;
     this.#map = map;
     if (known?.version !== map.version)
       this.#options.log.info({ version: map.version }, "using a new shard map");
+  }
+
+  /** Nodes that serve no shard any more are not asked for the map for ever. */
+  #forgetNodes(): void {
+    const used = new Set([...this.#options.seedUrls, ...this.shards.flatMap((shard) => shard.nodeUrls)]);
+    for (const [url, node] of this.#nodes) {
+      if (used.has(url)) continue;
+      this.#nodes.delete(url);
+      void node.close();
+    }
   }
 
   #mapSeen(version: number): void {

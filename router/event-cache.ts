@@ -34,7 +34,7 @@ export type MissedRead = { readonly outcome: "absent" } | Failure;
 export interface EventCacheOptions {
   readonly eventsMax: number;
   readonly clock: Clock;
-  readonly redis: Pick<SnapshotStore, "up" | "read"> | undefined;
+  readonly redis: Pick<SnapshotStore, "up" | "read" | "fill"> | undefined;
   readonly loadFromShard: (id: EventId) => Promise<ReadResult<Snapshot> | Failure>;
   readonly counted: (tier: CacheTier, result: "hit" | "miss") => void;
 }
@@ -151,11 +151,13 @@ export class EventCache {
   }
 
   async #loadFromShard(id: EventId): Promise<CachedRead | MissedRead> {
-    const { clock, loadFromShard, counted } = this.#options;
+    const { clock, loadFromShard, counted, redis } = this.#options;
     const askedAt = clock.elapsed();
     const read = await loadFromShard(id);
     counted("shard", read.outcome === "found" ? "hit" : "miss");
     if (read.outcome === "found") {
+      // For the other routers. Nobody waits for it, and it can only be refused, never replace a newer version.
+      if (redis?.up === true) redis.fill(read.value).catch(() => undefined);
       const event = this.#offer(read.value, { byAnySource: askedAt, byShard: askedAt });
       return { outcome: "found", event, tier: "shard" };
     }

@@ -42,7 +42,7 @@ export class NodeClient {
   readonly url: string;
   readonly #pool: Pool;
   readonly #headers: Record<string, string>;
-  readonly #breaker = circuitBreaker(handleAll, {
+  readonly #breaker = circuitBreaker(handleAll.orWhenResult(isFailure), {
     halfOpenAfter: BREAKER_OPEN_MS,
     breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
   });
@@ -122,8 +122,19 @@ export class NodeClient {
     if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"'))) {
       return parseAnswer<Answer>(text, `${this.url}${path}`);
     }
-    throw new CallError(status === 503 ? "unsent" : "unanswered", `${this.url}${path}: status ${status}`);
+    // A node that refuses a call as a whole (a wrong token, say) has not begun it.
+    throw new CallError(
+      status < 500 || status === 503 ? "unsent" : "unanswered",
+      `${this.url}${path}: status ${status}`,
+    );
   }
+}
+
+/** An answer in which everything failed: the node works, but its database does not. */
+function isFailure(answer: unknown): boolean {
+  const { outcome, results } = answer as { outcome?: string; results?: readonly { outcome: string }[] };
+  const outcomes = results?.map((result) => result.outcome) ?? [outcome];
+  return outcomes.every((each) => each === "shard_unavailable" || each === "outcome_unknown");
 }
 
 function parseAnswer<Answer>(text: string, from: string): Answer {

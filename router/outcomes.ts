@@ -52,7 +52,7 @@ export function problemOf(refusal: Refusal): Problem {
     case "outcome_unknown":
       return new Problem(
         "outcome_unknown",
-        "The answer was lost. Send the request again with the same Idempotency-Key.",
+        "The answer was lost. Send the request again; a new booking with the Idempotency-Key of this answer.",
       );
     case "internal":
       return new Problem("internal", "The shard met an error of its own; it is logged there.");

@@ -6,6 +6,7 @@
 import type { Clock } from "../shared/clock.ts";
 import type { BookingId, EventId, ShardId } from "../shared/ids.ts";
 import {
+  afterLostTry,
   type Booking,
   type ChangeEventRequest,
   type Command,
@@ -74,6 +75,10 @@ export class ShardClient {
     this.#nodes = nodes;
   }
 
+  get nodeUrls(): readonly string[] {
+    return this.#nodes.map((node) => node.url);
+  }
+
   /** True while no node of the shard may be called. */
   get open(): boolean {
     return this.#nodes.every((node) => node.open);
@@ -131,7 +136,7 @@ export class ShardClient {
         if (!("results" in answer)) continue;
         this.#options.learned(answer.snapshots, askedAt);
         this.#options.mapSeen(answer.mapVersion);
-        return lost ? answer.results.map(inDoubt) : answer.results;
+        return lost ? answer.results.map(afterLostTry) : answer.results;
       } catch (error) {
         if (!(error instanceof CallError)) throw error;
         lost ||= error.kind === "unanswered";
@@ -221,13 +226,6 @@ export class ShardClient {
     this.#options.observer.shed(result === "queue_full" ? "shard_queue_full" : result);
     return { outcome: "overloaded" };
   }
-}
-
-/** After a lost call, a refusal for want of time or a database says nothing about what the lost call did. */
-function inDoubt(result: CommandResult): CommandResult {
-  return result.outcome === "overloaded" || result.outcome === "shard_unavailable"
-    ? { outcome: "outcome_unknown" }
-    : result;
 }
 
 /** A read that was lost took no effect. */

@@ -12,6 +12,7 @@ import {
   type CommandsResponse,
   createEventRequestSchema,
   type EventResult,
+  type Failure,
   listRequestSchema,
   type ListResponse,
   readRequestSchema,
@@ -35,13 +36,17 @@ export interface NodeParts {
   readonly lanes: Lanes;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
+  /** Whether the database answered when it was last sampled. */
+  readonly databaseUp: () => boolean;
   readonly metrics: HttpMetrics;
+  /** Told when a statement was refused because too many wait for a connection already. */
+  readonly shed: () => void;
   readonly log: Log;
 }
 
 export function createNodeApp(parts: NodeParts): FastifyInstance {
   const { store, lanes, catalog, metrics, log } = parts;
-  const app = Fastify({ bodyLimit: BODY_MAX_BYTES });
+  const app = Fastify({ bodyLimit: BODY_MAX_BYTES, return503OnClosing: false });
   const expected = Buffer.from(`Bearer ${parts.internalToken}`);
 
   app.addHook("onRequest", async (request, reply) => {
@@ -62,6 +67,7 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   });
   app.setErrorHandler(async (error: Error & { statusCode?: number }, _request, reply) => {
     if (error instanceof DatabaseError) {
+      if (error.kind === "busy") parts.shed();
       return reply.code(503).send(failureOf(error));
     }
     if (error.statusCode === undefined) log.error({ err: error }, "an RPC failed");
@@ -82,7 +88,9 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   app.post(RPC.commands, async (request, reply): Promise<CommandsResponse | undefined> => {
     const { commands } = valid(commandsRequestSchema, request.body);
     const decided = await Promise.all(commands.map(async (command) => lanes.run(command)));
-    const results = decided.map(({ result }) => result);
+    // What waited in vain for a database that is away was not too much work: the router shall stop sending more.
+    const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
+    const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
     await judge(reply, results);
     return { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
   });

@@ -83,11 +83,14 @@ export interface BatchDecision {
 export type FreshIds = readonly BookingId[];
 
 export class BookingStore {
-  readonly #database: Database;
+  readonly #batches: Database;
+  readonly #others: Database;
   readonly #now: () => number;
 
-  constructor(database: Database, now: () => number) {
-    this.#database = database;
+  /** Batches have connections of their own, so that no flood of reads can make bookings wait for one. */
+  constructor(batches: Database, now: () => number, others = batches) {
+    this.#batches = batches;
+    this.#others = others;
     this.#now = now;
   }
 
@@ -102,15 +105,16 @@ export class BookingStore {
    * one booking command per user and event. `at` is for tests that choose the time. Throws DatabaseError.
    */
   async decide(commands: readonly Command[], ids: FreshIds, at?: Date): Promise<BatchDecision> {
-    return this.#decide(commands, ids, [], at);
+    return this.#decide(this.#batches, commands, ids, [], at);
   }
 
   /** Frees the tickets of due holds, of at most `eventsMax` events. Returns the events as they are then. */
   async expireDueHolds(eventsMax: number): Promise<readonly Snapshot[]> {
-    const due = await this.#database.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
+    const due = await this.#others.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
     if (due.length === 0) return [];
     return (
       await this.#decide(
+        this.#others,
         [],
         [],
         due.map((event) => event.id),
@@ -151,16 +155,18 @@ export class BookingStore {
 
   async readEvents(ids: readonly EventId[]): Promise<ReadResult<Snapshot>[]> {
     const slots = ids.map(slotOf);
-    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(READ_EVENTS, [
-      ids,
-      slots,
-    ]);
+    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(
+      this.#others,
+      READ_EVENTS,
+      [ids, slots],
+    );
     return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
   }
 
   async readBookings(ids: readonly BookingId[]): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
     const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(
+      this.#others,
       READ_BOOKINGS,
       [ids, slots],
     );
@@ -175,11 +181,12 @@ export class BookingStore {
 
   /** At most `limit` events older than `before`, newest first. */
   async listEvents(before: EventId | null, limit: number): Promise<Event[]> {
-    const { rows } = await this.#one<{ rows: EventRow[] }>(LIST_EVENTS, [before, limit]);
+    const { rows } = await this.#one<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit]);
     return rows.map(eventFrom);
   }
 
   async #decide(
+    database: Database,
     commands: readonly Command[],
     ids: FreshIds,
     alsoExpire: readonly EventId[],
@@ -189,7 +196,7 @@ export class BookingStore {
     const settling = commands.filter((command): command is SettleCommand => !isBooking(command));
     const events = [...new Set([...bookings.map((command) => command.eventId), ...alsoExpire])];
     const positions = new Map(events.map((event, index) => [event, index + 1]));
-    const { result } = await this.#one<{ result: BatchRow }>(DECIDE_BATCH, [
+    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, [
       events,
       events.map(slotOf),
       bookings.map((command) => positions.get(command.eventId)),
@@ -227,15 +234,19 @@ export class BookingStore {
   async #saveEvent(statement: Statement, values: readonly unknown[]): Promise<EventResult> {
     const { result } = await this.#one<{
       result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] };
-    }>(statement, values);
+    }>(this.#others, statement, values);
     const row = result.snapshots?.[0];
     return row === undefined
       ? { outcome: result.outcome }
       : { outcome: "saved", snapshot: snapshotFrom(row) };
   }
 
-  async #one<Row extends object>(statement: Statement, values: readonly unknown[]): Promise<Row> {
-    const [row] = await this.#database.query<Row>(statement, values);
+  async #one<Row extends object>(
+    database: Database,
+    statement: Statement,
+    values: readonly unknown[],
+  ): Promise<Row> {
+    const [row] = await database.query<Row>(statement, values);
     invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
     return row;
   }

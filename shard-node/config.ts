@@ -3,28 +3,34 @@ import { z } from "zod";
 import { host, integer, logLevel, port, secret, urlOf } from "../shared/config.ts";
 import { shardIdSchema } from "../shared/shard-map.ts";
 
-export const nodeConfig = z.object({
-  SHARD_ID: shardIdSchema,
-  DATABASE_URL: urlOf("postgres", "postgresql"),
-  CATALOG_URL: urlOf("postgres", "postgresql"),
-  INTERNAL_TOKEN: secret,
-  REDIS_URL: urlOf("redis", "rediss").optional(),
-  HOST: host,
-  PORT: port(9090),
-  ADMIN_PORT: port(9091),
-  /** Where routers reach this node; by default the address it listens on. */
-  ADVERTISE_URL: urlOf("http", "https").optional(),
-  LOG_LEVEL: logLevel,
-  LANES: integer({ min: 1, max: 32, default: 2 }),
-  LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
-  LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
-  /** Connections for reads, events and samples, besides one per lane. */
-  READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
-  POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),
-  CONNECT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
-  STATEMENT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 4_000 }),
-  LOCK_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
-  HOLD_SWEEP_INTERVAL_MS: integer({ min: 50, max: 60_000, default: 1_000 }),
-  HOLD_SWEEP_EVENTS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
-});
+export const nodeConfig = z
+  .object({
+    SHARD_ID: shardIdSchema,
+    DATABASE_URL: urlOf("postgres", "postgresql"),
+    CATALOG_URL: urlOf("postgres", "postgresql"),
+    INTERNAL_TOKEN: secret,
+    REDIS_URL: urlOf("redis", "rediss").optional(),
+    HOST: host,
+    PORT: port(9090),
+    ADMIN_PORT: port(9091),
+    /** Where routers reach this node; by default the address it listens on. */
+    ADVERTISE_URL: urlOf("http", "https").optional(),
+    LOG_LEVEL: logLevel,
+    LANES: integer({ min: 1, max: 32, default: 2 }),
+    LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
+    LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
+    /** Connections for reads, events, sweeps and samples, besides the one that each lane has. */
+    READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
+    POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),
+    CONNECT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
+    STATEMENT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 4_000 }),
+    LOCK_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
+    HOLD_SWEEP_INTERVAL_MS: integer({ min: 50, max: 60_000, default: 1_000 }),
+    HOLD_SWEEP_EVENTS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
+  })
+  .refine(({ HOST, ADVERTISE_URL }) => ADVERTISE_URL !== undefined || (HOST !== "0.0.0.0" && HOST !== "::"), {
+    path: ["ADVERTISE_URL"],
+    message: "is required when HOST means every address: routers cannot call that",
+    when: () => true,
+  });
 export type NodeConfig = z.infer<typeof nodeConfig>;

@@ -4,23 +4,20 @@
  * each command carries its idempotency key and each booking its id.
  */
 import { DatabaseError } from "../shared/postgres.ts";
-import type { Command, CommandResult, Failure, Snapshot } from "../shared/wire.ts";
+import {
+  afterLostTry,
+  type Command,
+  type CommandResult,
+  type Failure,
+  type Snapshot,
+} from "../shared/wire.ts";
 import type { Log } from "../shared/log.ts";
 import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
 
-const UNKNOWN: Failure = { outcome: "outcome_unknown" };
-/**
- * Refusals of today that may be a yes tomorrow. When the first try is still on its way to the database, or waits there, it
- * may yet be decided, later than the second and otherwise; so the second try cannot say these for good (F1).
- */
-const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
-  "sold_out",
-  "insufficient_tickets",
-  "user_limit_exceeded",
-  "sales_not_open",
-  "hold_expired",
-]);
+/** PostgreSQL manual, appendix A. */
+const LOCK_NOT_AVAILABLE = "55P03";
 
+const UNKNOWN: Failure = { outcome: "outcome_unknown" };
 /** The answer to one command, and its event as it was after the batch. */
 export interface Decided {
   readonly result: CommandResult;
@@ -66,8 +63,10 @@ export class Decider {
               : command && isBooking(command)
                 ? command.eventId
                 : undefined;
-          const isFinal = !mayRunLater || !MAY_CHANGE.has(result.outcome);
-          return { result: isFinal ? result : UNKNOWN, snapshot: eventId && byEvent.get(eventId) };
+          return {
+            result: mayRunLater ? afterLostTry(result) : result,
+            snapshot: eventId && byEvent.get(eventId),
+          };
         });
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, error);
@@ -108,6 +107,8 @@ export function failureOf(error: unknown): Failure {
     case "lost":
       return { outcome: "outcome_unknown" };
     case "refused":
+      // Somebody else holds the lock of an event for too long: that event is slow, its shard is not away.
+      return { outcome: error.sqlState === LOCK_NOT_AVAILABLE ? "overloaded" : "shard_unavailable" };
     case "unreachable":
       return { outcome: "shard_unavailable" };
   }

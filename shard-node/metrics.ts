@@ -12,12 +12,13 @@ import type { Database, DatabaseObserver } from "../shared/postgres.ts";
 import type { LaneObserver, Lanes } from "./lanes.ts";
 
 export interface NodeMetrics extends LaneObserver, DatabaseObserver {
+  shed(reason: "lane_full" | "deadline" | "pool_busy"): void;
   readonly http: HttpMetrics;
   lockWaited(seconds: number): void;
   published(seconds: number): void;
   activity(sample: { backends: number; lockWaiters: number; replicaLagSeconds: number }): void;
   /** Figures that are read when they are asked for. */
-  watch(sources: { lanes: Lanes; database: Database; redisUp: () => boolean }): void;
+  watch(sources: { lanes: Lanes; databases: readonly Database[]; redisUp: () => boolean }): void;
 }
 
 export function createNodeMetrics(registry: Registry): NodeMetrics {
@@ -38,8 +39,11 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     labelNames: ["reason"] as const,
     registers,
   });
-  const shedLaneFull = shed.labels("lane_full");
-  const shedDeadline = shed.labels("deadline");
+  const shedChildren = {
+    lane_full: shed.labels("lane_full"),
+    deadline: shed.labels("deadline"),
+    pool_busy: shed.labels("pool_busy"),
+  };
   const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
   const poolHold = histogram("onsale_db_pool_hold_seconds", "How long a statement holds a connection.");
   const lockWait = histogram(
@@ -59,7 +63,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     batchStarted: (size) => batchSize.observe(size),
     batchEnded: (seconds) => batchDuration.observe(seconds),
     commandWaited: (seconds) => laneWait.observe(seconds),
-    shed: (reason) => (reason === "lane_full" ? shedLaneFull : shedDeadline).inc(),
+    shed: (reason) => shedChildren[reason].inc(),
     waited: (seconds) => poolWait.observe(seconds),
     held: (seconds) => poolHold.observe(seconds),
     lockWaited: (seconds) => lockWait.observe(seconds),
@@ -69,7 +73,9 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
       lockWaiters.set(sample.lockWaiters);
       replicaLag.set(sample.replicaLagSeconds);
     },
-    watch({ lanes, database, redisUp }) {
+    watch({ lanes, databases, redisUp }) {
+      const sum = (state: keyof Database["pool"]) => () =>
+        databases.reduce((total, { pool }) => total + pool[state], 0);
       const read = (name: string, help: string, value: () => number) =>
         new Gauge({
           name,
@@ -80,7 +86,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
           },
         });
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
-      read("onsale_db_pool_waiting", "Statements that wait for a connection.", () => database.pool.waiting);
+      read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
       new Gauge({
         name: "onsale_db_pool_connections",
@@ -88,8 +94,8 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
         labelNames: ["state"] as const,
         registers,
         collect() {
-          this.set({ state: "busy" }, database.pool.busy);
-          this.set({ state: "idle" }, database.pool.idle);
+          this.set({ state: "busy" }, sum("busy")());
+          this.set({ state: "idle" }, sum("idle")());
         },
       });
     },

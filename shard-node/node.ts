@@ -5,7 +5,7 @@ import { drain } from "../shared/drain.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { createRegistry } from "../shared/metrics.ts";
-import { Database, type Statement } from "../shared/postgres.ts";
+import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { SnapshotStore } from "../shared/redis.ts";
 import { repeat } from "../shared/repeat.ts";
 import type { Snapshot } from "../shared/wire.ts";
@@ -45,14 +45,17 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
     lockTimeoutMs: config.LOCK_TIMEOUT_MS,
   };
-  const database = new Database({
-    url: config.DATABASE_URL,
-    applicationName: `onsale ${config.SHARD_ID}`,
-    connectionsMax: config.LANES + config.READ_CONNECTIONS,
-    waitersMax: config.POOL_WAITERS_MAX,
-    observer: metrics,
-    ...timeouts,
-  });
+  const shardDatabase = (connectionsMax: number): Database =>
+    new Database({
+      url: config.DATABASE_URL,
+      applicationName: `onsale ${config.SHARD_ID}`,
+      connectionsMax,
+      waitersMax: config.POOL_WAITERS_MAX,
+      observer: metrics,
+      ...timeouts,
+    });
+  const batches = shardDatabase(config.LANES);
+  const others = shardDatabase(config.READ_CONNECTIONS);
   const catalogDatabase = new Database({
     url: config.CATALOG_URL,
     applicationName: `onsale ${config.SHARD_ID}`,
@@ -61,7 +64,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     ...timeouts,
   });
   const catalog = new Catalog(catalogDatabase, config.SHARD_ID);
-  const store = new BookingStore(database, () => systemClock.now());
+  const store = new BookingStore(batches, () => systemClock.now(), others);
   const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
   const publisher =
     redis &&
@@ -80,7 +83,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   );
   const limits = { lanes: config.LANES, batchMax: config.LANE_BATCH_MAX, queueMax: config.LANE_QUEUE_MAX };
   const lanes = new Lanes(limits, async (commands) => decider.decide(commands), systemClock, metrics);
-  metrics.watch({ lanes, database, redisUp: () => redis?.up ?? false });
+  metrics.watch({ lanes, databases: [batches, others], redisUp: () => redis?.up ?? false });
 
   let draining = false;
   let databaseUp = false;
@@ -90,7 +93,9 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     lanes,
     catalog,
     changed,
+    databaseUp: () => databaseUp,
     metrics: metrics.http,
+    shed: () => metrics.shed("pool_busy"),
     log,
   });
   const listening = await app.listen({ host: config.HOST, port: config.PORT });
@@ -122,7 +127,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   );
   const sampling = repeat(
     async () => {
-      const [sample] = await database.query<{
+      const [sample] = await others.query<{
         backends: number;
         lockWaiters: number;
         replicaLagSeconds: number;
@@ -133,6 +138,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     },
     SAMPLE_MS,
     (error) => {
+      // Too busy to be sampled is not away.
+      if (error instanceof DatabaseError && error.kind === "busy") return;
       databaseUp = false;
       databaseState.failed(error);
     },
@@ -169,7 +176,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       await lanes.drained();
       await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
       redis?.close();
-      await Promise.all([database.close(), catalogDatabase.close(), admin.close()]);
+      await Promise.all([batches.close(), others.close(), catalogDatabase.close(), admin.close()]);
     },
   };
 }

@@ -15,7 +15,9 @@ const NAMESPACE = "onsale:1";
 const CHANNEL = `${NAMESPACE}:snapshots`;
 /** The last line of defence against an entry that nobody corrected (C4). */
 const ENTRY_TTL_MS = 5_000;
-const COMMAND_TIMEOUT_MS = 500;
+const COMMAND_TIMEOUT_MS = 200;
+/** How long Redis is left alone after it failed to answer. */
+const REST_MS = 1_000;
 const RECONNECT_MAX_MS = 1_000;
 
 const SET_IF_NEWER = `
@@ -31,7 +33,7 @@ for i = 1, #KEYS do
     redis.call('PEXPIRE', KEYS[i], ARGV[1])
   end
 end
-if #newest > 0 then
+if #newest > 0 and ARGV[#ARGV] == 'announce' then
   redis.call('PUBLISH', '${CHANNEL}', '[' .. table.concat(newest, ',') .. ']')
 end
 return #newest`;
@@ -42,35 +44,54 @@ interface Scripted extends Redis {
 
 export class SnapshotStore {
   readonly #redis: Scripted;
+  #restsUntil = 0;
 
   constructor(url: string, log: Log) {
     this.#redis = connect(url, log) as Scripted;
     this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
   }
 
+  /** False while there is no connection, and for a moment after Redis did not answer in time. */
   get up(): boolean {
-    return this.#redis.status === "ready";
+    return this.#redis.status === "ready" && performance.now() >= this.#restsUntil;
   }
 
   /** Sets each snapshot unless Redis holds the same or a newer version, and publishes those it set. Throws when Redis is away. */
   async publish(snapshots: readonly Snapshot[]): Promise<void> {
+    await this.#set(snapshots, "announce");
+  }
+
+  /** Sets a snapshot that was read, in the same way, but tells nobody: it is no news. Throws when Redis is away. */
+  async fill(snapshot: Snapshot): Promise<void> {
+    await this.#set([snapshot], "quiet");
+  }
+
+  async #set(snapshots: readonly Snapshot[], telling: "announce" | "quiet"): Promise<void> {
     const values = snapshots.flatMap((snapshot) => [snapshot.event.version, JSON.stringify(snapshot)]);
-    await this.#redis.setSnapshotsIfNewer(
-      snapshots.length,
-      ...snapshots.map((snapshot) => keyOf(snapshot.event.id)),
-      ENTRY_TTL_MS,
-      ...values,
+    const keys = snapshots.map((snapshot) => keyOf(snapshot.event.id));
+    await this.#timed(
+      this.#redis.setSnapshotsIfNewer(snapshots.length, ...keys, ENTRY_TTL_MS, ...values, telling),
     );
   }
 
   /** The snapshot that Redis holds. Throws when Redis is away. */
   async read(id: EventId): Promise<Snapshot | undefined> {
-    const found = await this.#redis.hget(keyOf(id), "snapshot");
+    const found = await this.#timed(this.#redis.hget(keyOf(id), "snapshot"));
     return found === null ? undefined : snapshotsFrom(`[${found}]`)[0];
   }
 
   close(): void {
     this.#redis.disconnect();
+  }
+
+  /** A Redis that hangs costs one waiter its time out, not everybody. */
+  async #timed<T>(answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (error) {
+      this.#restsUntil = performance.now() + REST_MS;
+      throw error;
+    }
   }
 }
 

@@ -32,6 +32,8 @@ export interface ShardMap {
   readonly version: number;
   /** `owners[slot]` */
   readonly owners: readonly ShardId[];
+  /** The shards that own a slot; one that was just added owns none and may have no node yet. */
+  readonly owning: ReadonlySet<ShardId>;
   /** The base URLs of the nodes of each shard, the preferred one first. */
   readonly nodeUrls: ReadonlyMap<ShardId, readonly string[]>;
 }
@@ -58,7 +60,12 @@ export function readShardMap(wire: WireShardMap): ShardMap | undefined {
     }
   }
   if (owned !== SLOT_COUNT) return undefined;
-  return { version: wire.version, owners, nodeUrls: new Map(wire.shards.map((s) => [s.id, s.nodeUrls])) };
+  return {
+    version: wire.version,
+    owners,
+    owning: new Set(owners),
+    nodeUrls: new Map(wire.shards.map((s) => [s.id, s.nodeUrls])),
+  };
 }
 
 /** Sorted slots as inclusive ranges. */

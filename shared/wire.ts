@@ -127,6 +127,24 @@ export type Failure = {
 
 export type CommandResult = Decision | Failure;
 
+const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
+  "sold_out",
+  "insufficient_tickets",
+  "user_limit_exceeded",
+  "sales_not_open",
+  "hold_expired",
+  "overloaded",
+  "shard_unavailable",
+]);
+
+/**
+ * What a second try may say when the first was lost and may still be on its way: a yes, or a no that stays one. A refusal
+ * of today may be a yes when the first try is decided after all, so nobody is told it for good (F1).
+ */
+export function afterLostTry(result: CommandResult): CommandResult {
+  return MAY_CHANGE.has(result.outcome) ? { outcome: "outcome_unknown" } : result;
+}
+
 export const commandsRequestSchema = z.object({ commands: z.array(commandSchema).min(1) });
 export interface CommandsResponse {
   /** One per command, in the order of the commands. */

@@ -292,6 +292,7 @@ create function change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now 
 returns json language plpgsql as $$
 declare
   v_now  timestamptz;
+  v_before events;
   v_row  events;
   v_freed integer;
   v_sold integer;
@@ -300,7 +301,7 @@ begin
   if not exists (select from owned_slots o where o.slot = p_slot) then
     return json_build_object('outcome', 'wrong_shard');
   end if;
-  select * into v_row from events e where e.id = p_id for update;
+  select * into v_before from events e where e.id = p_id for update;
   if not found then
     return json_build_object('outcome', 'event_not_found');
   end if;
@@ -313,9 +314,9 @@ begin
     returning b.quantity
   )
   select coalesce(sum(quantity), 0) into v_freed from due;
-  v_sold := v_row.total_tickets - v_row.available_tickets - v_freed;
+  v_sold := v_before.total_tickets - v_before.available_tickets - v_freed;
 
-  v_row := jsonb_populate_record(v_row, p_changes);
+  v_row := jsonb_populate_record(v_before, p_changes);
   v_row.available_tickets := v_row.total_tickets - v_sold;
   if v_row.available_tickets < 0 or v_row.sales_start_at >= v_row.sales_end_at then
     -- Holds that were due stay expired, so the event must show it.
@@ -324,6 +325,9 @@ begin
     where e.id = p_id and v_freed > 0;
     return json_build_object(
       'outcome', case when v_row.available_tickets < 0 then 'below_sold' else 'invalid_sales_window' end);
+  end if;
+  if v_row is not distinct from v_before then
+    return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
   end if;
   update events e
   set name = v_row.name, venue = v_row.venue, starts_at = v_row.starts_at, sales_start_at = v_row.sales_start_at,

@@ -53,7 +53,10 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
       metrics.outcome("sold_out");
       return sendProblem(reply, SOLD_OUT);
     }
-    const result = await decide(build(given ?? newIdempotencyKey()));
+    const key = given ?? newIdempotencyKey();
+    const result = await decide(build(key));
+    // Who sent no key learns the one that was used, and can ask with it what became of the request.
+    if (result.outcome === "outcome_unknown") reply.header(KEY_HEADER, key);
     if (!("booking" in result)) throw problemOf(result);
     // A key made here is never seen by a client, so what it replays is this very request.
     if (result.outcome === "replayed" && given !== undefined) reply.header("idempotency-replayed", "true");

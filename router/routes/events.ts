@@ -3,7 +3,7 @@ import type { FastifyReply } from "fastify";
 import type { FastifyPluginCallbackZod } from "fastify-type-provider-zod";
 import { z } from "zod";
 import { Problem } from "../../shared/errors.ts";
-import { newEventId } from "../../shared/ids.ts";
+import { type EventId, newEventId } from "../../shared/ids.ts";
 import type { Event, EventResult } from "../../shared/wire.ts";
 import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
@@ -44,7 +44,8 @@ export function eventRoutes({
         },
       },
       async (request, reply) => {
-        const event = saved(await cluster.createEvent({ id: newEventId(clock.now()), ...request.body }));
+        const id = newEventId(clock.now());
+        const event = saved(id, await cluster.createEvent({ id, ...request.body }));
         return reply.code(201).header("location", `/v1/events/${event.id}`).send(event);
       },
     );
@@ -108,7 +109,10 @@ export function eventRoutes({
         },
       },
       async (request) =>
-        saved(await cluster.changeEvent({ id: request.params.id, changes: defined(request.body) })),
+        saved(
+          request.params.id,
+          await cluster.changeEvent({ id: request.params.id, changes: defined(request.body) }),
+        ),
     );
     done();
   };
@@ -124,9 +128,10 @@ function sendEvent(
   return reply.type("application/json; charset=utf-8").send(event.body);
 }
 
-function saved(result: EventResult): Event {
+function saved(id: EventId, result: EventResult): Event {
   if (result.outcome === "saved") return result.snapshot.event;
-  throw problemOf(result);
+  if (result.outcome !== "outcome_unknown") throw problemOf(result);
+  throw new Problem("outcome_unknown", `The answer was lost. GET /v1/events/${id} tells what became of it.`);
 }
 
 /** Without the fields that are absent, which the type checker would otherwise take for fields set to undefined. */

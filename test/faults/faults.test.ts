@@ -102,7 +102,12 @@ describe("a shard's database", () => {
       "its events sell again",
       async () => (await client.book(dead.id, "after")).status === 201,
     );
-    expect((await client.readEvent(dead.id)).availableTickets).toBe(98);
+    // "during" may have been told outcome_unknown as the server died; the audit says whether the shard is whole.
+    const { availableTickets } = await client.readEvent(dead.id);
+    expect(await audit(cluster.catalogUrl)).toMatchObject({
+      ticketsSold: 101 - availableTickets,
+      violations: [],
+    });
     await cluster[Symbol.asyncDispose]();
     await again.stop();
     await server.stop();
@@ -184,7 +189,7 @@ describe("a shard's database", () => {
     expect(report).toMatchObject({ bookings: 300, ticketsSold: 300, violations: [] });
   });
 
-  test("F2: an event that is locked by somebody else delays only itself, and its requests have an answer in time", async () => {
+  test("F2: an event that is locked by somebody else does not delay another shard, and its requests have an answer in time", async () => {
     await using cluster = await startTestCluster({
       env: { COMMAND_DEADLINE_MS: "1500", LOCK_TIMEOUT_MS: "400" },
     });
@@ -195,7 +200,7 @@ describe("a shard's database", () => {
     const started = performance.now();
     const [refused, booked] = await Promise.all([client.book(stuck.id, "a"), client.book(free.id, "a")]);
     expect(booked.status).toBe(201);
-    expect([refused.status, refused.body.code]).toEqual([503, "shard_unavailable"]);
+    expect([refused.status, refused.body.code]).toEqual([503, "overloaded"]);
     expect(performance.now() - started).toBeLessThan(2_500);
     await lock[Symbol.asyncDispose]();
     expect((await client.book(stuck.id, "a")).status).toBe(201);

@@ -51,7 +51,7 @@ function cacheWith(options: Partial<EventCacheOptions> = {}) {
 describe("in memory", () => {
   test("C2: an older version never replaces a newer one, whichever way it comes", async () => {
     const { cache, clock } = cacheWith({
-      redis: { up: true, read: async () => snapshot(3) },
+      redis: { up: true, read: async () => snapshot(3), fill: async () => undefined },
       loadFromShard: async () => ({ outcome: "found", value: snapshot(4) }),
     });
     cache.learn([snapshot(5)], clock.time);
@@ -68,7 +68,7 @@ describe("in memory", () => {
   test("C2: a copy in Redis that is behind memory makes nothing fresh; the shard is asked", async () => {
     let asked = 0;
     const { cache, clock } = cacheWith({
-      redis: { up: true, read: async () => snapshot(3) },
+      redis: { up: true, read: async () => snapshot(3), fill: async () => undefined },
       loadFromShard: async () => {
         asked += 1;
         return { outcome: "found", value: snapshot(6) };
@@ -149,7 +149,11 @@ describe("in memory", () => {
 
   test("C5: a copy from Redis alone never says sold out", async () => {
     const { cache } = cacheWith({
-      redis: { up: true, read: async () => snapshot(1, { availableTickets: 0 }) },
+      redis: {
+        up: true,
+        read: async () => snapshot(1, { availableTickets: 0 }),
+        fill: async () => undefined,
+      },
     });
     expect(await cache.read(ID)).toMatchObject({ tier: "redis" });
     expect(cache.isSoldOut(ID)).toBe(false);
@@ -254,6 +258,23 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
     const client = cluster.client();
     const event = await client.createEvent();
     expect((await client.book(event.id, "u")).status).toBe(201);
+  });
+
+  test("C6: what one router read from the shard, the other finds in Redis", async () => {
+    const [here, there] = cluster.routers.map((router) => cluster.client(router));
+    const event = await here?.createEvent();
+    const path = `/v1/events/${event?.id}`;
+    const redis = new Redis(redisUrl);
+    await eventually("Redis has the event", async () => redis.hget(`onsale:1:event:${event?.id}`, "version"));
+    await redis.del(`onsale:1:event:${event?.id}`);
+
+    expect((await there?.send("GET", path))?.headers.get("cache-status")).toBe("onsale; fwd=miss");
+    await eventually("Redis has it again", async () => redis.hget(`onsale:1:event:${event?.id}`, "version"));
+    redis.disconnect();
+    await eventually("the first router finds it there", async () => {
+      const { headers } = (await here?.send("GET", path)) ?? { headers: new Headers() };
+      return headers.get("cache-status") === "onsale; hit; detail=redis";
+    });
   });
 
   test("C2 C4: Redis keeps the newest of versions written in any order, with a time to live", async () => {
