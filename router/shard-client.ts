@@ -112,7 +112,7 @@ export class ShardClient {
   async #saveEvent(path: string, request: unknown): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
     const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs);
-    if (result.outcome === "saved") this.#options.learned([result.snapshot], askedAt);
+    if ("snapshot" in result) this.#options.learned([result.snapshot], askedAt);
     return result;
   }
 

@@ -106,7 +106,7 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   });
 
   const saved = async (reply: FastifyReply, result: EventResult): Promise<EventResult> => {
-    if (result.outcome === "saved") parts.changed([result.snapshot]);
+    if ("snapshot" in result) parts.changed([result.snapshot]);
     await judge(reply, [result]);
     return result;
   };

@@ -52,7 +52,7 @@ const LIST_EVENTS: Statement = {
     select coalesce(json_agg(e), '[]') as rows
     from (select * from events where $1::uuid is null or id < $1 order by id desc limit $2) e`,
 };
-// Due for a second at least: a busy event expires its own holds with the next batch.
+// A busy event expires its own holds with its next batch; these are the others.
 const EVENTS_WITH_DUE_HOLDS: Statement = {
   name: "events-with-due-holds",
   text: `
@@ -235,10 +235,11 @@ export class BookingStore {
     const { result } = await this.#one<{
       result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] };
     }>(this.#others, statement, values);
-    const row = result.snapshots?.[0];
-    return row === undefined
-      ? { outcome: result.outcome }
-      : { outcome: "saved", snapshot: snapshotFrom(row) };
+    const [row] = result.snapshots ?? [];
+    return {
+      outcome: result.outcome,
+      ...(row === undefined ? {} : { snapshot: snapshotFrom(row) }),
+    } as EventResult;
   }
 
   async #one<Row extends object>(

@@ -211,7 +211,9 @@ export type ChangeEventRequest = z.infer<typeof changeEventRequestSchema>;
 /** The answer to creating or changing an event. */
 export type EventResult =
   | { readonly outcome: "saved"; readonly snapshot: Snapshot }
-  | { readonly outcome: "event_not_found" | "below_sold" | "invalid_sales_window" | "wrong_shard" }
+  /** The event all the same: holds that were due may have ended. */
+  | { readonly outcome: "below_sold" | "invalid_sales_window"; readonly snapshot: Snapshot }
+  | { readonly outcome: "event_not_found" | "wrong_shard" }
   | Failure;
 
 /** The paths of a node's RPC, all POST with a JSON body but the map, which is GET. */

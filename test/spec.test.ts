@@ -10,12 +10,14 @@ const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
 function testNames(): { file: string; name: string }[] {
   const files = globSync("**/*.test.ts", { cwd: root, exclude: ["node_modules/**"] });
   return files.flatMap((file) =>
-    [...read(file).matchAll(/^\s*test(?:\.(?:skipIf|for)\([^\n]*?\))?\(\s*(["'`])(.*?)\1/gms)].map(
-      (match) => ({
-        file,
-        name: match[2] ?? "",
-      }),
-    ),
+    [
+      ...read(file).matchAll(
+        /^\s*test(?:\.(?:skipIf|for|each)\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))?\(\s*(["'`])(.*?)\1/gms,
+      ),
+    ].map((match) => ({
+      file,
+      name: match[2] ?? "",
+    })),
   );
 }
 

@@ -324,7 +324,8 @@ begin
     set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now
     where e.id = p_id and v_freed > 0;
     return json_build_object(
-      'outcome', case when v_row.available_tickets < 0 then 'below_sold' else 'invalid_sales_window' end);
+      'outcome', case when v_row.available_tickets < 0 then 'below_sold' else 'invalid_sales_window' end,
+      'snapshots', snapshots_of(array[p_id]));
   end if;
   if v_row is not distinct from v_before then
     return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));

@@ -9,7 +9,13 @@ import { startPostgresServer } from "../../deploy/embedded/postgres-server.ts";
 import { migrate } from "../../migrations/runner.ts";
 import { SLOT_COUNT, slotOf } from "../../shared/slots.ts";
 import type { Event } from "../../shared/wire.ts";
-import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
+import {
+  type Client,
+  INTERNAL_TOKEN,
+  startTestCluster,
+  tally,
+  type TestCluster,
+} from "../support/cluster.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";
@@ -276,6 +282,34 @@ describe("a shard node", () => {
     });
     expect(found.headers.get("idempotency-replayed")).toBe("true");
     expect(await audit(cluster.catalogUrl)).toMatchObject({ bookings: 2, ticketsSold: 3, violations: [] });
+  });
+
+  test("F1: a no that follows a lost call is not told for good", async () => {
+    await using cluster = await startTestCluster({ shards: 1, routers: 0 });
+    const [shard, plain] = [cluster.shards[0], cluster.nodes[0]];
+    if (shard === undefined || plain === undefined) throw new Error("one shard with one node");
+    await using proxy = await startProxy(Number(new URL(plain.url).port));
+    const lossy = `http://127.0.0.1:${proxy.port}`;
+    await administer(
+      cluster.catalogUrl,
+      `insert into nodes values ('${lossy}', '${shard.id}', 'epoch', 'infinity')`,
+    );
+    await eventually("the node has read the new map", async () => {
+      const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
+      return (await (await fetch(`${plain.url}/rpc/map`, { headers })).text()).includes(lossy);
+    });
+    await cluster.addRouter();
+    const client = cluster.client();
+    const event = await client.createEvent({ totalTickets: 1 });
+    await client.book(event.id, "owner", 1, { "idempotency-key": "k" });
+
+    proxy.onAnswer = (data) => (data.includes('"outcome":"sold_out"') ? "cut" : "pass");
+    const late = await client.book(event.id, "late", 1, { "idempotency-key": "k" });
+
+    expect([late.status, late.body.code]).toEqual([503, "outcome_unknown"]);
+    expect(late.headers.get("idempotency-key")).toBe("k");
+    proxy.onAnswer = () => "pass";
+    expect((await client.book(event.id, "late", 1, { "idempotency-key": "k" })).body.code).toBe("sold_out");
   });
 
   test("F3: gone, its events answer 503 at once and the breaker opens; another node of the shard takes over", async () => {

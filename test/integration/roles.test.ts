@@ -1,11 +1,9 @@
 import { expect, test } from "vitest";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
-import { Client, SECRET, startTestCluster } from "../support/cluster.ts";
+import { Client, INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { start } from "../support/run.ts";
-
-const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
 
 test("E4: a role whose settings cannot be used lists every problem and exits 1", async () => {
   const bare: Record<string, string[]> = {

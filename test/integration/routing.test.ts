@@ -13,7 +13,7 @@ import {
 import { ownerOf, rangesOf, readShardMap } from "../../shared/shard-map.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
 import type { CommandsResponse } from "../../shared/wire.ts";
-import { startTestCluster, tally, tokenOf } from "../support/cluster.ts";
+import { INTERNAL_TOKEN, startTestCluster, tally, tokenOf } from "../support/cluster.ts";
 import { createDatabase } from "../support/databases.ts";
 
 describe("slots", () => {
@@ -108,7 +108,7 @@ describe("shards", () => {
       const response = await fetch(`${oldNode.url}/rpc/commands`, {
         method: "POST",
         headers: {
-          authorization: "Bearer an-internal-token-only-tests-ever-use",
+          authorization: `Bearer ${INTERNAL_TOKEN}`,
           "content-type": "application/json",
         },
         body: JSON.stringify({ commands: [command] }),

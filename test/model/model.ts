@@ -104,12 +104,14 @@ export function changeEvent(
   const draft = draftOf(state, now);
   expireDue(draft, id);
   const event = { ...before, ...withoutUndefined(changes) };
-  const refuse = (outcome: "below_sold" | "invalid_sales_window") => ({
-    state: commit(draft),
-    result: { outcome },
-  });
-  if (event.totalTickets < soldOf(draft, id)) return refuse("below_sold");
-  if (isAfterOrAt(event.salesStartAt, event.salesEndAt)) return refuse("invalid_sales_window");
+  const answer = (outcome: "saved" | "below_sold" | "invalid_sales_window") => {
+    const after = commit(draft);
+    const snapshot = snapshotOf(after, id);
+    if (snapshot === undefined) throw new Error("an event that was changed exists");
+    return { state: after, result: { outcome, snapshot } };
+  };
+  if (event.totalTickets < soldOf(draft, id)) return answer("below_sold");
+  if (isAfterOrAt(event.salesStartAt, event.salesEndAt)) return answer("invalid_sales_window");
 
   // What is as it was wanted already is no change, and raises no version (B9).
   if (!isDeepStrictEqual(event, before)) {
@@ -117,10 +119,7 @@ export function changeEvent(
     draft.events.set(id, { ...event, highestMaxPerUser });
     draft.changed.add(id);
   }
-  const after = commit(draft);
-  const snapshot = snapshotOf(after, id);
-  if (snapshot === undefined) throw new Error("an event that was changed exists");
-  return { state: after, result: { outcome: "saved", snapshot } };
+  return answer("saved");
 }
 
 /** Adds a new event. */

@@ -13,7 +13,7 @@ import { createDatabase, type TestDatabase } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 
 export const SECRET = "a-secret-that-only-tests-ever-use-0000";
-const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
+export const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
 
 export interface ClusterSetup {
   readonly shards?: number;
