@@ -31,6 +31,8 @@ const SERVER_LIMITS = {
   requestTimeout: 15_000,
   connectionsCheckingInterval: 5_000,
   keepAliveTimeout: 65_000,
+  // Checked by the first hook, which answers with a problem document.
+  requireHostHeader: false,
 };
 
 export async function createRouterApp(parts: RouterParts): Promise<FastifyInstance> {
@@ -53,13 +55,19 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
       });
       server.maxConnections = parts.connectionsMax;
       server.on("drop", () => metrics.connectionRefused());
+      // Node.js would answer these two by itself, without a problem document.
+      server.on("checkExpectation", (request, response) => handler(request, response));
+      server.on("connect", (_request, socket) => answerBrokenRequest(new Error("CONNECT"), socket as Socket));
       return server;
     },
   });
 
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-request-id", request.id);
-    done();
+    // RFC 9112 §3.2: HTTP/1.1 requires it.
+    if (request.headers.host === undefined && request.raw.httpVersion === "1.1")
+      done(new Problem("invalid_request", "The Host header is missing."));
+    else done();
   });
   app.addHook("onResponse", (request, reply, done) => {
     const route = request.routeOptions.url?.replace(/:(\w+)/g, "{$1}") ?? "unmatched";
@@ -103,7 +111,7 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
       components: { securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } } },
     },
     transform: jsonSchemaTransform,
-    transformObject: jsonSchemaTransformObject,
+    transformObject: (document) => describeProblems(jsonSchemaTransformObject(document)),
   });
   await app.register(swaggerUi, {
     routePrefix: "/docs",
@@ -114,6 +122,27 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
   app.get("/openapi.json", { schema: { hide: true } }, async () => app.swagger());
   refuseOtherMethods(app, allowed);
   return app;
+}
+
+/** Refusals have a media type of their own (RFC 9457 §3), which a route's schema cannot say. */
+function describeProblems<Document extends object>(document: Document): Document {
+  const { paths = {} } = document as {
+    paths?: Record<string, Record<string, { responses?: Record<string, unknown> }>>;
+  };
+  for (const operation of Object.values(paths).flatMap((path) => Object.values(path))) {
+    const refusal = operation.responses?.["default"] as { content?: Record<string, unknown> } | undefined;
+    const schema = refusal?.content?.["application/json"];
+    if (operation.responses === undefined || schema === undefined) continue;
+    operation.responses["default"] = {
+      description: "Refused; `code` says why.",
+      headers: {
+        "X-Request-Id": { schema: { type: "string" } },
+        "Retry-After": { schema: { type: "integer" } },
+      },
+      content: { "application/problem+json": schema },
+    };
+  }
+  return document;
 }
 
 function memoryObserver({ http }: RouterMetrics): (status: 200 | 304, seconds: number) => void {
@@ -167,10 +196,18 @@ function refuseOtherMethods(app: FastifyInstance, allowed: ReadonlyMap<string, R
   }
 }
 
+/** Parts of a request, as a client knows them. */
+const WHERE: Readonly<Record<string, string>> = {
+  params: "address",
+  querystring: "query",
+  headers: "header",
+  body: "body",
+};
+
 function answerError(log: Log, error: FastifyError | Problem, reply: FastifyReply): FastifyReply {
   if (error instanceof Problem) return sendProblem(reply, error);
   if (error.validation !== undefined) {
-    const where = error.validationContext ?? "body";
+    const where = WHERE[error.validationContext ?? "body"] ?? "body";
     const errors = error.validation.map(({ instancePath, message = "is not valid" }) => ({
       path: instancePath.replace(/^\//, "").replaceAll("/", ".") || where,
       message,

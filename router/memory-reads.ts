@@ -21,6 +21,7 @@ export function memoryReads(
   return (request: IncomingMessage, response: ServerResponse): boolean => {
     const { method, url } = request;
     if (method !== "GET" || url?.length !== PATH_LENGTH || !url.startsWith(PATH)) return false;
+    if (request.headers.host === undefined) return false;
     const started = performance.now();
     const event = cache.fresh(url.slice(PATH.length) as EventId);
     if (event === undefined) return false;

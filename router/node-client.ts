@@ -106,8 +106,10 @@ export class NodeClient {
         path,
         headers: this.#headers,
         body: body === undefined ? null : JSON.stringify(body),
-        headersTimeout: timeoutMs,
-        bodyTimeout: timeoutMs,
+        // One timer for all of it; undici's own are a second coarse.
+        signal: AbortSignal.timeout(Math.ceil(timeoutMs)),
+        headersTimeout: 0,
+        bodyTimeout: 0,
         // A connection that broke is reported, never silently used again: only the caller knows what is safe to repeat.
         idempotent: false,
       });

@@ -10,18 +10,18 @@ const text = z
   .min(1)
   .max(LIMITS.nameCharactersMax)
   .regex(
-    /^[^\p{Cc}\p{Cs}]*[^\p{Cc}\p{Cs}\s][^\p{Cc}\p{Cs}]*$/u,
+    /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u,
     "must be visible text without control characters",
   );
 
 /** RFC 3339 with an offset, within the years that PostgreSQL and JavaScript agree on; canonical UTC after parsing. */
-const time = z.iso
-  .datetime({ offset: true })
-  .refine(
-    (value) => value >= "0001" && !Number.isNaN(Date.parse(value)),
-    "must be a time of the years 1 to 9999",
-  )
-  .transform((value) => new Date(value).toISOString());
+const time = z.iso.datetime({ offset: true }).transform((value, context) => {
+  const utc = new Date(value);
+  const year = utc.getUTCFullYear();
+  if (year >= 1 && year <= 9999) return utc.toISOString();
+  context.addIssue({ code: "custom", message: "must be a time of the years 1 to 9999 in UTC" });
+  return z.NEVER;
+});
 
 const totalTickets = z.int().min(1).max(LIMITS.ticketsPerEventMax);
 const maxPerUser = z.int().min(1).max(LIMITS.ticketsPerBookingMax);
@@ -109,7 +109,11 @@ export const eventSchema = z
     salesEndAt: timeOut.nullable(),
     status: z.enum(EVENT_STATUSES),
     totalTickets: z.int(),
-    availableTickets: z.int().describe("Advisory and up to a second old; a booking alone decides."),
+    availableTickets: z
+      .int()
+      .describe(
+        "Advisory: usually under a second old, and about a second more after a hold has ended. A booking alone decides.",
+      ),
     maxPerUser: z.int(),
     version: z.int(),
     createdAt: timeOut,

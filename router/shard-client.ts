@@ -42,7 +42,7 @@ export interface ShardObserver {
 }
 
 /** A call's slack over its items' deadline, so that a node's own answer at the deadline still arrives. */
-const CALL_SLACK_MS = 500;
+const CALL_SLACK_MS = 200;
 const ATTEMPTS = 2;
 
 export class ShardClient {
@@ -118,13 +118,13 @@ export class ShardClient {
 
   async #sendCommands(batch: readonly Outgoing<Command>[]): Promise<readonly CommandResult[]> {
     let lost = false;
-    for (const node of this.#attempts()) {
+    const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline)) + CALL_SLACK_MS;
+    for (const { node, timeoutMs } of this.#attempts(deadline)) {
       const askedAt = this.#options.clock.elapsed();
       const commands = batch.map(({ item, deadline }) => ({
         ...item,
         budgetMs: Math.max(1, deadline - askedAt),
       }));
-      const timeoutMs = Math.max(...commands.map((command) => command.budgetMs)) + CALL_SLACK_MS;
       try {
         const answer = await this.#call<CommandsResponse | Failure>(
           node,
@@ -152,13 +152,14 @@ export class ShardClient {
   ): Promise<readonly (ReadResult<T> | Failure)[]> {
     let failure: Failure = { outcome: "shard_unavailable" };
     const ids = batch.map(({ item }) => item);
-    for (const node of this.#attempts()) {
+    const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline));
+    for (const { node, timeoutMs } of this.#attempts(deadline)) {
       try {
         const answer = await this.#call<ReadResponse<T> | Failure>(
           node,
           RPC.read,
           { kind, ids },
-          this.#options.readDeadlineMs,
+          timeoutMs,
           ids.length,
         );
         if ("results" in answer) {
@@ -177,10 +178,10 @@ export class ShardClient {
   async #direct<Answer extends object>(
     path: string,
     body: unknown,
-    timeoutMs: number,
+    deadlineMs: number,
   ): Promise<Answer | Failure> {
     let lost = false;
-    for (const node of this.#attempts()) {
+    for (const { node, timeoutMs } of this.#attempts(this.#options.clock.elapsed() + deadlineMs)) {
       try {
         return await node.direct<Answer | Failure>(path, body, timeoutMs);
       } catch (error) {
@@ -210,11 +211,19 @@ export class ShardClient {
     }
   }
 
-  /** The nodes to try, in order: those that did not fail lately first, a lone one twice. */
-  #attempts(): readonly NodeClient[] {
+  /**
+   * The nodes to try, with the time that is left for each: those that did not fail lately first, a lone one twice. None
+   * after the deadline.
+   */
+  *#attempts(deadline: number): Generator<{ node: NodeClient; timeoutMs: number }> {
     const nodes = [...this.#nodes].sort((a, b) => Number(a.open) - Number(b.open));
     const [first] = nodes;
-    return nodes.length === 1 && first !== undefined ? [first, first] : nodes.slice(0, ATTEMPTS);
+    const candidates = nodes.length === 1 && first !== undefined ? [first, first] : nodes.slice(0, ATTEMPTS);
+    for (const node of candidates) {
+      const timeoutMs = deadline - this.#options.clock.elapsed();
+      if (timeoutMs <= 0) return;
+      yield { node, timeoutMs };
+    }
   }
 
   #readDeadline(): number {

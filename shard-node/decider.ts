@@ -12,6 +12,7 @@ import {
   type Snapshot,
 } from "../shared/wire.ts";
 import type { Log } from "../shared/log.ts";
+import { Outage } from "../shared/outage.ts";
 import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
 
 /** PostgreSQL manual, appendix A. */
@@ -34,11 +35,13 @@ export class Decider {
   readonly #store: BookingStore;
   readonly #hooks: DeciderHooks;
   readonly #log: Log;
+  readonly #batches: Outage;
 
   constructor(store: BookingStore, hooks: DeciderHooks, log: Log) {
     this.#store = store;
     this.#hooks = hooks;
     this.#log = log;
+    this.#batches = new Outage(log, "deciding batches");
   }
 
   /** One result per command, in order. Never throws. */
@@ -52,6 +55,7 @@ export class Decider {
     for (let attempt = 1; ; attempt += 1) {
       try {
         const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids);
+        this.#batches.worked();
         this.#hooks.lockWaited(lockWaitSeconds);
         this.#hooks.committed(snapshots);
         const byEvent = new Map(snapshots.map((snapshot) => [snapshot.event.id, snapshot]));
@@ -75,7 +79,8 @@ export class Decider {
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
-        this.#log.error({ err: error, commands: commands.length, inDoubt }, "a batch could not be decided");
+        if (error instanceof DatabaseError) this.#batches.failed(error);
+        else this.#log.error({ err: error, commands: commands.length }, "a batch could not be decided");
         const failure = inDoubt ? UNKNOWN : failureOf(error);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
       }

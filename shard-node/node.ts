@@ -4,6 +4,7 @@ import { systemClock } from "../shared/clock.ts";
 import { drain } from "../shared/drain.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
+import { Outage } from "../shared/outage.ts";
 import { createRegistry } from "../shared/metrics.ts";
 import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { SnapshotStore } from "../shared/redis.ts";
@@ -102,25 +103,12 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const url = config.ADVERTISE_URL ?? listening;
   catalog.announceAt(url);
 
-  const reporting = (what: string) => {
-    let failing = false;
-    return {
-      ok() {
-        if (failing) log.info(`${what} is back`);
-        failing = false;
-      },
-      failed(error: unknown) {
-        if (!failing) log.warn({ reason: String(error) }, `${what} is away`);
-        failing = true;
-      },
-    };
-  };
-  const catalogState = reporting("the catalog");
-  const databaseState = reporting("the shard's database");
+  const catalogState = new Outage(log, "the catalog");
+  const databaseState = new Outage(log, "the shard's database");
   const announcing = repeat(
     async () => {
       await catalog.refresh();
-      catalogState.ok();
+      catalogState.worked();
     },
     CATALOG_REFRESH_MS,
     (error) => catalogState.failed(error),
@@ -134,7 +122,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       }>(SAMPLE);
       if (sample !== undefined) metrics.activity(sample);
       databaseUp = true;
-      databaseState.ok();
+      databaseState.worked();
     },
     SAMPLE_MS,
     (error) => {
@@ -144,13 +132,20 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       databaseState.failed(error);
     },
   );
+  const sweep = new Outage(log, "the sweep of due holds");
   const sweeping = repeat(
     async () => {
-      if (databaseUp) changed(await store.expireDueHolds(config.HOLD_SWEEP_EVENTS_MAX));
+      let swept: readonly Snapshot[] = [];
+      do {
+        if (!databaseUp) return;
+        swept = await store.expireDueHolds(config.HOLD_SWEEP_EVENTS_MAX);
+        changed(swept);
+        // Many holds that end together are not worth a pause between them.
+      } while (swept.length === config.HOLD_SWEEP_EVENTS_MAX);
+      sweep.worked();
     },
     config.HOLD_SWEEP_INTERVAL_MS,
-    (error) =>
-      log.warn({ reason: String(error) }, "due holds could not be swept; bookings free them all the same"),
+    (error) => sweep.failed(error),
   );
 
   const admin = await startAdminServer({

@@ -1,14 +1,11 @@
-/** Bearer tokens (RFC 7519), the only door to jose: who is asking, and in which role. */
-import { createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
-import {
-  createRemoteJWKSet,
-  decodeProtectedHeader,
-  type JWTPayload,
-  jwtVerify,
-  type JWTVerifyOptions,
-  SignJWT,
-  UnsecuredJWT,
-} from "jose";
+/**
+ * Bearer tokens (RFC 7519): who is asking, and in which role. The only door to jose, which fetches key sets and signs, and
+ * to jsonwebtoken, which verifies tokens with a shared secret: jose does that on another thread, for 30 µs more of processor
+ * time a token, and in a rush every token is new (docs/decisions/0008-two-token-libraries.md).
+ */
+import { createSecretKey, type KeyObject } from "node:crypto";
+import { createRemoteJWKSet, jwtVerify, type JWTVerifyOptions, SignJWT } from "jose";
+import jsonwebtoken from "jsonwebtoken";
 import { LRUCache } from "lru-cache";
 import type { Clock } from "./clock.ts";
 import { parseUserId, type UserId } from "./ids.ts";
@@ -32,10 +29,10 @@ export interface TokenRules {
 
 /**
  * How many tokens are remembered that were verified with a public key, and for how long. (jose itself keeps a fetched key
- * set for ten minutes.) Verifying with a shared secret is about as cheap as remembering, and what is remembered of a rush
+ * set for ten minutes.) Verifying with a shared secret costs little more than remembering, and what is remembered of a rush
  * in which everybody is new is only garbage that has grown old (npm run bench -- memory).
  */
-const REMEMBERED_MAX = 50_000;
+const REMEMBERED_MAX = 20_000;
 const REMEMBERED_MS = 30_000;
 
 /** Says who holds a token. */
@@ -66,6 +63,13 @@ export class TokenVerifier {
   }
 }
 
+/** What is looked at in a verified token. */
+interface Claims {
+  readonly sub?: string | undefined;
+  readonly exp?: number | undefined;
+  readonly role?: unknown;
+}
+
 interface Verified {
   readonly caller: Caller;
   /** Milliseconds since the epoch. */
@@ -92,53 +96,41 @@ function verifierOf({
   issuer,
   audience,
 }: TokenRules): (token: string) => Promise<Verified | undefined> {
+  // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
+  if ("secret" in keys) {
+    const key = createSecretKey(keys.secret, "utf8");
+    return async (token) => verifiedBy(async () => sharedSecretClaims(token, key, { issuer, audience }));
+  }
   const checks: JWTVerifyOptions = {
     requiredClaims: ["exp", "sub"],
     ...(issuer === undefined ? {} : { issuer }),
     ...(audience === undefined ? {} : { audience }),
   };
-  // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
-  if ("secret" in keys) {
-    const claimsOf = hs256Claims(keys.secret, checks);
-    return async (token) => verifiedBy(async () => claimsOf(token));
-  }
   const jwks = createRemoteJWKSet(new URL(keys.jwksUrl));
   const algorithms = ["RS256", "ES256", "EdDSA"];
   return async (token) =>
     verifiedBy(async () => (await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
 }
 
-const UNSECURED_HEADER = Buffer.from('{"alg":"none"}').toString("base64url");
-
-/**
- * Answers the claims of a token that carries this secret's signature; throws for every other one. jose would compute the
- * HMAC with WebCrypto, which sends each token to another thread and back: 30 µs of processor time a token, 6 this way, and
- * in a rush every token is new (npm run bench -- hot-event). So only the HMAC is computed here. What a header and claims
- * must look like is jose's to judge, which gets the claims as a token without a signature once the signature was checked.
- */
-function hs256Claims(secret: string, checks: JWTVerifyOptions): (token: string) => JWTPayload {
-  const key = createSecretKey(secret, "utf8");
-  // Whoever issues the tokens gives all of them the same header, so nearly every one has been judged before.
-  let goodHeader: string | undefined;
-  return (token) => {
-    const header = token.slice(0, token.indexOf("."));
-    if (header !== goodHeader) {
-      const { alg, crit } = decodeProtectedHeader(token);
-      if (alg !== "HS256" || crit !== undefined) throw new Error("not a plain HS256 token");
-      goodHeader = header;
-    }
-    const signatureAt = token.lastIndexOf(".") + 1;
-    const signed = token.slice(0, signatureAt - 1);
-    const given = Buffer.from(token.slice(signatureAt));
-    // Compared as text, so that each token has exactly one spelling of its signature.
-    const expected = Buffer.from(createHmac("sha256", key).update(signed).digest("base64url"));
-    if (given.length !== expected.length || !timingSafeEqual(given, expected)) throw new Error("forged");
-    const claims = signed.slice(header.length + 1);
-    return UnsecuredJWT.decode(`${UNSECURED_HEADER}.${claims}.`, checks).payload;
-  };
+/** The claims of a token signed with the secret. Throws when jsonwebtoken or RFC 7515 §4.1.11 refuses it. */
+function sharedSecretClaims(
+  token: string,
+  key: KeyObject,
+  { issuer, audience }: Pick<TokenRules, "issuer" | "audience">,
+): Claims {
+  const { header, payload } = jsonwebtoken.verify(token, key, {
+    algorithms: ["HS256"],
+    complete: true,
+    ...(issuer === undefined ? {} : { issuer }),
+    ...(audience === undefined ? {} : { audience }),
+  });
+  // It takes tokens that never end, and extensions that it does not understand.
+  if (typeof payload === "string" || payload.exp === undefined || "crit" in header)
+    throw new Error("refused");
+  return payload;
 }
 
-async function verifiedBy(claims: () => Promise<JWTPayload>): Promise<Verified | undefined> {
+async function verifiedBy(claims: () => Promise<Claims>): Promise<Verified | undefined> {
   try {
     const { sub, exp = 0, role = "buyer" } = await claims();
     const userId = parseUserId(sub);

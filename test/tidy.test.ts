@@ -24,7 +24,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "shard-node": ["shared"],
   migrations: ["shared"],
   audit: ["shared"],
-  deploy: ["shared"],
+  deploy: ["shared", "router", "shard-node"],
   bench: ["shared", "router", "shard-node", "migrations", "audit", "deploy"],
   test: ["shared", "router", "shard-node", "migrations", "audit", "deploy", "bench"],
 };
@@ -35,6 +35,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "node-pg-migrate": ["migrations/runner.ts"],
   ioredis: ["shared/redis.ts"],
   jose: ["shared/tokens.ts"],
+  jsonwebtoken: ["shared/tokens.ts"],
   pino: ["shared/log.ts"],
   "prom-client": ["shared/metrics.ts"],
   murmurhash: ["shared/slots.ts"],

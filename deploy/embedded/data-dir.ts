@@ -47,12 +47,13 @@ export function openDataDir(path: string): DataDir {
   const stateFile = join(path, "state.json");
   let lock: DatabaseSync | undefined;
   try {
+    if (existsSync(path) && !existsSync(stateFile) && readdirSync(path).some((name) => name !== "lock"))
+      throw new StartError(`DATA_DIR ${path} has other files in it; give an empty or a new directory`);
     makeDirectory(path);
     lock = takeLock(join(path, "lock"));
     if (lock === undefined)
       throw new StartError(`DATA_DIR ${path} is in use by another npm start; stop that first`);
-    const kept: unknown = existsSync(stateFile) ? JSON.parse(readFileSync(stateFile, "utf8")) : {};
-    const state = stateSchema.parse(kept);
+    const state = readState(stateFile);
     const saveState = () => writePrivately(stateFile, state);
     saveState();
     const held = lock;
@@ -61,6 +62,17 @@ export function openDataDir(path: string): DataDir {
     lock?.close();
     if (error instanceof StartError) throw error;
     throw new StartError(`DATA_DIR ${path} cannot be used: ${reasonOf(error)}`);
+  }
+}
+
+function readState(file: string): ClusterState {
+  if (!existsSync(file)) return stateSchema.parse({});
+  try {
+    return stateSchema.parse(JSON.parse(readFileSync(file, "utf8")));
+  } catch (error) {
+    throw new StartError(
+      `${file} is damaged (${reasonOf(error)}); bring it back from a copy, it holds the passwords`,
+    );
   }
 }
 

@@ -1,6 +1,8 @@
 /** The settings of `npm start`. Everything has a default: it must start on a fresh machine with none of them. */
 import { resolve } from "node:path";
 import { z } from "zod";
+import { routerConfig } from "../../router/config.ts";
+import { nodeConfig } from "../../shard-node/config.ts";
 import { host, integer, logLevel, port, readConfig, secret, urlOf } from "../../shared/config.ts";
 
 export type Settings = ReturnType<typeof readSettings>;
@@ -13,6 +15,10 @@ const schema = z
     SHARDS: integer({ min: 1, max: 16, default: 2 }),
     DATA_DIR: z.string().default(".onsale"),
     AUTH_JWT_SECRET: secret.optional(),
+    AUTH_JWKS_URL: z
+      .string()
+      .optional()
+      .refine((url) => url === undefined, "is for npm run router: npm start signs the tokens that it prints"),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     // The roles share one terminal: what they say should be worth reading.
     LOG_LEVEL: logLevel.unwrap().default("warn"),
@@ -22,8 +28,21 @@ const schema = z
     message: "must differ from PORT",
   });
 
-/** Reads them; throws ConfigError with every problem. */
+/** What the roles need and npm start gives them; the rest of their settings may come from its environment. */
+const GIVEN = {
+  HOST: "127.0.0.1",
+  NODE_URLS: "http://127.0.0.1",
+  INTERNAL_TOKEN: "-".repeat(32),
+  AUTH_JWT_SECRET: "-".repeat(32),
+  SHARD_ID: "shard-0",
+  DATABASE_URL: "postgres://127.0.0.1",
+  CATALOG_URL: "postgres://127.0.0.1",
+};
+
+/** Reads them, and tries those that are handed on to the roles; throws ConfigError before anything has started. */
 export function readSettings(env: Readonly<Record<string, string | undefined>>) {
   const settings = readConfig(schema, env);
+  readConfig(routerConfig, { ...env, ...GIVEN });
+  readConfig(nodeConfig, { ...env, ...GIVEN });
   return { ...settings, DATA_DIR: resolve(settings.DATA_DIR) };
 }

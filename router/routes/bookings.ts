@@ -204,7 +204,9 @@ function ownerOrNobody({ userId, role }: Caller): UserId | null {
 function keyOf(request: FastifyRequest): IdempotencyKey | undefined {
   const given = request.headers[KEY_HEADER];
   if (given === undefined) return undefined;
-  const key = typeof given === "string" ? parseIdempotencyKey(given) : undefined;
+  // Node.js joins repeated headers; two keys are none.
+  const once = request.raw.headersDistinct[KEY_HEADER]?.length === 1;
+  const key = once && typeof given === "string" ? parseIdempotencyKey(given) : undefined;
   if (key !== undefined) return key;
   throw new Problem("invalid_request", "The Idempotency-Key is not usable.", {
     errors: [{ path: KEY_HEADER, message: "must be 1 to 128 visible ASCII characters" }],

@@ -79,7 +79,7 @@ export function eventRoutes({
       {
         schema: {
           summary: "Read an event",
-          description: "Availability is advisory and at most a second old.",
+          description: "Availability is advisory; a booking alone decides.",
           tags: ["events"],
           params: eventParams,
           headers: z.object({ "if-none-match": z.string().optional() }),

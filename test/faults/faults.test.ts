@@ -363,6 +363,30 @@ describe("a shard node", () => {
     expect(report).toMatchObject({ bookings: statuses["201"], violations: [] });
   });
 
+  test("F5: a router that is told to stop under load answers what it accepted, in the words of the catalogue", async () => {
+    await using cluster = await startTestCluster({ shards: 1 });
+    const client = cluster.client();
+    const event = await client.createEvent({ totalTickets: 10_000 });
+    const lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+    const requests = Array.from({ length: 50 }, async (_, index) => client.book(event.id, `user-${index}`));
+    await eventually(
+      "they wait for the lock",
+      async () => (await metric(cluster.nodes[0]?.adminUrl, /^onsale_db_lock_waiters (\d+)/m)) > 0,
+    );
+    const [router] = cluster.routers.splice(0, 1);
+    const closing = router?.close();
+    await eventually(
+      "it is not ready any more",
+      async () => (await fetch(`${router?.adminUrl}/readyz`)).status === 503,
+    );
+    await lock[Symbol.asyncDispose]();
+    await closing;
+    const answers = await Promise.all(requests);
+
+    expect(tally(answers.map((answer) => answer.status))).toEqual({ 201: 50 });
+    expect(await audit(cluster.catalogUrl)).toMatchObject({ bookings: 50, violations: [] });
+  });
+
   test("B1 B3: the storm with two nodes on one shard, each behind its own router, sells what there is", async () => {
     await using one = await startTestCluster({ shards: 1 });
     // A second catalog that knows only the second node: its router never talks to the first.

@@ -390,6 +390,13 @@ describe("operations", () => {
       "post /v1/events/{id}/bookings",
       "post /v1/events/{id}/holds",
     ]);
+    const refusals = Object.values(body.paths)
+      .flatMap((path) => Object.values(path))
+      .map(
+        (operation) =>
+          (operation as { responses: { default: { content: object } } }).responses.default.content,
+      );
+    for (const content of refusals) expect(Object.keys(content)).toEqual(["application/problem+json"]);
     const page = await fetch(`${client.url}/docs`);
     expect(page.status).toBe(200);
     expect(page.headers.get("content-type")).toContain("text/html");

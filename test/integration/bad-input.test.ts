@@ -117,6 +117,9 @@ test("S2: events with impossible fields are refused", async () => {
     { startsAt: "tomorrow" },
     { startsAt: "2030-02-30T00:00:00Z" },
     { startsAt: "0000-01-01T00:00:00Z" },
+    { startsAt: "0001-01-01T00:00:00+00:01" },
+    { startsAt: "9999-12-31T23:59:59-00:01" },
+    { name: "\u200b" },
     { startsAt: 1 },
     { totalTickets: 0 },
     { totalTickets: 10_000_001 },
@@ -132,7 +135,13 @@ test("S2: events with impossible fields are refused", async () => {
   }
   const change = (body: unknown) =>
     client.send("PATCH", `/v1/events/${event.id}`, { as: "o", role: "organizer", body });
-  for (const body of [{ status: "sold" }, { availableTickets: 5 }, { name: null }, { version: 9 }]) {
+  for (const body of [
+    { salesEndAt: "9999-12-31T23:59:59-14:00" },
+    { status: "sold" },
+    { availableTickets: 5 },
+    { name: null },
+    { version: 9 },
+  ]) {
     expectProblem(await change(body), "invalid_request");
   }
   expect(await client.readEvent(event.id)).toEqual(event);
@@ -204,6 +213,10 @@ test("S2: what is not HTTP, and headers beyond 16 KiB, are refused without harm"
     `GET / HTTP/1.1\r\nhost: x\r\nx-large: ${"x".repeat(20_000)}\r\n\r\n`,
     "GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
     "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "GET /v1/events HTTP/1.1\r\nconnection: close\r\n\r\n",
+    `GET /v1/events/${event.id} HTTP/1.1\r\nconnection: close\r\n\r\n`,
+    "CONNECT example.com:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+    `POST /v1/events/${event.id}/bookings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${await tokenOf("buyer")}\r\nconnection: close\r\nidempotency-key: a\r\nidempotency-key: b\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{"quantity":1}`,
     `GET /v1/events/%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`,
   ]) {
     const answer = await raw(request);
@@ -211,6 +224,9 @@ test("S2: what is not HTTP, and headers beyond 16 KiB, are refused without harm"
     expect(answer).toMatch(/x-request-id: \S+/i);
     expect(answer).toContain('"code":"invalid_request"');
   }
+  expect(
+    await raw("GET /v1/nothing HTTP/1.1\r\nhost: x\r\nexpect: 200-ok\r\nconnection: close\r\n\r\n"),
+  ).toContain('"code":"not_found"');
   expect((await client.send("GET", `/v1/events/${event.id}`)).status).toBe(200);
 });
 
