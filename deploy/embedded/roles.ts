@@ -11,10 +11,11 @@ const READY_MAX_MS = 30_000;
 const PROBE_MAX_MS = 2_000;
 
 /**
- * A rush makes short-lived objects by the million. With V8's default young generation, and an arena of malloc per thread, a
- * router grows beyond 300 MB before anything is collected (npm run bench -- memory). package.json gives the same flag.
+ * A rush makes short-lived objects by the million. V8 lets its heap grow by a factor that depends on the most it may have,
+ * and malloc keeps an arena per thread: with the defaults a router goes beyond 300 MB before much is collected
+ * (npm run bench -- memory). The scripts in package.json give the same flags.
  */
-const YOUNG_GENERATION = "--max-semi-space-size=4";
+const HEAP_BOUNDS = ["--max-old-space-size=1024", "--max-semi-space-size=8"];
 
 export const scriptOf = (role: "router" | "shard-node" | "migrations") =>
   fileURLToPath(new URL(`../../${role}/main.ts`, import.meta.url));
@@ -29,7 +30,7 @@ export function roleSpec(
   return {
     name,
     program: process.execPath,
-    args: [YOUNG_GENERATION, scriptOf(role)],
+    args: [...HEAP_BOUNDS, scriptOf(role)],
     env: { ...env, MALLOC_ARENA_MAX: "2" },
     channel: true,
     stopSignal: "SIGTERM",
