@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import pg from "pg";
@@ -60,6 +60,13 @@ function freeze(pid: number): AsyncDisposable {
   };
 }
 
+async function stopped(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, "exit");
+  child.kill("SIGKILL");
+  await exited;
+}
+
 function shardOf(cluster: TestCluster, event: Event) {
   const shard = cluster.shards[Math.floor((slotOf(event.id) * cluster.shards.length) / SLOT_COUNT)];
   if (shard === undefined) throw new Error("every event has a shard");
@@ -68,7 +75,7 @@ function shardOf(cluster: TestCluster, event: Event) {
 
 describe("a shard's database", () => {
   test("F3: killed, only its events answer 503, at once; back again, they sell again", async () => {
-    const server = await startPostgresServer({ databases: ["shard_template"], durable: true });
+    await using server = await startPostgresServer({ databases: ["shard_template"], durable: true });
     await migrate(server.url("shard_template"), "shard");
     await using cluster = await startTestCluster({
       serverOf: (shard) => (shard === 1 ? server.url("") : undefined),
@@ -99,7 +106,7 @@ describe("a shard's database", () => {
     expect((await fetch(`${cluster.routers[0]?.adminUrl}/readyz`)).status).toBe(200);
 
     // The killed server's children let go of its port and memory a moment after it.
-    const again = await eventually("the database is back", async () =>
+    await using again = await eventually("the database is back", async () =>
       startPostgresServer({ dataDir: server.dataDir, port: server.port, durable: true }).catch(
         () => undefined,
       ),
@@ -114,9 +121,8 @@ describe("a shard's database", () => {
       ticketsSold: 101 - availableTickets,
       violations: [],
     });
+    expect(again.port).toBe(server.port);
     await cluster[Symbol.asyncDispose]();
-    await again.stop();
-    await server.stop();
   });
 
   test("F3: frozen, its requests have an answer by their deadline, and soon at once", async () => {
@@ -421,7 +427,7 @@ describe("a shard node", () => {
 
 describe("the catalog", () => {
   test("F3: away, nothing changes for clients", async () => {
-    const server = await startPostgresServer({ databases: ["catalog_template"] });
+    await using server = await startPostgresServer({ databases: ["catalog_template"] });
     await migrate(server.url("catalog_template"), "catalog");
     await using cluster = await startTestCluster({ catalogServer: server.url("") });
     const client = cluster.client();
@@ -435,7 +441,6 @@ describe("the catalog", () => {
     });
     expect((await client.createEvent()).version).toBe(1);
     expect((await fetch(`${cluster.routers[0]?.adminUrl}/readyz`)).status).toBe(200);
-    await server.stop();
   });
 });
 
@@ -446,6 +451,7 @@ describe.skipIf(findRedisServer() === undefined)("Redis", () => {
     const start = () =>
       spawn(program, ["--port", String(port), "--bind", "127.0.0.1", "--save", ""], { stdio: "ignore" });
     let redis = start();
+    await using _server = { [Symbol.asyncDispose]: async () => stopped(redis) };
     await waitForPort(port);
     await using cluster = await startTestCluster({
       shards: 1,
@@ -458,8 +464,7 @@ describe.skipIf(findRedisServer() === undefined)("Redis", () => {
     const event = await here.createEvent();
     await eventually("Redis is in use", async () => (await up()) === 1);
 
-    redis.kill("SIGKILL");
-    await once(redis, "exit");
+    await stopped(redis);
     await eventually("its loss is seen", async () => (await up()) === 0);
     expect((await here.book(event.id, "a")).status).toBe(201);
     expect((await here.readEvent(event.id)).availableTickets).toBe(99);
@@ -482,8 +487,5 @@ describe.skipIf(findRedisServer() === undefined)("Redis", () => {
         (await metric(cluster.nodes[0]?.adminUrl, /onsale_snapshot_publish_seconds_count (\d+)/)) > 1
       );
     });
-    await cluster[Symbol.asyncDispose]();
-    redis.kill("SIGTERM");
-    await once(redis, "exit");
   });
 });
