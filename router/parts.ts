@@ -16,5 +16,5 @@ export interface RouterParts {
   readonly commandDeadlineMs: number;
   readonly connectionsMax: number;
   /** Per user and second; false leaves limiting to the load balancer. */
-  readonly writeLimit: false | { readonly max: number; readonly groupId: string };
+  readonly writeLimit: false | { readonly max: number };
 }

@@ -72,8 +72,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     log,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     connectionsMax: config.CONNECTIONS_MAX,
-    writeLimit:
-      config.RATE_LIMIT_PER_USER === 0 ? false : { max: config.RATE_LIMIT_PER_USER, groupId: "writes" },
+    writeLimit: config.RATE_LIMIT_PER_USER === 0 ? false : { max: config.RATE_LIMIT_PER_USER },
   });
   let draining = false;
   const url = await app.listen({ host: config.HOST, port: config.PORT });

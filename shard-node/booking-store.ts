@@ -233,7 +233,7 @@ export class BookingStore {
 
   async #saveEvent(statement: Statement, values: readonly unknown[]): Promise<EventResult> {
     const { result } = await this.#one<{
-      result: { outcome: Exclude<EventResult["outcome"], "saved">; snapshots?: EventRow[] };
+      result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
     }>(this.#others, statement, values);
     const [row] = result.snapshots ?? [];
     return {

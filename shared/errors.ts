@@ -1,6 +1,6 @@
 /**
  * Every "no" that a client can get, in one catalogue. `docs/errors.md` explains each; a test holds the two equal.
- * Problem documents follow RFC 9457; `retry` tells a client (and the router) whether trying again can help.
+ * Problem documents follow RFC 9457; `retry` says whether trying again can help.
  */
 export interface ProblemSpec {
   readonly status: number;

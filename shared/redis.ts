@@ -109,11 +109,6 @@ export class SnapshotFeed {
     });
   }
 
-  /** True while messages can arrive. */
-  get up(): boolean {
-    return this.#redis.status === "ready";
-  }
-
   close(): void {
     this.#redis.disconnect();
   }

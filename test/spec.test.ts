@@ -45,4 +45,10 @@ test("H2: every rule has a test", () => {
 test("H2: the catalogue of errors and its page name the same codes", () => {
   const documented = [...read("docs/errors.md").matchAll(/^## `(\w+)`$/gm)].map((match) => match[1] ?? "");
   expect(documented.toSorted()).toEqual(Object.keys(PROBLEMS).toSorted());
+  for (const [code, { status, retry }] of Object.entries(PROBLEMS)) {
+    const said = new RegExp(`^## \`${code}\`\n\n\\*\\*(\\d+)\\*\\*, (never|later|same key)`, "m").exec(
+      read("docs/errors.md"),
+    );
+    expect([code, said?.[1], said?.[2]]).toEqual([code, String(status), retry.replace("-", " ")]);
+  }
 });
