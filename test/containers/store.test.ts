@@ -115,7 +115,7 @@ test("C3: redis:8 tells every router of each newer version, and of no older one"
   await using store = await givenSnapshotStore();
   const id = newEventId(Date.now());
   const heard: number[] = [];
-  using feed = givenFeed((snapshots) => heard.push(...snapshots.map(({ event }) => event.version)));
+  using _feed = givenFeed((snapshots) => heard.push(...snapshots.map(({ event }) => event.version)));
   await eventually("the feed is subscribed", async () => (await redisCli("pubsub", "channels")) !== "");
 
   for (const version of [1, 3, 2, 4]) await store.publish([snapshotOf(id, version)]);
