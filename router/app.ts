@@ -20,6 +20,7 @@ import { problemDocument, problemHeaders, sendProblem } from "./problems.ts";
 import { newRequestId, requestIdOf } from "./request-id.ts";
 import { bookingRoutes } from "./routes/bookings.ts";
 import { eventRoutes } from "./routes/events.ts";
+import { bodyOf, shortBookings } from "./short-bookings.ts";
 
 const BODY_MAX_BYTES = 16 * 1024;
 const HEADERS_MAX_BYTES = 16 * 1024;
@@ -50,8 +51,11 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
     },
     frameworkErrors: (error, _request, reply) => void answerError(log, error, reply),
     serverFactory: (handler) => {
+      const bookings = shortBookings(parts, handler);
       const server = createServer(SERVER_LIMITS, (request, response) => {
-        if (!memory(request, response)) handler(request, response);
+        // Who drains tells its clients so, and that is the framework's work.
+        if (server.listening && (memory(request, response) || bookings(request, response))) return;
+        handler(request, response);
       });
       server.maxConnections = parts.connectionsMax;
       server.on("drop", () => metrics.connectionRefused());
@@ -69,6 +73,7 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
       done(new Problem("invalid_request", "The Host header is missing."));
     else done();
   });
+  app.addHook("preParsing", (request, _reply, payload, done) => done(null, bodyOf(request, payload)));
   app.addHook("onResponse", (request, reply, done) => {
     const route = request.routeOptions.url?.replace(/:(\w+)/g, "{$1}") ?? "unmatched";
     metrics.http.answered(route, request.method, reply.statusCode, reply.elapsedTime / 1000);

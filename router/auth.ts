@@ -12,6 +12,11 @@ declare module "fastify" {
 
 const BEARER = /^Bearer +([A-Za-z0-9\-._~+/]+=*)$/i;
 
+/** The token of an Authorization header (RFC 6750 §2.1), or undefined when it carries none. */
+export function bearerTokenOf(authorization: string | undefined): string | undefined {
+  return authorization === undefined ? undefined : BEARER.exec(authorization)?.[1];
+}
+
 /** An onRequest hook that lets only these roles in and puts the caller on the request. */
 export function requireRole(verifier: TokenVerifier, ...roles: readonly Role[]) {
   return (request: FastifyRequest, _reply: FastifyReply, done: (error?: Error) => void): void => {
@@ -29,12 +34,12 @@ export function requireRole(verifier: TokenVerifier, ...roles: readonly Role[]) 
       request.caller = caller;
       return done();
     };
-    const token = BEARER.exec(request.headers.authorization ?? "")?.[1];
+    const token = bearerTokenOf(request.headers.authorization);
     if (token === undefined)
       return done(new Problem("unauthenticated", "Send an Authorization: Bearer header."));
-    const remembered = verifier.remembered(token);
-    if (remembered !== undefined) return admit(remembered);
-    verifier.verify(token).then(admit, done);
+    const caller = verifier.verify(token);
+    if (!(caller instanceof Promise)) return admit(caller);
+    caller.then(admit, done);
     return undefined;
   };
 }

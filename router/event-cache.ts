@@ -11,6 +11,7 @@ import { LRUCache } from "lru-cache";
 import type { Clock } from "../shared/clock.ts";
 import type { EventId } from "../shared/ids.ts";
 import type { SnapshotStore } from "../shared/redis.ts";
+import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 import type { Failure, ReadResult, Snapshot } from "../shared/wire.ts";
 
 /** How long memory answers reads; with the time of a load it stays under the second that is promised. */
@@ -23,8 +24,7 @@ const SOLD_OUT_RENEW_MS = 125;
 export interface CachedEvent {
   readonly snapshot: Snapshot;
   readonly etag: string;
-  /** The event as JSON, as clients get it. */
-  readonly body: Buffer;
+  readonly body: ResponseBody;
 }
 
 export type CacheTier = "memory" | "redis" | "shard";
@@ -51,7 +51,7 @@ class Entry implements CachedEvent {
   readonly snapshot: Snapshot;
   readonly etag: string;
   vouched: Vouched;
-  #body: Buffer | undefined;
+  #body: ResponseBody | undefined;
 
   constructor(snapshot: Snapshot, vouched: Vouched) {
     this.snapshot = snapshot;
@@ -60,8 +60,8 @@ class Entry implements CachedEvent {
   }
 
   /** Made when it is first read: a hot event changes far more often than it is read here. */
-  get body(): Buffer {
-    return (this.#body ??= Buffer.from(JSON.stringify(this.snapshot.event)));
+  get body(): ResponseBody {
+    return (this.#body ??= bodyOfJson(this.snapshot.event));
   }
 }
 

@@ -33,8 +33,8 @@ export function memoryReads(
       answered(304, (performance.now() - started) / 1000);
     } else {
       headers["content-type"] = "application/json; charset=utf-8";
-      headers["content-length"] = event.body.length;
-      response.writeHead(200, headers).end(event.body);
+      headers["content-length"] = event.body.bytes;
+      response.writeHead(200, headers).end(event.body.text, event.body.encoding);
       answered(200, (performance.now() - started) / 1000);
     }
     return true;

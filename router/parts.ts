@@ -2,6 +2,7 @@
 import type { Clock } from "../shared/clock.ts";
 import type { Log } from "../shared/log.ts";
 import type { TokenVerifier } from "../shared/tokens.ts";
+import type { Booker } from "./booker.ts";
 import type { Cluster } from "./cluster.ts";
 import type { EventCache } from "./event-cache.ts";
 import type { RouterMetrics } from "./metrics.ts";
@@ -9,6 +10,7 @@ import type { RouterMetrics } from "./metrics.ts";
 export interface RouterParts {
   readonly cluster: Cluster;
   readonly cache: EventCache;
+  readonly booker: Booker;
   readonly verifier: TokenVerifier;
   readonly metrics: RouterMetrics;
   readonly clock: Clock;

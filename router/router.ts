@@ -8,6 +8,7 @@ import { createRegistry } from "../shared/metrics.ts";
 import { SnapshotFeed, SnapshotStore } from "../shared/redis.ts";
 import { TokenVerifier } from "../shared/tokens.ts";
 import { createRouterApp } from "./app.ts";
+import { Booker } from "./booker.ts";
 import { Cluster } from "./cluster.ts";
 import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./event-cache.ts";
@@ -56,6 +57,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const app = await createRouterApp({
     cluster,
     cache,
+    booker: new Booker({ cluster, cache, metrics }),
     verifier: new TokenVerifier(
       {
         keys:

@@ -23,8 +23,10 @@ import { type Slot, slotOf } from "../shared/slots.ts";
 
 const DECIDE_BATCH: Statement = {
   name: "decide-batch",
-  text: "select decide_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) as result",
+  text: "select decide_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) as result",
 };
+/** What decide_batch() says when it holds the locks of its events. */
+const LOCKED = "locked";
 const CREATE_EVENT: Statement = {
   name: "create-event",
   text: "select create_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as result",
@@ -63,7 +65,8 @@ const EVENTS_WITH_DUE_HOLDS: Statement = {
 interface BatchRow {
   now: string;
   lockWaitSeconds: number;
-  outcomes: string[] | null;
+  /** Null where the command needed no judgement, or nothing at all did: it was booked, or held, as asked. */
+  outcomes: (string | null)[] | null;
   numbers: number[] | null;
   maxPerUser: number[] | null;
   replays: Record<string, BookingRow> | null;
@@ -77,6 +80,13 @@ export interface BatchDecision {
   /** Each event of the batch, as it is after it. */
   readonly snapshots: readonly Snapshot[];
   readonly lockWaitSeconds: number;
+}
+
+export interface DecideOptions {
+  /** The moment of the decision, for tests that choose it. */
+  readonly at?: Date;
+  /** Called as soon as the batch holds the locks of its events; who asks for them then is decided after it. */
+  readonly locked?: () => void;
 }
 
 /** Ids of new bookings, by position of their command; made once, so that a second try can tell its own booking. */
@@ -102,10 +112,14 @@ export class BookingStore {
 
   /**
    * Decides a batch in one transaction: confirm and cancel first, then book and hold, each in the given order. At most
-   * one booking command per user and event. `at` is for tests that choose the time. Throws DatabaseError.
+   * one booking command per user and event. Throws DatabaseError.
    */
-  async decide(commands: readonly Command[], ids: FreshIds, at?: Date): Promise<BatchDecision> {
-    return this.#decide(this.#batches, commands, ids, [], at);
+  async decide(
+    commands: readonly Command[],
+    ids: FreshIds,
+    options: DecideOptions = {},
+  ): Promise<BatchDecision> {
+    return this.#decide(this.#batches, commands, ids, [], options);
   }
 
   /** Frees the tickets of due holds, of at most `eventsMax` events. Returns the events as they are then. */
@@ -118,6 +132,7 @@ export class BookingStore {
         [],
         [],
         due.map((event) => event.id),
+        {},
       )
     ).snapshots;
   }
@@ -190,27 +205,32 @@ export class BookingStore {
     commands: readonly Command[],
     ids: FreshIds,
     alsoExpire: readonly EventId[],
-    at?: Date,
+    { at, locked }: DecideOptions,
   ): Promise<BatchDecision> {
     const bookings = commands.filter(isBooking);
     const settling = commands.filter((command): command is SettleCommand => !isBooking(command));
     const events = [...new Set([...bookings.map((command) => command.eventId), ...alsoExpire])];
     const positions = new Map(events.map((event, index) => [event, index + 1]));
-    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, [
-      events,
-      events.map(slotOf),
-      bookings.map((command) => positions.get(command.eventId)),
-      bookings.map((command) => command.userId),
-      bookings.map((command) => command.quantity),
-      bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0)),
-      bookings.map((command) => command.key),
-      ids,
-      settling.map((command) => command.kind),
-      settling.map((command) => command.bookingId),
-      settling.map((command) => slotOfBooking(command.bookingId)),
+    const values = [
+      plainArray(events),
+      plainArray(events.map(slotOf)),
+      plainArray(bookings.map((command) => positions.get(command.eventId) ?? 0)),
+      textArray(bookings.map((command) => command.userId)),
+      plainArray(bookings.map((command) => command.quantity)),
+      plainArray(bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0))),
+      textArray(bookings.map((command) => command.key)),
+      plainArray(ids),
+      plainArray(settling.map((command) => command.kind)),
+      plainArray(settling.map((command) => command.bookingId)),
+      plainArray(settling.map((command) => slotOfBooking(command.bookingId))),
       settling.map((command) => command.userId),
       at ?? null,
-    ]);
+      locked !== undefined,
+    ];
+    const noticed = (message: string | undefined): void => {
+      if (message === LOCKED) locked?.();
+    };
+    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, values, noticed);
     const decided = new Map<Command, Decision>();
     const now = iso(result.now);
     bookings.forEach((command, index) => {
@@ -246,8 +266,9 @@ export class BookingStore {
     database: Database,
     statement: Statement,
     values: readonly unknown[],
+    noticed?: (message: string | undefined) => void,
   ): Promise<Row> {
-    const [row] = await database.query<Row>(statement, values);
+    const [row] = await database.query<Row>(statement, values, noticed);
     invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
     return row;
   }
@@ -271,10 +292,9 @@ function bookDecisionFrom(
   position: number,
   now: string,
 ): Decision {
-  const outcome = result.outcomes?.[index];
-  invariant(id !== undefined && outcome !== undefined, "a booking command has an id and an outcome", {
-    index,
-  });
+  const asAsked = command.kind === "hold" ? "held" : "booked";
+  const outcome = result.outcomes?.[index] ?? asAsked;
+  invariant(id !== undefined, "a booking command has an id", { index });
   const number = result.numbers?.[index] ?? 0;
   switch (outcome) {
     case "booked":
@@ -285,7 +305,7 @@ function bookDecisionFrom(
       invariant(row !== undefined, "a replay comes with its booking", { index });
       const booking = bookingFrom(row, Date.parse(now));
       // The second try of a batch whose first try had been committed finds its own bookings: not a client's replay.
-      return { outcome: row.id === id ? (command.kind === "hold" ? "held" : "booked") : "replayed", booking };
+      return { outcome: row.id === id ? asAsked : "replayed", booking };
     }
     case "insufficient_tickets":
       return { outcome, availableTickets: number };
@@ -316,6 +336,22 @@ function settleDecisionFrom(result: BatchRow, index: number, nowMs: number): Dec
     default:
       throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
   }
+}
+
+/**
+ * An array as PostgreSQL reads it (manual §8.15.2). The driver writes arrays too, but looks at every element for characters
+ * that need care; ids, numbers and our own words have none. What people chose goes through `textArray`.
+ */
+function plainArray(elements: readonly (string | number)[]): string {
+  return `{${elements.join(",")}}`;
+}
+
+/** JSON quotes text as PostgreSQL wants it, unless it must escape something: then each element is escaped here. */
+function textArray(elements: readonly string[]): string {
+  const json = JSON.stringify(elements);
+  return json.includes("\\")
+    ? `{${elements.map((element) => `"${element.replace(/["\\]/g, "\\$&")}"`).join(",")}}`
+    : `{${json.slice(1, -1)}}`;
 }
 
 function newBooking(command: BookCommand, id: BookingId, now: string): Booking {

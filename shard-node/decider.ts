@@ -44,17 +44,22 @@ export class Decider {
     this.#batches = new Outage(log, "deciding batches");
   }
 
-  /** One result per command, in order. Never throws. */
-  async decide(commands: readonly Command[]): Promise<readonly Decided[]> {
-    return this.#tryTwice(commands, this.#store.freshIdsFor(commands));
+  /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
+  async decide(commands: readonly Command[], locked?: () => void): Promise<readonly Decided[]> {
+    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), locked);
   }
 
-  async #tryTwice(commands: readonly Command[], ids: FreshIds): Promise<readonly Decided[]> {
+  async #tryTwice(
+    commands: readonly Command[],
+    ids: FreshIds,
+    locked?: () => void,
+  ): Promise<readonly Decided[]> {
+    const options = locked === undefined ? {} : { locked };
     let inDoubt = false;
     let mayRunLater = false;
     for (let attempt = 1; ; attempt += 1) {
       try {
-        const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids);
+        const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids, options);
         this.#batches.worked();
         this.#hooks.lockWaited(lockWaitSeconds);
         this.#hooks.committed(snapshots);

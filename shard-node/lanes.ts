@@ -3,6 +3,10 @@
  * batch size follows load and no timer adds latency. All commands of a slot use the same lane: two lanes would only wait
  * for each other's row locks (npm run bench -- engine).
  *
+ * When a full batch waits already, it could not grow by waiting longer. So it is sent as soon as the one before it holds its
+ * locks: PostgreSQL reads it meanwhile, and decides it the moment those locks are free. Never earlier, or it might get them
+ * first (B8).
+ *
  * Everything is bounded: commands per batch, commands waiting, and how long each may wait.
  */
 import type { Clock } from "../shared/clock.ts";
@@ -12,6 +16,9 @@ import { slotOf } from "../shared/slots.ts";
 import type { Command } from "../shared/wire.ts";
 import { isBooking } from "./booking-store.ts";
 import type { Decided } from "./decider.ts";
+
+/** Batches of a lane that may be under way at once, and so the connections that it needs. */
+export const BATCHES_PER_LANE_MAX = 2;
 
 export interface LaneLimits {
   readonly lanes: number;
@@ -28,8 +35,11 @@ export interface LaneObserver {
   shed(reason: "lane_full" | "deadline"): void;
 }
 
-/** Decides a batch; answers one result per command, in order, and never throws. */
-export type DecideBatch = (commands: readonly Command[]) => Promise<readonly Decided[]>;
+/**
+ * Decides a batch; answers one result per command, in order, and never throws. Calls `locked` when no later batch can be
+ * decided before this one any more.
+ */
+export type DecideBatch = (commands: readonly Command[], locked?: () => void) => Promise<readonly Decided[]>;
 
 const OVERLOADED: Decided = { result: { outcome: "overloaded" }, snapshot: undefined };
 
@@ -103,23 +113,42 @@ class Lane {
   async #work(): Promise<void> {
     // One turn of the event loop, so that all commands of the request being read are in the first batch.
     await new Promise(setImmediate);
-    while (this.#queue.length > 0) {
+    let before: Promise<void> = Promise.resolve();
+    for (;;) {
+      if (this.#queue.length === 0) await before;
+      if (this.#queue.length === 0) break;
       const batch = this.#takeBatch();
       if (batch.length === 0) continue;
-      this.#observer.batchStarted(batch.length);
-      const started = this.#clock.elapsed();
-      const results = await this.#decide(batch.map((waiting) => waiting.command));
-      this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
-      for (const [index, waiting] of batch.entries()) {
-        const decided = results[index];
-        invariant(decided !== undefined, "every command of a batch has a result", {
-          index,
-          size: batch.length,
-        });
-        waiting.resolve(decided);
+      if (this.#queue.length < this.#limits.batchMax) {
+        await this.#run(batch);
+        continue;
       }
+      const locked = Promise.withResolvers<void>();
+      const run = this.#run(batch, locked.resolve);
+      await Promise.race([locked.promise, run]);
+      // At most two are under way.
+      await before;
+      before = run;
     }
     this.#working = undefined;
+  }
+
+  async #run(batch: readonly Waiting[], locked?: () => void): Promise<void> {
+    this.#observer.batchStarted(batch.length);
+    const started = this.#clock.elapsed();
+    const results = await this.#decide(
+      batch.map((waiting) => waiting.command),
+      locked,
+    );
+    this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
+    for (const [index, waiting] of batch.entries()) {
+      const decided = results[index];
+      invariant(decided !== undefined, "every command of a batch has a result", {
+        index,
+        size: batch.length,
+      });
+      waiting.resolve(decided);
+    }
   }
 
   /** The next commands in order of arrival; a user's second command for an event stays for the batch after this one. */

@@ -16,7 +16,7 @@ import { Catalog } from "./catalog.ts";
 import type { NodeConfig } from "./config.ts";
 import { Decider } from "./decider.ts";
 import { EventPublisher } from "./event-publisher.ts";
-import { Lanes } from "./lanes.ts";
+import { BATCHES_PER_LANE_MAX, Lanes } from "./lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
 
 const CATALOG_REFRESH_MS = 1_000;
@@ -55,7 +55,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       observer: metrics,
       ...timeouts,
     });
-  const batches = shardDatabase(config.LANES);
+  const batches = shardDatabase(config.LANES * BATCHES_PER_LANE_MAX);
   const others = shardDatabase(config.READ_CONNECTIONS);
   const catalogDatabase = new Database({
     url: config.CATALOG_URL,
@@ -83,7 +83,12 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     log,
   );
   const limits = { lanes: config.LANES, batchMax: config.LANE_BATCH_MAX, queueMax: config.LANE_QUEUE_MAX };
-  const lanes = new Lanes(limits, async (commands) => decider.decide(commands), systemClock, metrics);
+  const lanes = new Lanes(
+    limits,
+    async (commands, locked) => decider.decide(commands, locked),
+    systemClock,
+    metrics,
+  );
   metrics.watch({ lanes, databases: [batches, others], redisUp: () => redis?.up ?? false });
 
   let draining = false;

@@ -27,6 +27,11 @@ export function parseEventId(text: string): EventId | undefined {
   return canonicalUuid(text) as EventId | undefined;
 }
 
+/** The event id when `text` is one in canonical form already, which is how all but hand-written ones come. */
+export function parseCanonicalEventId(text: string): EventId | undefined {
+  return UUID.test(text) ? (text as EventId) : undefined;
+}
+
 /** The canonical (lower case) booking id, or undefined when `text` is no UUID. */
 export function parseBookingId(text: string): BookingId | undefined {
   return canonicalUuid(text) as BookingId | undefined;

@@ -90,8 +90,15 @@ export class Database {
     return { busy: totalCount - idleCount, idle: idleCount, waiting: waitingCount };
   }
 
-  /** Runs one statement and returns its rows. Throws only DatabaseError. */
-  async query<Row extends object>(statement: Statement, values: readonly unknown[] = []): Promise<Row[]> {
+  /**
+   * Runs one statement and returns its rows; `noticed` hears what PostgreSQL says meanwhile (RAISE NOTICE). Throws only
+   * DatabaseError.
+   */
+  async query<Row extends object>(
+    statement: Statement,
+    values: readonly unknown[] = [],
+    noticed: (message: string | undefined) => void = ignore,
+  ): Promise<Row[]> {
     if (this.#pool.waitingCount >= this.#options.waitersMax) {
       throw new DatabaseError("busy", `${this.#options.waitersMax} statements wait for a connection already`);
     }
@@ -100,6 +107,8 @@ export class Database {
     const started = performance.now();
     this.#options.observer?.waited((started - asked) / 1000);
     let broken: DatabaseError | undefined;
+    const listener = (notice: { message?: string | undefined }) => noticed(notice.message);
+    connection.on("notice", listener);
     try {
       const result = await connection.query<Row>({ ...statement, values: [...values] });
       return result.rows;
@@ -108,6 +117,7 @@ export class Database {
       if (fault.kind === "lost") broken = fault;
       throw fault;
     } finally {
+      connection.off("notice", listener);
       connection.off("error", ignore);
       // A connection that failed is closed, never reused: its protocol state is unknown.
       connection.release(broken);

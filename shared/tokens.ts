@@ -37,7 +37,7 @@ const REMEMBERED_MS = 30_000;
 
 /** Says who holds a token. */
 export class TokenVerifier {
-  readonly #verify: (token: string) => Promise<Verified | undefined>;
+  readonly #verify: (token: string) => Verified | undefined | Promise<Verified | undefined>;
   readonly #clock: Clock;
   readonly #remembered: LRUCache<string, { caller: Caller; until: number }> | undefined;
 
@@ -47,15 +47,20 @@ export class TokenVerifier {
     this.#remembered = "jwksUrl" in rules.keys ? new LRUCache({ max: REMEMBERED_MAX }) : undefined;
   }
 
-  /** The caller, or undefined when the token was not verified lately and `verify` must be asked. */
-  remembered(token: string): Caller | undefined {
+  /**
+   * The caller, or undefined when the token is forged, expired, without `exp`, or not for us. A promise of it only where a
+   * public key must be asked for or used; a shared secret and a token that was verified lately give it at once.
+   */
+  verify(token: string): Caller | undefined | Promise<Caller | undefined> {
     const known = this.#remembered?.get(token);
-    return known !== undefined && this.#clock.now() < known.until ? known.caller : undefined;
+    if (known !== undefined && this.#clock.now() < known.until) return known.caller;
+    const verified = this.#verify(token);
+    return verified instanceof Promise
+      ? verified.then((found) => this.#remember(token, found))
+      : this.#remember(token, verified);
   }
 
-  /** The caller, or undefined when the token is forged, expired, without `exp`, or not for us. */
-  async verify(token: string): Promise<Caller | undefined> {
-    const verified = await this.#verify(token);
+  #remember(token: string, verified: Verified | undefined): Caller | undefined {
     if (verified === undefined) return undefined;
     const { caller, expiresAt } = verified;
     this.#remembered?.set(token, { caller, until: Math.min(expiresAt, this.#clock.now() + REMEMBERED_MS) });
@@ -95,11 +100,17 @@ function verifierOf({
   keys,
   issuer,
   audience,
-}: TokenRules): (token: string) => Promise<Verified | undefined> {
+}: TokenRules): (token: string) => Verified | undefined | Promise<Verified | undefined> {
   // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
   if ("secret" in keys) {
     const key = createSecretKey(keys.secret, "utf8");
-    return async (token) => verifiedBy(async () => sharedSecretClaims(token, key, { issuer, audience }));
+    return (token) => {
+      try {
+        return verifiedBy(sharedSecretClaims(token, key, { issuer, audience }));
+      } catch {
+        return undefined;
+      }
+    };
   }
   const checks: JWTVerifyOptions = {
     requiredClaims: ["exp", "sub"],
@@ -108,8 +119,13 @@ function verifierOf({
   };
   const jwks = createRemoteJWKSet(new URL(keys.jwksUrl));
   const algorithms = ["RS256", "ES256", "EdDSA"];
-  return async (token) =>
-    verifiedBy(async () => (await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
+  return async (token) => {
+    try {
+      return verifiedBy((await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
+    } catch {
+      return undefined;
+    }
+  };
 }
 
 /** The claims of a token signed with the secret. Throws when jsonwebtoken or RFC 7515 §4.1.11 refuses it. */
@@ -130,14 +146,9 @@ function sharedSecretClaims(
   return payload;
 }
 
-async function verifiedBy(claims: () => Promise<Claims>): Promise<Verified | undefined> {
-  try {
-    const { sub, exp = 0, role = "buyer" } = await claims();
-    const userId = parseUserId(sub);
-    const known = ROLES.find((candidate) => candidate === role);
-    if (userId === undefined || known === undefined) return undefined;
-    return { caller: { userId, role: known }, expiresAt: exp * 1000 };
-  } catch {
-    return undefined;
-  }
+function verifiedBy({ sub, exp = 0, role = "buyer" }: Claims): Verified | undefined {
+  const userId = parseUserId(sub);
+  const known = ROLES.find((candidate) => candidate === role);
+  if (userId === undefined || known === undefined) return undefined;
+  return { caller: { userId, role: known }, expiresAt: exp * 1000 };
 }

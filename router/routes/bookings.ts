@@ -3,19 +3,15 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import type { FastifyPluginCallbackZod } from "fastify-type-provider-zod";
 import { z } from "zod";
 import { Problem } from "../../shared/errors.ts";
-import {
-  type EventId,
-  type IdempotencyKey,
-  newIdempotencyKey,
-  parseIdempotencyKey,
-  type UserId,
-} from "../../shared/ids.ts";
+import { type IdempotencyKey, parseIdempotencyKey, type UserId } from "../../shared/ids.ts";
 import type { Caller } from "../../shared/tokens.ts";
-import type { BookCommand, CommandResult, SettleCommand } from "../../shared/wire.ts";
+import type { SettleCommand } from "../../shared/wire.ts";
 import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
+import { SOLD_OUT, type Wish } from "../booker.ts";
 import { problemOf } from "../outcomes.ts";
 import { sendProblem } from "../problems.ts";
+import { KEY_HEADER, REPLAYED_HEADER } from "../short-bookings.ts";
 import {
   bookingBody,
   bookingParams,
@@ -26,41 +22,21 @@ import {
   problemSchema,
 } from "../schemas.ts";
 
-const KEY_HEADER = "idempotency-key";
-/** Made once and sent, not thrown: the answer to nearly everybody, once the last ticket is gone. */
-const SOLD_OUT = problemOf({ outcome: "sold_out" });
 const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
 
 export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
-  const { cluster, cache, verifier, metrics, commandDeadlineMs: budgetMs, writeLimit } = parts;
+  const { cluster, verifier, booker, commandDeadlineMs: budgetMs, writeLimit } = parts;
 
-  const decide = async (command: BookCommand | SettleCommand): Promise<CommandResult> => {
-    const result = await cluster.command(command);
-    metrics.outcome(result.outcome);
-    return result;
-  };
-
-  const book = async (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    eventId: EventId,
-    build: (key: IdempotencyKey) => BookCommand,
-  ) => {
+  const book = async (request: FastifyRequest, reply: FastifyReply, wish: Wish) => {
     const given = keyOf(request);
-    // A retry with a key must find its booking, so only requests without one are refused from memory.
-    if (given === undefined && cache.isSoldOut(eventId)) {
-      metrics.soldOutFast();
-      metrics.outcome("sold_out");
-      return sendProblem(reply, SOLD_OUT);
+    if (booker.isRefused(wish.eventId, given)) return sendProblem(reply, SOLD_OUT);
+    const answer = await booker.book(wish, given);
+    if ("problem" in answer) {
+      if (answer.key !== undefined) reply.header(KEY_HEADER, answer.key);
+      throw answer.problem;
     }
-    const key = given ?? newIdempotencyKey();
-    const result = await decide(build(key));
-    // Who sent no key learns the one that was used, and can ask with it what became of the request.
-    if (result.outcome === "outcome_unknown") reply.header(KEY_HEADER, key);
-    if (!("booking" in result)) throw problemOf(result);
-    // A key made here is never seen by a client, so what it replays is this very request.
-    if (result.outcome === "replayed" && given !== undefined) reply.header("idempotency-replayed", "true");
-    return reply.code(201).header("location", `/v1/bookings/${result.booking.id}`).send(result.booking);
+    if (answer.replayed) reply.header(REPLAYED_HEADER, "true");
+    return reply.code(201).header("location", `/v1/bookings/${answer.booking.id}`).send(answer.booking);
   };
 
   const settle = async (
@@ -68,7 +44,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
     id: SettleCommand["bookingId"],
     userId: UserId | null,
   ) => {
-    const result = await decide({ kind, bookingId: id, userId, budgetMs });
+    const result = await booker.decide({ kind, bookingId: id, userId, budgetMs });
     if ("booking" in result) return result.booking;
     throw problemOf(result);
   };
@@ -96,14 +72,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
         const { userId } = request.caller;
         const { id: eventId } = request.params;
         const { quantity } = request.body;
-        return book(request, reply, eventId, (key) => ({
-          kind: "book",
-          eventId,
-          userId,
-          quantity,
-          key,
-          budgetMs,
-        }));
+        return book(request, reply, { kind: "book", eventId, userId, quantity, budgetMs });
       },
     );
 
@@ -124,15 +93,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
         const { userId } = request.caller;
         const { id: eventId } = request.params;
         const { quantity, ttlSeconds } = request.body;
-        return book(request, reply, eventId, (key) => ({
-          kind: "hold",
-          eventId,
-          userId,
-          quantity,
-          ttlSeconds,
-          key,
-          budgetMs,
-        }));
+        return book(request, reply, { kind: "hold", eventId, userId, quantity, ttlSeconds, budgetMs });
       },
     );
 

@@ -125,7 +125,7 @@ function sendEvent(
 ): FastifyReply {
   reply.headers(eventHeaders(event, tier === "shard" ? "fwd=miss" : `hit; detail=${tier}`));
   if (matches(ifNoneMatch, event.etag)) return reply.code(304).send();
-  return reply.type("application/json; charset=utf-8").send(event.body);
+  return reply.type("application/json; charset=utf-8").send(event.body.text);
 }
 
 function saved(id: EventId, result: EventResult): Event {

@@ -153,6 +153,63 @@ describe("events", () => {
 });
 
 describe("bookings", () => {
+  test("A2: the short path of bookings and the route behind it give the same answers", async () => {
+    const open = await client.createEvent({ totalTickets: 10 });
+    const oneLeft = await client.createEvent({ totalTickets: 1 });
+    const soldOut = await client.createEvent({ totalTickets: 1 });
+    await client.book(soldOut.id, "the-first");
+    const paused = await client.createEvent();
+    const patched = { as: "o", role: "organizer" as const, body: { status: "paused" } };
+    await client.send("PATCH", `/v1/events/${paused.id}`, patched);
+    const nowhere = "01a20420-1a56-7828-9c86-0aa259abb4ac";
+    const key = (value: string) => ({ "idempotency-key": value });
+
+    type Case = [what: string, event: string, user: string | undefined, body: unknown, headers?: object];
+    const cases: Case[] = [
+      ["booked", open.id, "ann", { quantity: 1 }],
+      ["booked with a key", open.id, "bob", { quantity: 1 }, key("b")],
+      ["replayed", open.id, "bob", { quantity: 1 }, key("b")],
+      ["key used again", open.id, "bob", { quantity: 2 }, key("b")],
+      ["user's limit", open.id, "ann", { quantity: 2 }],
+      ["too few left", oneLeft.id, "ann", { quantity: 2 }],
+      ["sold out", soldOut.id, "ann", { quantity: 1 }],
+      ["sold out with a key", soldOut.id, "ann", { quantity: 1 }, key("s")],
+      ["paused", paused.id, "ann", { quantity: 1 }],
+      ["no such event", nowhere, "ann", { quantity: 1 }],
+      ["nobody", open.id, undefined, { quantity: 1 }],
+      ["nothing wanted", open.id, "ann", { quantity: 0 }],
+      ["more than anybody may want", open.id, "ann", { quantity: 101 }],
+      ["not JSON", open.id, "ann", '{"quantity":1'],
+      ["a field too many", open.id, "ann", { quantity: 1, ttlSeconds: 1 }],
+      ["the same field twice", open.id, "ann", '{"quantity":1,"quantity":2}'],
+      ["an empty key", open.id, "ann", { quantity: 1 }, key("")],
+    ];
+    for (const [what, event, user, body, headers = {}] of cases) {
+      const answers = [];
+      // Only the route knows a media type in capitals.
+      for (const type of ["application/json", "APPLICATION/JSON"]) {
+        const as = user && `${user} ${answers.length}`; // one user for each way
+        const answer = await client.send<Record<string, unknown>>("POST", `/v1/events/${event}/bookings`, {
+          ...(as === undefined ? {} : { as }),
+          body: typeof body === "string" ? body : JSON.stringify(body),
+          headers: { ...headers, "content-type": type },
+        });
+        const mine = new Set(["id", "userId", "createdAt", "updatedAt", "requestId", "eventId"]);
+        answers.push({
+          status: answer.status,
+          headers: Object.fromEntries(
+            [...answer.headers]
+              .filter(([name]) => !["date", "keep-alive", "x-request-id"].includes(name))
+              .map(([name, value]) => [name, ["location", "content-length"].includes(name) ? "…" : value]),
+          ),
+          body: Object.fromEntries(Object.entries(answer.body).filter(([name]) => !mine.has(name))),
+          fields: Object.keys(answer.body),
+        });
+      }
+      expect({ what, ...answers[1] }).toEqual({ what, ...answers[0] });
+    }
+  });
+
   test("A5: a booking is answered, located and readable by its owner", async () => {
     const event = await client.createEvent();
     const booked = await client.book(event.id, "ada", 2);

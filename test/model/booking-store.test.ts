@@ -92,6 +92,37 @@ test("B3: a batch with two booking commands of one user for one event is refused
   expect(await ticketsOf(id)).toEqual({ available: 10, sold: 0, version: 1 });
 });
 
+test("B3 B5: among many who are new, users who have bookings already are judged", async () => {
+  const id = await givenEvent({ totalTickets: 100, maxPerUser: 2 });
+  const key = "the-key" as IdempotencyKey;
+  await decide([{ ...book(id, "again"), key }, book(id, "full", 2), book(id, "half")]);
+
+  const news = Array.from({ length: 20 }, (_, number) => book(id, `new ${number}`));
+  const [again, full, half, ...booked] = await decide([
+    { ...book(id, "again"), key },
+    book(id, "full"),
+    book(id, "half"),
+    ...news,
+  ]);
+
+  expect(again?.outcome).toBe("replayed");
+  expect(full).toEqual({ outcome: "user_limit_exceeded", held: 2, maxPerUser: 2 });
+  expect([half, ...booked].map((decision) => decision?.outcome)).toEqual(Array(21).fill("booked"));
+  expect(await ticketsOf(id)).toEqual({ available: 75, sold: 25, version: 3 });
+});
+
+test("B1 B8: when many want more than is left, they are served in order, and who wants less is served later", async () => {
+  const id = await givenEvent({ totalTickets: 9, maxPerUser: 4 });
+  const wants = [4, 4, 2, 1, 1, ...Array<number>(15).fill(1)];
+
+  const decisions = await decide(wants.map((quantity, user) => book(id, `user ${user}`, quantity)));
+
+  const outcomes = decisions.map(({ outcome }) => outcome);
+  expect(outcomes.slice(0, 5)).toEqual(["booked", "booked", "insufficient_tickets", "booked", "sold_out"]);
+  expect(tally(outcomes)).toEqual({ booked: 3, insufficient_tickets: 1, sold_out: 16 });
+  expect(await ticketsOf(id)).toEqual({ available: 0, sold: 9, version: 2 });
+});
+
 test("B4: the database itself refuses a second booking under one key", async () => {
   const id = await givenEvent({ totalTickets: 10 });
   await decide([{ ...book(id, "user"), key: "the-key" as IdempotencyKey }]);
@@ -275,7 +306,7 @@ async function givenEvent(fields: { totalTickets: number; maxPerUser?: number })
 }
 
 async function decide(commands: readonly Command[], when?: Date): Promise<readonly Decision[]> {
-  return (await store.decide(commands, store.freshIdsFor(commands), when)).decisions;
+  return (await store.decide(commands, store.freshIdsFor(commands), when && { at: when })).decisions;
 }
 
 function book(eventId: EventId, user: string, quantity = 1): BookCommand {

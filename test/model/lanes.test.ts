@@ -63,6 +63,39 @@ test("B8: a lane runs one batch at a time, and what arrives meanwhile is the nex
   expect((await batches.next()).commands).toHaveLength(2);
 });
 
+test("B8: a full batch is sent when the one before it holds its locks, and never a third", async () => {
+  const { lanes, batches } = given({ lanes: 1, batchMax: 2, queueMax: 10 });
+  const commands = ["a", "b", "c", "d", "e", "f", "g", "h"].map((user) => book(user));
+  for (const command of commands) void lanes.run(command);
+
+  const first = await batches.next();
+  await turnOfTheEventLoop();
+  expect(batches.running).toBe(1);
+  first.lock?.();
+  const second = await batches.next();
+  second.lock?.();
+  await turnOfTheEventLoop();
+  expect(batches.running).toBe(2);
+  batches.finish();
+  const third = await batches.next();
+
+  const decided = [first, second, third].flatMap((batch) => batch.commands);
+  expect(decided).toEqual(commands.slice(0, 6));
+});
+
+test("B8: a batch that could still grow waits for the one before it", async () => {
+  const { lanes, batches } = given({ ...ONE_LANE, batchMax: 2 });
+  for (const user of ["a", "b", "c"]) void lanes.run(book(user));
+
+  const first = await batches.next();
+  first.lock?.();
+  await turnOfTheEventLoop();
+
+  expect(batches.running).toBe(1);
+  batches.finish();
+  expect((await batches.next()).commands).toHaveLength(1);
+});
+
 test("B8: all commands of an event use one lane, its confirm and cancel included", async () => {
   const { lanes, batches } = given({ lanes: 4096, batchMax: 10, queueMax: 10 });
   const commands = [book("a", 2), confirm(2), book("b", 2)];
@@ -209,13 +242,20 @@ function given(limits: LaneLimits) {
     commandWaited() {},
     shed: (reason: string) => void shed.push(reason),
   };
-  const lanes = new Lanes(limits, async (commands) => batches.decide(commands), clock, observer);
+  const lanes = new Lanes(
+    limits,
+    async (commands, locked) => batches.decide(commands, locked),
+    clock,
+    observer,
+  );
   return { lanes, batches, clock, shed };
 }
 
 interface StartedBatch {
   readonly commands: readonly Command[];
   readonly finish: () => void;
+  /** Says that it holds its locks; undefined where nobody wants to know. */
+  readonly lock: (() => void) | undefined;
 }
 
 /** A decider whose batches run until the test finishes them. */
@@ -228,10 +268,10 @@ class Batches {
     return this.all.length - this.#finished;
   }
 
-  decide(commands: readonly Command[]): Promise<readonly Decided[]> {
+  decide(commands: readonly Command[], lock?: () => void): Promise<readonly Decided[]> {
     return new Promise((resolve) => {
       const answers = commands.map((): Decided => ({ result: { outcome: "sold_out" }, snapshot: undefined }));
-      this.all.push({ commands, finish: () => resolve(answers) });
+      this.all.push({ commands, lock, finish: () => resolve(answers) });
     });
   }
 

@@ -96,6 +96,17 @@ const bookLine: fc.Arbitrary<BookLine> = fc.record({
   key: fc.nat({ max: 3 }),
   ttlSeconds: fc.constantFrom(...TTLS),
 });
+/** Many users, each once, want the same event: what a shard meets in a rush, and decides in bulk. */
+const rush: fc.Arbitrary<readonly BookLine[]> = fc
+  .record({
+    event: fc.nat({ max: 3 }),
+    wants: fc.uniqueArray(fc.tuple(fc.nat({ max: 13 }), bookLine), {
+      selector: ([user]) => user,
+      minLength: 8,
+      maxLength: 14,
+    }),
+  })
+  .map(({ event, wants }) => wants.map(([user, line]) => ({ ...line, event, user })));
 const settleLine: fc.Arbitrary<SettleLine> = fc.record({
   kind: fc.constantFrom("confirm", "cancel"),
   booking: fc.oneof(
@@ -114,7 +125,11 @@ const sales: fc.Arbitrary<EventLine["sales"]> = fc.oneof(
     arbitrary: fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600)),
   },
 );
-const totalTickets = fc.integer({ min: 1, max: 12 });
+/** Scarce mostly, and sometimes enough for all who ask at once. */
+const totalTickets = fc.oneof(
+  { weight: 3, arbitrary: fc.integer({ min: 1, max: 12 }) },
+  { weight: 1, arbitrary: fc.integer({ min: 30, max: 90 }) },
+);
 const maxPerUser = fc.integer({ min: 1, max: 5 });
 const afterMs = fc.constantFrom(...PAUSES_MS);
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -123,10 +138,16 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     arbitrary: fc.record({
       kind: fc.constant("batch" as const),
       afterMs,
-      lines: fc.array(fc.oneof({ weight: 3, arbitrary: bookLine }, { weight: 2, arbitrary: settleLine }), {
-        minLength: 1,
-        maxLength: 10,
-      }),
+      lines: fc.oneof(
+        {
+          weight: 3,
+          arbitrary: fc.array(
+            fc.oneof({ weight: 3, arbitrary: bookLine }, { weight: 2, arbitrary: settleLine }),
+            { minLength: 1, maxLength: 10 },
+          ),
+        },
+        { weight: 1, arbitrary: rush },
+      ),
       tries: fc.oneof(
         { weight: 9, arbitrary: fc.constant(1 as const) },
         { weight: 1, arbitrary: fc.constant(2 as const) },
@@ -212,7 +233,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
         const ids = store.freshIdsFor(commands);
         for (let attempt = 1; attempt <= step.tries; attempt += 1) {
           const expected = model.decideBatch(state, commands, ids, now());
-          const answered = await store.decide(commands, ids, new Date(nowMs));
+          const answered = await store.decide(commands, ids, { at: new Date(nowMs) });
           expect(answered.decisions).toEqual(expected.decisions);
           expect(byEvent(answered.snapshots)).toEqual(byEvent(expected.snapshots));
           state = expected.state;

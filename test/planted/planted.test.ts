@@ -29,7 +29,7 @@ const SOURCES = [
   "vitest.config.ts",
 ];
 
-const FUNCTIONS = "migrations/shard/0002_booking-functions.sql";
+const FUNCTIONS = "migrations/shard/0003_plain-commands.sql";
 const STORE = "test/model/booking-store.test.ts";
 const STORIES = "test/model/booking-store.property.test.ts";
 const DECIDER = "test/model/decider.test.ts";
@@ -61,8 +61,32 @@ const PLANTS: readonly Plant[] = [
     rule: "B1",
     suite: STORIES,
     file: FUNCTIONS,
-    find: "elsif v_command.quantity > v_available[v_position] then",
-    replace: "elsif v_command.quantity > v_available[v_position] + 1 then",
+    find: "elsif v_command.quantity > v_left[v_position] then",
+    replace: "elsif v_command.quantity > v_left[v_position] + 1 then",
+  },
+  {
+    bug: "an event counts as plain although more is wanted than is left",
+    rule: "B8",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "and w.tickets <= v_available[w.event]\n",
+    replace: "",
+  },
+  {
+    bug: "in a rush nobody asks whether a user has bookings already",
+    rule: "B3",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "b.event_id = any (p_event_ids) and b.user_id = any (p_users)",
+    replace: "b.event_id = any (p_event_ids) and b.user_id is null",
+  },
+  {
+    bug: "a batch is sent before the one ahead of it holds its locks",
+    rule: "B8",
+    suite: LANES,
+    file: "shard-node/lanes.ts",
+    find: "await Promise.race([locked.promise, run]);",
+    replace: "await Promise.race([locked.promise, run, Promise.resolve()]);",
   },
   {
     bug: "cancelling an expired hold frees its tickets again",
@@ -133,8 +157,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B9",
     suite: STORE,
     file: FUNCTIONS,
-    find: "set available_tickets = x.available, version = e.version + 1,",
-    replace: "set available_tickets = x.available,",
+    find: "set available_tickets = x.available - coalesce(x.taken, 0), version = e.version + 1,",
+    replace: "set available_tickets = x.available - coalesce(x.taken, 0),",
   },
   {
     bug: "the last moment of the sales window is inside it",
