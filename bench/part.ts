@@ -1,51 +1,72 @@
-/** What a part of the benchmark is: something that is done to a fresh cluster and answers figures. */
-import type { BenchCluster } from "./cluster.ts";
+/** What a part of the benchmark is: something that is done, most often to a fresh cluster, and answers figures. */
+import type { BenchCluster, ClusterOptions } from "./cluster.ts";
+import type { Figure } from "./figures.ts";
+import type { Plot } from "./plots.ts";
 import type { Progress } from "./progress.ts";
+import type { Table } from "./tables.ts";
 
-export interface PartContext {
-  readonly cluster: BenchCluster;
+// What parts are written with, in one place.
+export { atLeast, atMost, below, type Figure, median, type Target, type Unit, written } from "./figures.ts";
+
+/** What every part gets. */
+export interface BareContext<Option extends string = string> {
   /** How long each measurement of the part counts. */
   readonly seconds: number;
+  /** Those that the part declares. */
+  readonly options: Readonly<Record<Option, number>>;
   readonly signal: AbortSignal;
   readonly progress: Progress;
 }
 
-export type Part = (context: PartContext) => Promise<readonly Figure[]>;
+/** What a part with a cluster gets. */
+export interface PartContext extends BareContext {
+  readonly cluster: BenchCluster;
+}
 
-export interface Figure {
+/** What a part found out. One that has nothing else answers its figures alone. */
+export interface Outcome {
+  readonly figures: readonly Figure[];
+  readonly tables?: readonly Table[];
+  /** Data; report/charts.ts draws them. */
+  readonly plots?: readonly Plot[];
+  /** What one must know to read them, a sentence each. */
+  readonly notes?: readonly string[];
+  /** What makes the run fail although there are figures: broken rows of a contender, say. A sentence each. */
+  readonly problems?: readonly string[];
+}
+
+/** An option of one part, `--name NUMBER` on the command line. */
+export interface NumberOption {
+  /** For the usage, such as "requests a second". */
+  readonly means: string;
+  readonly default: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+interface PartBasics<Option extends string> {
   readonly name: string;
-  readonly value: number;
-  readonly unit: Unit;
-  readonly target?: Target;
-  /** What one must know to read it. */
-  readonly note?: string;
-}
-export type Unit = "/s" | "ms" | "ratio" | "MB" | "µs";
-
-export interface Target {
-  readonly wanted: string;
-  readonly met: boolean;
+  /** One line, for people. */
+  readonly title: string;
+  /** How long each measurement counts when `--seconds` does not say. */
+  readonly seconds: number;
+  /** About how long the part takes, booting included, for that many seconds a measurement. */
+  estimate(seconds: number): number;
+  /** Only when it is named: it takes too long for every run. */
+  readonly onlyNamed?: boolean;
+  readonly options?: Readonly<Record<Option, NumberOption>>;
 }
 
-export function atLeast(bound: number, value: number, unit: Unit): Target {
-  return { wanted: `≥ ${written(bound, unit)}`, met: value >= bound };
+/** A part with a cluster of its own, which is audited when it has ended. */
+export interface ClusterPart<Option extends string = string> extends PartBasics<Option> {
+  readonly cluster: ClusterOptions;
+  run(context: PartContext & BareContext<Option>): Promise<Outcome | readonly Figure[]>;
 }
 
-export function below(bound: number, value: number, unit: Unit): Target {
-  return { wanted: `< ${written(bound, unit)}`, met: value < bound };
+/** A part that needs none, or boots its own and audits them itself. */
+export interface BarePart<Option extends string = string> extends PartBasics<Option> {
+  readonly cluster?: undefined;
+  run(context: BareContext<Option>): Promise<Outcome | readonly Figure[]>;
 }
 
-/** A value as people read it. */
-export function written(value: number, unit: Unit): string {
-  if (unit === "/s") return `${Math.round(value).toLocaleString("en")} /s`;
-  if (unit === "ratio") return value.toFixed(2);
-  return `${value < 100 ? value.toFixed(1) : Math.round(value)} ${unit}`;
-}
-
-/** The middle one: a neighbour's burst on a shared machine spoils a mean, but not this. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length / 2;
-  const upper = sorted[Math.floor(middle)] ?? Number.NaN;
-  return Number.isInteger(middle) ? ((sorted[middle - 1] ?? Number.NaN) + upper) / 2 : upper;
-}
+export type Part = ClusterPart | BarePart;

@@ -1,6 +1,6 @@
 /** Processes as the system sees them: which cores they may use, how much time and memory they used (Linux; else unknown). */
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 
 const canPin =
@@ -34,17 +34,37 @@ const TICKS_PER_SECOND = 100;
 
 /** Processor seconds of a process so far, its threads included; 0 where /proc does not say. */
 export function processorSeconds(pid: number): number {
-  // The name in parentheses may hold anything; fields 14 and 15 of all count from after it (proc_pid_stat(5)).
+  return timesOf(pid).own;
+}
+
+/**
+ * The same for a process and all below it, those included that have ended: PostgreSQL has one for each connection, and
+ * RabbitMQ's program is a script that starts another.
+ */
+export function processorSecondsOfTree(pid: number): number {
+  const { own, endedChildren } = timesOf(pid);
+  return childrenOf(pid).reduce((sum, child) => sum + processorSecondsOfTree(child), own + endedChildren);
+}
+
+function timesOf(pid: number): { own: number; endedChildren: number } {
+  // The name in parentheses may hold anything; fields 14 to 17 of all count from after it (proc_pid_stat(5)).
   const fields = readProc(`${pid}/stat`)
     .replace(/^.*\) /s, "")
     .split(" ");
-  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / TICKS_PER_SECOND;
+  const seconds = (first: number) =>
+    (Number(fields[first] ?? 0) + Number(fields[first + 1] ?? 0)) / TICKS_PER_SECOND;
+  return { own: seconds(11), endedChildren: seconds(13) };
 }
 
-/** The same for a process and all below it: PostgreSQL has one for each connection. */
-export function processorSecondsOfTree(pid: number): number {
-  const children = readProc(`${pid}/task/${pid}/children`).trim().split(" ").filter(Boolean).map(Number);
-  return processorSeconds(pid) + children.reduce((sum, child) => sum + processorSeconds(child), 0);
+/** Of all its threads: each of them may have started some. */
+function childrenOf(pid: number): number[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
+      readProc(`${pid}/task/${thread}/children`).split(" ").filter(Boolean).map(Number),
+    );
+  } catch {
+    return [];
+  }
 }
 
 function readProc(file: string): string {

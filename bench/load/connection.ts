@@ -1,9 +1,9 @@
 /**
- * One keep-alive connection that always has exactly one request under way (a closed model: a slow answer delays the
- * next request, as it does for a person). It understands only what the benchmark's servers say: a status line, and
- * `content-length` or no body at all.
+ * One keep-alive connection with at most one request under way. It understands only what the benchmark's servers say: a
+ * status line, and `content-length` or no body at all.
  */
 import { connect, type Socket } from "node:net";
+import { type Answer, parseAnswer } from "./answer.ts";
 
 export interface Target {
   readonly host: string;
@@ -11,25 +11,19 @@ export interface Target {
 }
 
 export interface ConnectionEvents {
-  /** The next request, complete, or undefined when there is none and the connection should end. */
-  next(): string | undefined;
-  /** `problem` is the code of a problem document. */
-  answered(status: number, problem: string | undefined, milliseconds: number): void;
-  /** The connection broke under a request. */
-  lost(reason: string): void;
+  /** The answer to a request that was sent with this `since`. The connection is free for the next one. */
+  answered(connection: Connection, answer: Answer, since: number): void;
+  /** It broke; `since` is that of the request under way, if there was one. */
+  lost(connection: Connection, reason: string, since: number | undefined): void;
 }
 
 const READ_BUFFER_BYTES = 16 * 1024;
-const HEADERS_END = "\r\n\r\n";
-const CONTENT_LENGTH = /\r\ncontent-length: *(\d+)\r\n/i;
-const PROBLEM_CODE = /"code":"(\w+)"/;
-const BODILESS = new Set([204, 304]);
 
 export class Connection {
   readonly #target: Target;
   readonly #events: ConnectionEvents;
   #socket: Socket | undefined;
-  #sentAt = 0;
+  #since: number | undefined;
   /** What has arrived of the answer under way, when it came in several pieces. */
   #received = "";
 
@@ -38,7 +32,7 @@ export class Connection {
     this.#events = events;
   }
 
-  /** Resolves when the connection is there and the first request is sent. Rejects when it cannot be made. */
+  /** Resolves when the connection is there. Rejects when it cannot be made. */
   async open(): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       // One buffer for ever instead of one per answer.
@@ -48,10 +42,9 @@ export class Connection {
         noDelay: true,
         onread: { buffer, callback: (length) => this.#read(buffer.toString("latin1", 0, length)) },
       });
-      this.#socket = socket;
       socket.once("connect", () => {
+        this.#socket = socket;
         resolve();
-        this.#send();
       });
       socket.on("error", (error) => {
         reject(error);
@@ -61,6 +54,17 @@ export class Connection {
     });
   }
 
+  /** Is a request under way? */
+  get busy(): boolean {
+    return this.#since !== undefined;
+  }
+
+  /** `since` is the moment from which its latency counts (performance.now()). */
+  send(request: string, since: number): void {
+    this.#since = since;
+    this.#socket?.write(request, "latin1");
+  }
+
   /** Closes it, whatever is under way. */
   close(): void {
     const socket = this.#socket;
@@ -68,30 +72,18 @@ export class Connection {
     socket?.destroy();
   }
 
-  #send(): void {
-    const request = this.#events.next();
-    if (request === undefined) {
-      this.close();
-      return;
-    }
-    this.#sentAt = performance.now();
-    this.#socket?.write(request, "latin1");
-  }
-
   #read(piece: string): boolean {
-    const text = this.#received + piece;
-    const headersEnd = text.indexOf(HEADERS_END);
-    const status = Number(text.slice(9, 12));
-    const length = BODILESS.has(status) ? 0 : Number(CONTENT_LENGTH.exec(text)?.[1] ?? Number.NaN);
-    if (headersEnd >= 0 && Number.isNaN(length)) {
-      this.#end(`an answer ${status} without content-length`);
-    } else if (headersEnd < 0 || text.length < headersEnd + HEADERS_END.length + length) {
+    const text = this.#received === "" ? piece : this.#received + piece;
+    const answer = parseAnswer(text);
+    const since = this.#since;
+    if (answer === "incomplete") {
       this.#received = text;
+    } else if (answer === "unknown" || since === undefined) {
+      this.#end("an answer that is not understood");
     } else {
       this.#received = "";
-      const problem = status >= 400 ? PROBLEM_CODE.exec(text)?.[1] : undefined;
-      this.#events.answered(status, problem, performance.now() - this.#sentAt);
-      this.#send();
+      this.#since = undefined;
+      this.#events.answered(this, answer, since);
     }
     return true;
   }
@@ -99,6 +91,9 @@ export class Connection {
   #end(reason: string): void {
     if (this.#socket === undefined) return;
     this.close();
-    this.#events.lost(reason);
+    const since = this.#since;
+    this.#since = undefined;
+    this.#received = "";
+    this.#events.lost(this, reason, since);
   }
 }

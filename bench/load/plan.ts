@@ -1,4 +1,5 @@
 /** What the load generator is told, and what it answers. It runs in a process of its own (load/run.ts starts it). */
+import type { Buyers } from "../tokens.ts";
 import type { Target } from "./connection.ts";
 
 export interface LoadPlan {
@@ -6,45 +7,94 @@ export interface LoadPlan {
   readonly connections: number;
   /** Answers of this time are not counted: caches and compilers warm up. */
   readonly warmUpSeconds: number;
-  /** How long answers are counted. With 0 the load lasts until every request was sent once. */
+  /** How long answers are counted. With 0 the load lasts until every request was sent once (closed model only). */
   readonly seconds: number;
-  readonly requests: RequestPlan;
+  /** Given: the open model. Not given: the closed one, in which a connection asks again when it was answered. */
+  readonly arrivals?: Arrivals;
+  readonly requests: RequestPlan | RequestMix;
 }
 
 /**
- * The requests, kept as parts and put together when they are sent: a million of them complete would need half a
- * gigabyte. Request number n goes to `paths[floor(n / tokens.length) % paths.length]` with token `n % tokens.length`.
+ * The open model: requests arrive on schedule, whatever became of the ones before, as those of a crowd do. Latency
+ * counts from the scheduled moment, so a server that stalls is charged for all whom it kept waiting, not only for those
+ * whom it was answering.
  */
+export interface Arrivals {
+  readonly perSecond: number;
+  /** Arrivals that may wait for a free connection; one more is dropped and counted. By default those of one second. */
+  readonly waitingMax?: number;
+}
+
+/** Requests of one kind, kept as parts and put together when they are sent: complete, a million need half a gigabyte. */
 export interface RequestPlan {
   readonly method: "GET" | "POST";
   readonly paths: readonly string[];
-  /** None: the requests carry no token. */
-  readonly tokens: readonly string[];
+  /** Each request carries the token of one of them. Without: no token. */
+  readonly buyers?: Buyers;
   readonly body?: string;
+  /** "in turns" by default. */
+  readonly order?: RequestOrder;
   /** The number of the first request: a later load goes on where an earlier one ended. */
   readonly first: number;
 }
 
+/**
+ * Which path and which user request n gets, of P paths and U users.
+ * - `in turns`: every user once on the first path, then every user on the next one: path `n / U`, user `n`.
+ * - `evenly`: the paths in turns, and a user meets a path again only after U × P requests.
+ * - `zipf`: path i with a probability that goes as 1 / (i + 1), users in turns.
+ */
+export type RequestOrder = "in turns" | "evenly" | "zipf";
+
+/** Several kinds side by side: each request is of one of them, with a probability that goes as its share. */
+export interface RequestMix {
+  readonly kinds: readonly { readonly share: number; readonly requests: RequestPlan }[];
+}
+
+/** What an answer is to the benchmark: 201, 409, 200 or 304, and all others. A refusal is an answer, not an error. */
+export const ANSWER_CLASSES = ["confirmed", "refused", "read", "error"] as const;
+export type AnswerClass = (typeof ANSWER_CLASSES)[number];
+
 export interface LoadReport {
   readonly seconds: number;
-  /** Answers within the counted time. */
+  /**
+   * Counted answers. Closed model: those that arrived within the counted time. Open model: those to requests that were
+   * due within it, whenever they arrived.
+   */
   readonly answers: number;
   /** How often each answer came: "201", or with a problem's code "409 sold_out". Broken connections count as "lost: …". */
   readonly counts: Readonly<Record<string, number>>;
-  /** From sending a request to having its whole answer. */
+  /** The same by class; "lost: …" is an error. */
+  readonly classes: Readonly<Record<AnswerClass, number>>;
+  /** All answers by class, those outside the counted time included: what the servers worked for. */
+  readonly allClasses: Readonly<Record<AnswerClass, number>>;
+  /** From sending a request (open model: from when it was due) to having its whole answer. */
   readonly latencyMs: {
     readonly p50: number;
+    readonly p90: number;
     readonly p99: number;
     readonly p999: number;
     readonly max: number;
   };
+  /** The whole distribution, to be drawn. */
+  readonly latencyCurve: readonly { readonly percentile: number; readonly ms: number }[];
+  readonly series: {
+    readonly sliceSeconds: number;
+    readonly slices: readonly Slice[];
+  };
   /** Every request that was sent, warm-up included. */
   readonly sent: number;
+  /** Open model: arrivals of the counted time that found no connection and no place to wait. They were never sent. */
+  readonly dropped: number;
   /** What the load generator itself used; near 1 it was the bottleneck. */
   readonly processorShare: number;
 }
 
+/** Answers that arrived in one slice of the counted time. */
+export type Slice = Readonly<Record<AnswerClass, number>> & { readonly p99Ms: number };
+
 /** What the load generator's process says while it runs, and at the end. */
 export type LoadMessage =
   | { readonly kind: "progress"; readonly seconds: number; readonly answers: number }
-  | { readonly kind: "report"; readonly report: LoadReport };
+  | { readonly kind: "report"; readonly report: LoadReport }
+  | { readonly kind: "failed"; readonly reason: string };

@@ -1,9 +1,9 @@
-/** Starts the benchmark's own processes: the load generator, and the bare server that reads are compared with. */
+/** Starts the benchmark's own processes: load generators, and the servers that others are compared with. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { fileURLToPath } from "node:url";
-import type { Progress } from "../progress.ts";
 import { onCore } from "../processes.ts";
+import type { Progress } from "../progress.ts";
 import type { BareAnswer } from "./bare-server.ts";
 import type { Target } from "./connection.ts";
 import type { LoadMessage, LoadPlan, LoadReport } from "./plan.ts";
@@ -11,57 +11,122 @@ import type { LoadMessage, LoadPlan, LoadReport } from "./plan.ts";
 const RUN_SLACK_MS = 30_000;
 const ALL_REQUESTS_MAX_MS = 600_000;
 
-/** Runs a load to its end. `core` keeps it on that core, where the system can. Throws when it is cut short. */
-export async function runLoad(
-  plan: LoadPlan,
-  options: { signal: AbortSignal; progress: Progress; label: string; core?: number },
-): Promise<LoadReport> {
-  const { signal, progress, label } = options;
-  const limitMs =
-    plan.seconds > 0 ? (plan.warmUpSeconds + plan.seconds) * 1000 + RUN_SLACK_MS : ALL_REQUESTS_MAX_MS;
-  await using script = startScript("process.ts", AbortSignal.any([signal, AbortSignal.timeout(limitMs)]), {
-    core: options.core,
-  });
-  script.process.send(plan);
-  for (;;) {
-    const message = await script.next<LoadMessage>();
-    if (message.kind === "report") return message.report;
-    const rate = Math.round(message.answers / message.seconds);
-    progress.show(`${label}: ${Math.round(message.seconds)} s, ${rate.toLocaleString("en")}/s`);
-  }
+/** A load generator in a process of its own. */
+export interface Generator extends AsyncDisposable {
+  readonly pid: number;
+  /** Runs a load to its end, one at a time; what was minted and compiled for one serves the next. Throws when cut short. */
+  run(plan: LoadPlan, label: string): Promise<LoadReport>;
 }
 
-/** Starts a bare `node:http` server that says always the same. */
+export interface GeneratorOptions {
+  readonly signal: AbortSignal;
+  readonly progress: Progress;
+  /** Keeps it on that core, where the system can. */
+  readonly core?: number;
+}
+
+export function startGenerator({ signal, progress, core }: GeneratorOptions): Generator {
+  const script = startScript("process.ts", core);
+  return {
+    pid: script.pid,
+    async run(plan, label) {
+      const limitMs =
+        plan.seconds > 0 ? (plan.warmUpSeconds + plan.seconds) * 1000 + RUN_SLACK_MS : ALL_REQUESTS_MAX_MS;
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(limitMs)]);
+      progress.show(label);
+      script.process.send(plan);
+      try {
+        for (;;) {
+          const message = await script.next<LoadMessage>(limit);
+          if (message.kind === "report") return message.report;
+          if (message.kind === "failed") throw new Error(message.reason);
+          const rate = Math.round(message.answers / message.seconds);
+          progress.show(`${label}: ${Math.round(message.seconds)} s, ${rate.toLocaleString("en")}/s`);
+        }
+      } catch (error) {
+        // A load that was cut short goes on by itself, and its report would be taken for that of the next one.
+        if (limit.aborted) await script[Symbol.asyncDispose]();
+        throw error;
+      }
+    },
+    [Symbol.asyncDispose]: async () => script[Symbol.asyncDispose](),
+  };
+}
+
+/** One load from a generator of its own. */
+export async function runLoad(
+  plan: LoadPlan,
+  { label, ...options }: GeneratorOptions & { label: string },
+): Promise<LoadReport> {
+  await using generator = startGenerator(options);
+  return await generator.run(plan, label);
+}
+
+/** A server that says always the same. */
+export interface SameServer extends Target, AsyncDisposable {
+  readonly pid: number;
+}
+
+/** Starts a bare `node:http` server. */
 export async function startBareServer(
   answer: BareAnswer,
   options: { signal: AbortSignal; core?: number },
-): Promise<Target & { pid: number } & AsyncDisposable> {
-  const script = startScript("bare-server.ts", options.signal, { core: options.core });
+): Promise<SameServer> {
+  return startServer("bare-server.ts", answer, options);
+}
+
+/** Starts the cheapest server there can be: these bytes for every request, which it does not read. */
+export async function startCannedServer(
+  answer: string,
+  options: { signal: AbortSignal; core?: number },
+): Promise<SameServer> {
+  return startServer("canned-server.ts", answer, options);
+}
+
+async function startServer(
+  file: string,
+  answer: BareAnswer | string,
+  { signal, core }: { signal: AbortSignal; core?: number },
+): Promise<SameServer> {
+  const script = startScript(file, core);
   script.process.send(answer);
-  const port = await script.next<number>();
-  const pid = script.process.pid ?? 0;
-  return { host: "127.0.0.1", port, pid, [Symbol.asyncDispose]: async () => script[Symbol.asyncDispose]() };
+  const port = await script.next<number>(signal);
+  return {
+    host: "127.0.0.1",
+    port,
+    pid: script.pid,
+    [Symbol.asyncDispose]: async () => script[Symbol.asyncDispose](),
+  };
 }
 
 interface Script extends AsyncDisposable {
   readonly process: ChildProcess;
+  readonly pid: number;
   /** What it says next. Throws when it ends or the signal aborts instead. */
-  next<Message>(): Promise<Message>;
+  next<Message>(signal: AbortSignal): Promise<Message>;
 }
 
-function startScript(file: string, signal: AbortSignal, options: { core: number | undefined }): Script {
+function startScript(file: string, core: number | undefined): Script {
   const path = fileURLToPath(new URL(file, import.meta.url));
-  const [program, ...flags] = onCore(options.core, [process.execPath, path]);
+  const [program, ...flags] = onCore(core, [process.execPath, path]);
   const child = spawn(program, flags, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   const ended = once(child, "exit");
   const exited = new AbortController();
   child.once("exit", () => exited.abort(new Error(`${file} ended before it answered`)));
-  const either = AbortSignal.any([signal, exited.signal]);
+  // Two that arrive together would both be there before anybody waits for the second.
+  const inbox: unknown[] = [];
+  const arrivals = new EventEmitter();
+  child.on("message", (message) => {
+    inbox.push(message);
+    arrivals.emit("message");
+  });
   return {
     process: child,
-    async next<Message>() {
-      const [message] = (await once(child, "message", { signal: either })) as [Message];
-      return message;
+    pid: child.pid ?? 0,
+    async next<Message>(signal: AbortSignal) {
+      const either = AbortSignal.any([signal, exited.signal]);
+      while (inbox.length === 0) await once(arrivals, "message", { signal: either });
+      return inbox.shift() as Message;
     },
     async [Symbol.asyncDispose]() {
       if (child.exitCode !== null || child.signalCode !== null) return;

@@ -46,7 +46,7 @@ export async function reads(context: PartContext): Promise<readonly Figure[]> {
         connections: CONNECTIONS,
         warmUpSeconds: WARM_UP_SECONDS,
         seconds: seconds / ROUNDS,
-        requests: { method: "GET", paths: [path], tokens: [], first: 0 },
+        requests: { method: "GET", paths: [path], first: 0 },
       },
       { signal, progress, label: `reads: ${name}`, core: LOAD_CORE },
     );

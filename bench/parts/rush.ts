@@ -1,8 +1,8 @@
-/** A rush over HTTP, with what it cost the cluster's processes: the part that hot-event, sold-out and memory share. */
-import type { LoadReport, RequestPlan } from "../load/plan.ts";
-import { runLoad } from "../load/run.ts";
+/** A rush over HTTP, with what it cost the cluster's processes: what the parts that load one router share. */
 import type { BenchCluster } from "../cluster.ts";
-import { atLeast, below, type Figure, type PartContext } from "../part.ts";
+import type { LoadPlan, LoadReport } from "../load/plan.ts";
+import { runLoad } from "../load/run.ts";
+import { atLeast, atMost, below, type Figure, type PartContext } from "../part.ts";
 import { processorSeconds, processorSecondsOfTree } from "../processes.ts";
 
 export const CONNECTIONS = 256;
@@ -12,15 +12,22 @@ export interface RushReport extends LoadReport {
   readonly microsecondsPerRequest: { router: number; nodes: number; postgres: number };
 }
 
+export type Rush = Pick<LoadPlan, "warmUpSeconds" | "seconds" | "requests" | "arrivals">;
+
+/** Sends it to the first router, over 256 connections. `loadCore` keeps the load on that core, where the system can. */
 export async function rush(
-  { cluster, signal, progress }: PartContext,
+  { cluster, signal, progress }: Pick<PartContext, "cluster" | "signal" | "progress">,
   label: string,
-  load: { warmUpSeconds: number; seconds: number; requests: RequestPlan },
+  load: Rush & { loadCore?: number },
 ): Promise<RushReport> {
+  const { loadCore, ...plan } = load;
   const { hostname, port } = new URL(cluster.router.url);
   const target = { host: hostname, port: Number(port) };
   const before = processorTimes(cluster);
-  const report = await runLoad({ target, connections: CONNECTIONS, ...load }, { signal, progress, label });
+  const report = await runLoad(
+    { target, connections: CONNECTIONS, ...plan },
+    { signal, progress, label, ...(loadCore === undefined ? {} : { core: loadCore }) },
+  );
   const after = processorTimes(cluster);
   const perRequest = (role: keyof typeof before) => ((after[role] - before[role]) / report.sent) * 1e6;
   return {
@@ -43,49 +50,64 @@ export function otherAnswers(report: LoadReport, wanted: string): string {
 export function figuresOf(
   report: RushReport,
   wanted: string,
-  targets: { perSecond: number; p99Ms?: number },
+  targets: { perSecond?: number; p99Ms?: number; p999Ms?: number },
 ): Figure[] {
-  const { router, nodes, postgres } = report.microsecondsPerRequest;
-  const cost = [
-    `router ${Math.round(router)}`,
-    `nodes ${Math.round(nodes)}`,
-    `PostgreSQL ${Math.round(postgres)}`,
-  ];
-  const { p50, p99, p999 } = report.latencyMs;
   const perSecond = (report.counts[wanted] ?? 0) / report.seconds;
   return [
     {
       name: `answers ${wanted}`,
       value: perSecond,
       unit: "/s",
-      target: atLeast(targets.perSecond, perSecond, "/s"),
+      ...(targets.perSecond !== undefined && { target: atLeast(targets.perSecond, perSecond, "/s") }),
       note: `other answers: ${otherAnswers(report, wanted)}`,
     },
+    ...latencyFigures(report, targets),
+    costFigure(report),
+  ];
+}
+
+export function latencyFigures(
+  { latencyMs: { p50, p99, p999 } }: LoadReport,
+  targets: { p99Ms?: number; p999Ms?: number },
+): Figure[] {
+  return [
     { name: "p50", value: p50, unit: "ms" },
     {
       name: "p99",
       value: p99,
       unit: "ms",
-      ...(targets.p99Ms === undefined ? {} : { target: below(targets.p99Ms, p99, "ms") }),
+      ...(targets.p99Ms !== undefined && { target: below(targets.p99Ms, p99, "ms") }),
     },
-    { name: "p99.9", value: p999, unit: "ms" },
     {
-      name: "processor time a request",
-      value: router + nodes + postgres,
-      unit: "µs",
-      note: `${cost.join(", ")}; load generator ${(report.processorShare * 100).toFixed(0)} % of a core`,
+      name: "p99.9",
+      value: p999,
+      unit: "ms",
+      ...(targets.p999Ms !== undefined && { target: atMost(targets.p999Ms, p999, "ms") }),
     },
   ];
 }
 
+export function costFigure({ microsecondsPerRequest, processorShare }: RushReport): Figure {
+  const { router, nodes, postgres } = microsecondsPerRequest;
+  const cost = Object.entries({ router, nodes, PostgreSQL: postgres }).map(
+    ([process, microseconds]) => `${process} ${Math.round(microseconds)}`,
+  );
+  return {
+    name: "processor time a request",
+    value: router + nodes + postgres,
+    unit: "µs",
+    note: `${cost.join(", ")}; load generator ${(processorShare * 100).toFixed(0)} % of a core`,
+  };
+}
+
 /** Processor seconds so far. */
-function processorTimes({ router, shards }: BenchCluster): {
+function processorTimes({ routers, shards }: BenchCluster): {
   router: number;
   nodes: number;
   postgres: number;
 } {
   return {
-    router: processorSeconds(router.pid),
+    router: routers.reduce((sum, router) => sum + processorSeconds(router.pid), 0),
     nodes: shards.reduce((sum, shard) => sum + processorSeconds(shard.nodePid), 0),
     postgres: shards.reduce((sum, shard) => sum + processorSecondsOfTree(shard.postgresPid), 0),
   };

@@ -188,7 +188,7 @@ describe("bookings", () => {
       const answers = [];
       // Only the route knows a media type in capitals.
       for (const type of ["application/json", "APPLICATION/JSON"]) {
-        const as = user && `${user} ${answers.length}`; // one user for each way
+        const as: string | undefined = user && `${user} ${answers.length}`; // one user for each way
         const answer = await client.send<Record<string, unknown>>("POST", `/v1/events/${event}/bookings`, {
           ...(as === undefined ? {} : { as }),
           body: typeof body === "string" ? body : JSON.stringify(body),
