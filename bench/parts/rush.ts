@@ -2,7 +2,7 @@
 import type { BenchCluster } from "../cluster.ts";
 import type { LoadPlan, LoadReport } from "../load/plan.ts";
 import { runLoad } from "../load/run.ts";
-import { atLeast, atMost, below, type Figure, type PartContext } from "../part.ts";
+import { atLeast, atMost, type Figure, type PartContext } from "../part.ts";
 import { processorSeconds, processorSecondsOfTree } from "../processes.ts";
 
 export const CONNECTIONS = 256;
@@ -76,7 +76,7 @@ export function latencyFigures(
       name: "p99",
       value: p99,
       unit: "ms",
-      ...(targets.p99Ms !== undefined && { target: below(targets.p99Ms, p99, "ms") }),
+      ...(targets.p99Ms !== undefined && { target: atMost(targets.p99Ms, p99, "ms") }),
     },
     {
       name: "p99.9",

@@ -185,7 +185,7 @@ describe("bookings", () => {
       ["an empty key", open.id, "ann", { quantity: 1 }, key("")],
     ];
     for (const [what, event, user, body, headers = {}] of cases) {
-      const answers = [];
+      const answers: object[] = [];
       // Only the route knows a media type in capitals.
       for (const type of ["application/json", "APPLICATION/JSON"]) {
         const as: string | undefined = user && `${user} ${answers.length}`; // one user for each way
