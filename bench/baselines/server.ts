@@ -1,0 +1,26 @@
+/** The process of a baseline that answers HTTP: its strategy behind the shared server. */
+import { systemClock } from "../../shared/clock.ts";
+import { drain } from "../../shared/drain.ts";
+import { TokenVerifier } from "../../shared/tokens.ts";
+import { createApp } from "./app.ts";
+import { serveParent } from "./service.ts";
+import { STRATEGIES } from "./strategies/all.ts";
+
+await serveParent(async (settings) => {
+  const strategy = await STRATEGIES[settings.name].start(settings);
+  const verifier = new TokenVerifier({ keys: { secret: settings.secret } }, systemClock);
+  const app = createApp(strategy, verifier);
+  const url = await app.listen({ host: "127.0.0.1", port: 0 });
+  return {
+    url,
+    get stats() {
+      return strategy.stats;
+    },
+    created: async (eventIds) => strategy.created?.(eventIds),
+    settle: async () => strategy.settle?.(),
+    async [Symbol.asyncDispose]() {
+      await drain(app);
+      await strategy[Symbol.asyncDispose]();
+    },
+  };
+});

@@ -1,0 +1,101 @@
+/**
+ * Nobody waits for a lock: read the event with its version, decide, write on condition that the version is still the same,
+ * and start again when it is not. Every booking of the event raises the version, also those of the same user, so what was
+ * read in one statement about event and user is true when the write succeeds.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type pg from "pg";
+import { createPool } from "../pool.ts";
+import {
+  type BookingRequest,
+  type Decision,
+  refusalOf,
+  type Stock,
+  type Strategy,
+  type StrategyModule,
+} from "../strategy.ts";
+
+/** Of all that try for one event at the same time, one succeeds: with more of them, more work is thrown away. */
+const CONNECTIONS_MAX = 8;
+const TRIES_MAX = 30;
+/** The n-th pause is a random time up to PAUSE_FIRST_MS × 2ⁿ, at most PAUSE_MAX_MS. */
+const PAUSE_FIRST_MS = 1;
+const PAUSE_MAX_MS = 50;
+
+const READ = {
+  name: "read",
+  text: `select available_tickets as "availableTickets", max_per_user as "maxPerUser", version,
+                (select coalesce(sum(quantity), 0)::integer from bookings where event_id = $1 and user_id = $2) as held
+         from events where id = $1`,
+};
+const WRITE = {
+  name: "write",
+  text: `with taken as (
+           update events set available_tickets = available_tickets - $4, version = version + 1
+           where id = $2 and version = $6
+           returning id
+         )
+         insert into bookings (id, event_id, user_id, quantity, created_at)
+         select $1, id, $3, $4, $5 from taken`,
+};
+
+export const optimistic: StrategyModule = {
+  title: "optimistic locking by a version, retries with jitter",
+  needs: [],
+  schema: "alter table events add version integer not null default 1",
+  start: async ({ databaseUrl, connectionsMax = CONNECTIONS_MAX }) =>
+    new Optimistic(createPool(databaseUrl, connectionsMax)),
+};
+
+class Optimistic implements Strategy {
+  readonly #pool: pg.Pool;
+  #retries = 0;
+
+  constructor(pool: pg.Pool) {
+    this.#pool = pool;
+  }
+
+  get stats() {
+    // The write waits for whoever writes the same row, and only PostgreSQL knows how long.
+    return { retries: this.#retries, lockWaitSeconds: undefined };
+  }
+
+  /** All tries have one connection: waiting for another between read and write, the version would grow old. */
+  async book(request: BookingRequest): Promise<Decision> {
+    const connection = await this.#pool.connect();
+    try {
+      for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
+        const decision = await tryOnce(connection, request);
+        if (decision !== undefined) return decision;
+        this.#retries += 1;
+        await sleep(Math.random() * Math.min(PAUSE_FIRST_MS * 2 ** attempt, PAUSE_MAX_MS));
+      }
+      return { outcome: "overloaded" };
+    } finally {
+      connection.release();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pool.end();
+  }
+}
+
+/** Undefined when somebody else was faster. */
+async function tryOnce(
+  connection: pg.PoolClient,
+  { id, eventId, userId, quantity, createdAt }: BookingRequest,
+): Promise<Decision | undefined> {
+  const { rows } = await connection.query<Stock & { version: number }>({
+    ...READ,
+    values: [eventId, userId],
+  });
+  const [stock] = rows;
+  const refusal = refusalOf(stock, quantity);
+  if (refusal !== undefined) return refusal;
+  const written = await connection.query({
+    ...WRITE,
+    values: [id, eventId, userId, quantity, createdAt, stock?.version],
+  });
+  return written.rowCount === 1 ? { outcome: "booked" } : undefined;
+}

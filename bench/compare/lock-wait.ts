@@ -1,0 +1,54 @@
+/** How long connections of PostgreSQL stand and wait for each other's row locks, sampled. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { Database, type Statement } from "../../shared/postgres.ts";
+
+const EVERY_MS = 25;
+const WAITING: Statement = {
+  name: "bench-lock-waits",
+  text: "select count(*)::integer as waiting from pg_stat_activity where wait_event_type = 'Lock'",
+};
+
+export interface LockWait extends AsyncDisposable {
+  /** Seconds since the start, those of all connections together. */
+  readonly seconds: number;
+}
+
+/** Looks at the whole server until disposed, 40 times a second. */
+export function sampleLockWait(serverUrl: string): LockWait {
+  const database = new Database({
+    url: `${serverUrl}postgres`,
+    applicationName: "onsale-bench",
+    connectionsMax: 1,
+    waitersMax: 1,
+    connectTimeoutMs: 10_000,
+    statementTimeoutMs: 10_000,
+    lockTimeoutMs: 10_000,
+  });
+  const stop = new AbortController();
+  let seconds = 0;
+  const sampling = (async () => {
+    let last = performance.now();
+    while (!stop.signal.aborted) {
+      const [row] = await database.query<{ waiting: number }>(WAITING);
+      const now = performance.now();
+      seconds += ((now - last) / 1000) * (row?.waiting ?? 0);
+      last = now;
+      await sleep(EVERY_MS);
+    }
+  })();
+  // Whoever disposes it hears of it; until then a rejection must not count as unhandled.
+  sampling.catch(() => undefined);
+  return {
+    get seconds() {
+      return seconds;
+    },
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      try {
+        await sampling;
+      } finally {
+        await database.close();
+      }
+    },
+  };
+}

@@ -1,0 +1,39 @@
+/**
+ * An ordinary evening: 95 people look at an event for every 5 who book, over ten thousand events that are as popular as
+ * Zipf's law says. The most popular of them sell out on the way.
+ */
+import { scenario } from "k6/execution";
+import { Api } from "./lib/api.ts";
+import { kindOf, randomOf, zipf } from "./lib/choices.ts";
+import { optionsOf, steady } from "./lib/load.ts";
+import { createEvents, eventIdAt, type Prepared, prepared } from "./lib/prepare.ts";
+import { readSettings } from "./lib/settings.ts";
+import { keeper } from "./lib/summary.ts";
+
+const SHARES = { read: 95, book: 5 };
+const TICKETS = 100;
+const QUANTITY_MAX = 2;
+
+const settings = readSettings("mixed", __ENV);
+const load = steady(settings);
+const api = new Api(settings);
+
+export const options = optionsOf(settings, load, [{ name: "read" }, { name: "book" }]);
+
+export function setup(): Prepared {
+  const totalTickets = settings.tickets ?? TICKETS;
+  return prepared(createEvents(settings, { totalTickets }));
+}
+
+export default function (sale: Prepared): void {
+  const number = scenario.iterationInTest;
+  const random = randomOf(number);
+  const eventId = eventIdAt(sale, zipf(settings.events, random));
+  if (kindOf(SHARES, random) === "read") api.readEvent(eventId);
+  else {
+    const quantity = 1 + Math.floor(random() * QUANTITY_MAX);
+    api.book({ buyer: `buyer-${number}`, eventId, quantity }, `order-${number}`);
+  }
+}
+
+export const handleSummary = keeper(settings, load);
