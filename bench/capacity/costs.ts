@@ -40,7 +40,8 @@ const costs = z.object({
   /** `eventRead` is a read of an event that came to the shard. */
   node: z.object({ booking: byLoad(cost), call: cost, batch: cost, eventRead: cost, idleSecond: cost }),
   postgres: z.object({ booking: byLoad(cost), batch: byLoad(cost), eventRead: cost, idleSecond: cost }),
-  redis: z.object({ published: cost, miss: cost, idleSecond: cost }),
+  /** `eventRead` is writing down what a shard answered. */
+  redis: z.object({ published: cost, miss: cost, eventRead: cost, idleSecond: cost }),
   /** What the load generator itself uses; it shares this machine, but is no part of a cluster. */
   generator: z.object({ read: cost, refusal: cost, booking: cost }),
   batchTime,

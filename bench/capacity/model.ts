@@ -21,7 +21,7 @@ const MICROSECONDS = 1e6;
 const SHARDS_MAX = 256;
 const ROUTERS_MAX = 100_000;
 /** How much better than any smaller number of shards one must be, when none carries the load as is wanted. */
-const WORTH_IT = 0.02;
+const WORTH_IT = 0.1;
 
 export interface Terms {
   readonly demand: Demand;
@@ -116,7 +116,10 @@ function planWith(terms: Terms, count: number): Plan {
     shardReads,
     published,
     redis:
-      (costs.redis.idleSecond + costs.redis.published * published.events + costs.redis.miss * misses) /
+      (costs.redis.idleSecond +
+        costs.redis.published * published.events +
+        costs.redis.miss * misses +
+        costs.redis.eventRead * shardReads) /
       MICROSECONDS,
   };
 }

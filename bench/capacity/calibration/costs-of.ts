@@ -30,16 +30,17 @@ interface Counts {
 /** `shards` is how many the processes of the cluster serve. Processor times become microseconds. */
 export function costsOf(loads: readonly RoundLoad[], idle: Sample, shards: number): Omit<Costs, "batchTime"> {
   const refusal = busiest(all(loads, "refusal"));
-  const others = loads
-    .filter(({ kind }) => kind !== "refusal")
-    .map((load) => ({ load, did: countsOf(load) }));
+  const observed = weighted(loads.filter(({ kind }) => kind !== "refusal")).map((load) => ({
+    load,
+    did: countsOf(load),
+  }));
   /** Of every load a share of the cost for each thing that it had done. */
   const fit = (
     cost: (load: RoundLoad) => number,
     counts: (did: Counts, load: RoundLoad) => readonly number[],
   ) =>
     nonNegativeCosts(
-      others.map(({ load, did }) => ({ counts: counts(did, load), cost: Math.max(0, cost(load)) })),
+      observed.map(({ load, did }) => ({ counts: counts(did, load), cost: Math.max(0, cost(load)) })),
     ).map(micro);
 
   const heard =
@@ -66,9 +67,9 @@ export function costsOf(loads: readonly RoundLoad[], idle: Sample, shards: numbe
       shardReads,
     ],
   );
-  const [redisPublished = 0, redisMiss = 0] = fit(
+  const [redisPublished = 0, redisMiss = 0, redisRead = 0] = fit(
     (load) => load.redis,
-    ({ misses }, { published }) => [published, misses],
+    ({ misses }, { published, shardReads }) => [Math.max(0, published), misses, shardReads],
   );
   const [generatorRead = 0, generatorBooking = 0] = fit(
     (load) => (load.generator * load.requests) / MICROSECONDS,
@@ -100,9 +101,25 @@ export function costsOf(loads: readonly RoundLoad[], idle: Sample, shards: numbe
       eventRead: postgresRead,
       idleSecond: idleSecond("postgres", shards),
     },
-    redis: { published: redisPublished, miss: redisMiss, idleSecond: idleSecond("redis") },
+    redis: {
+      published: redisPublished,
+      miss: redisMiss,
+      eventRead: redisRead,
+      idleSecond: idleSecond("redis"),
+    },
     generator: { read: generatorRead, refusal: refusal.generator, booking: generatorBooking },
   };
+}
+
+/**
+ * Mixes count as much as all other loads together. Everything is somewhat dearer beside everything else, which is what a
+ * cluster has to do; loads of one kind are there to tell the costs apart.
+ */
+function weighted(loads: readonly RoundLoad[]): RoundLoad[] {
+  const mixes = all(loads, "mix");
+  const others = loads.filter(({ kind }) => kind !== "mix");
+  const times = mixes.length === 0 ? 0 : Math.max(1, Math.round(others.length / mixes.length));
+  return [...others, ...Array.from({ length: times }, () => mixes).flat()];
 }
 
 function countsOf(load: RoundLoad): Counts {

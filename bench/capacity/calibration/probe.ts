@@ -30,7 +30,7 @@ export interface Sample {
   /** Reads that memory could not answer, and that Redis could not answer either. */
   readonly misses: number;
   readonly shardReads: number;
-  /** Changed events that were written to Redis, all commands there, and its traffic in bytes. */
+  /** Changed events that Redis was told of, all commands there, and its traffic in bytes. */
   readonly published: number;
   readonly redisCommands: number;
   readonly redisIn: number;
@@ -123,6 +123,8 @@ export class Probe implements AsyncDisposable {
     const read = (name: string, labels = "") => sum(atRouters.map((text) => metric(text, name, labels)));
     const node = (name: string) => sum(atNodes.map((text) => metric(text, name, "")));
     const rows = sizes.flat();
+    const shardReads = read("onsale_event_cache_requests_total", 'tier="shard"');
+    const { written, ...ofRedis } = redis;
     return {
       requests: read(ANSWERED),
       calls: read("onsale_shard_rpc_batch_size_count"),
@@ -130,8 +132,10 @@ export class Probe implements AsyncDisposable {
       batches: node("onsale_lane_batch_size_count"),
       batched: node("onsale_lane_batch_size_sum"),
       misses: read("onsale_event_cache_requests_total", 'tier="memory",result="miss"'),
-      shardReads: read("onsale_event_cache_requests_total", 'tier="shard"'),
-      ...redis,
+      shardReads,
+      // A router writes what it has read from a shard, and tells nobody.
+      published: written - shardReads,
+      ...ofRedis,
       log: sum(rows.map(({ log }) => log)),
       size: sum(rows.map(({ size }) => size)),
     };
@@ -141,7 +145,7 @@ export class Probe implements AsyncDisposable {
     const info = (await this.#redis?.info("everything")) ?? "";
     const field = (pattern: RegExp) => Number(pattern.exec(info)?.[1] ?? 0);
     return {
-      published: field(/^cmdstat_hset:calls=(\d+)/m),
+      written: field(/^cmdstat_hset:calls=(\d+)/m),
       redisCommands: field(/^total_commands_processed:(\d+)/m),
       redisIn: field(/^total_net_input_bytes:(\d+)/m),
       redisOut: field(/^total_net_output_bytes:(\d+)/m),

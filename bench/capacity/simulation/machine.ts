@@ -137,7 +137,10 @@ export function simulateMachine(options: MachineSimulation): MachineRun {
         const { node, reading } = shards[shard] ?? {};
         node?.run(costs.node.eventRead / 1000, () =>
           reading?.run(costs.postgres.eventRead / 1000, () =>
-            processor.run(costs.router.eventRead / 1000, back),
+            processor.run(costs.router.eventRead / 1000, () => {
+              redis.run(costs.redis.eventRead / 1000);
+              back();
+            }),
           ),
         );
       }),
