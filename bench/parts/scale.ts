@@ -20,7 +20,7 @@ const CLUSTER_SECONDS = 12;
 export const scale: ClusterPart = {
   name: "scale",
   title: "what a request costs on 1, 2 and 4 shards",
-  seconds: 0.5,
+  seconds: 0.4,
   estimate: (seconds) =>
     CLUSTER_SECONDS + scaleSeconds(seconds) + calibrationSeconds(CALIBRATION_ROUNDS, seconds),
   cluster: LARGEST,

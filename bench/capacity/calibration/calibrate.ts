@@ -63,7 +63,7 @@ const PRELOADED = LOADS.filter(({ preloaded = false }) => preloaded).length;
 /** That a load takes besides. */
 const LOAD_SECONDS = 0.6;
 const WARM_UP_SECONDS = 0.8;
-const WARM_REQUESTS = 8_000;
+const WARM_REQUESTS = 6_000;
 /** A warm-up may need several loads of a hot event. */
 const WARM_UPS_MAX = 24;
 
