@@ -24,7 +24,11 @@ const clusterFile = z.object({
 });
 export type ClusterFile = z.infer<typeof clusterFile>;
 
-const stateFile = z.object({ databasesId: z.string().optional(), internalToken: z.string().optional() });
+const stateFile = z.object({
+  databasesId: z.string().optional(),
+  internalToken: z.string().optional(),
+  jwtSecret: z.string().optional(),
+});
 const processesFile = z.object({ processes: z.record(z.string(), z.object({ pid: z.number() })) });
 
 /** Written once the router has been started. Throws when it is not there. */

@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { auditedBookings } from "../audited.ts";
 import { Progress } from "../progress.ts";
 import { type PartResult, type Results, thisMachine } from "../report/results.ts";
 import { textOf } from "../report/text.ts";
@@ -14,7 +15,6 @@ import { findK6, K6_EXIT, runK6 } from "./program.ts";
 import { keepRun, outcomeOf, readRun, type Run } from "./report.ts";
 import { ownCluster, runningCluster, type Target } from "./target.ts";
 
-const ROWS_SHOWN = 20;
 /** Booting a cluster, making events and the audit. */
 const AROUND_SECONDS = 10;
 
@@ -52,7 +52,7 @@ async function main(): Promise<void> {
   await using target = running ?? (await ownCluster({ signal: stop.signal, progress }));
   const { code, run } = await load(program, scenario, { target, env: given });
   progress.show("auditing");
-  const auditedBookings = await bookingsOf(target);
+  const bookings = auditedBookings(await target.audit());
   if (run === undefined) throw new Error(`no load: k6 ended with exit code ${code}, and says why above`);
 
   const { figures, problems = [] } = outcomeOf(run);
@@ -64,7 +64,7 @@ async function main(): Promise<void> {
     tookSeconds,
     figures,
     problems: [...problems, ...problemsOf(code, run)],
-    auditedBookings,
+    auditedBookings: bookings,
   };
   const command = `npm run k6 -- ${process.argv.slice(2).join(" ")}`;
   const results: Results = { date, command, machine, tookSeconds, parts: [part], failures: [] };
@@ -91,14 +91,6 @@ async function load(
   } finally {
     rmSync(directory, { recursive: true });
   }
-}
-
-/** How many bookings the audit went through. Throws, with the broken rows, when it is not clean. */
-async function bookingsOf(target: Target): Promise<number> {
-  const { bookings, violations } = await target.audit();
-  if (violations.length === 0) return bookings;
-  const rows = violations.slice(0, ROWS_SHOWN).map((violation) => `\n  ${JSON.stringify(violation)}`);
-  throw new Error(`the audit found ${violations.length} broken rows, so no figures${rows.join("")}`);
 }
 
 /** What k6's exit code says beyond the thresholds. */

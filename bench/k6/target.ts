@@ -1,10 +1,10 @@
 /** The cluster that k6 is sent to: the one that `npm start` runs, or one of its own that ends with the run. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { audit, type AuditReport } from "../../audit/audit.ts";
 import { readConfig, secret } from "../../shared/config.ts";
-import { readClusterFile } from "../cluster-file.ts";
+import { readClusterFile, readState } from "../cluster-file.ts";
 import { startBenchCluster } from "../cluster.ts";
 import type { Progress } from "../progress.ts";
 
@@ -16,7 +16,6 @@ export interface Target extends AsyncDisposable {
 }
 
 const settings = z.object({ AUTH_JWT_SECRET: secret.optional(), DATA_DIR: z.string().default(".onsale") });
-const stateFile = z.object({ jwtSecret: z.string() });
 const READY_MAX_MS = 5_000;
 
 /** The one in DATA_DIR. Throws when none runs there. */
@@ -28,9 +27,11 @@ export async function runningCluster(env: Readonly<Record<string, string | undef
   const { router, catalogUrl } = readClusterFile(DATA_DIR);
   if (!(await isReady(router.adminUrl)))
     throw new Error(`the cluster of DATA_DIR ${DATA_DIR} is not running or not ready: ${advice}`);
+  const kept = AUTH_JWT_SECRET ?? readState(DATA_DIR).jwtSecret;
+  if (kept === undefined) throw new Error(`DATA_DIR ${DATA_DIR} holds no secret: set AUTH_JWT_SECRET`);
   return {
     routerUrl: router.url,
-    secret: AUTH_JWT_SECRET ?? keptSecret(DATA_DIR),
+    secret: kept,
     audit: async () => audit(catalogUrl),
     [Symbol.asyncDispose]: async () => {},
   };
@@ -45,10 +46,6 @@ export async function ownCluster(options: { signal: AbortSignal; progress: Progr
     audit: async () => cluster.audit(),
     [Symbol.asyncDispose]: async () => cluster[Symbol.asyncDispose](),
   };
-}
-
-function keptSecret(dataDir: string): string {
-  return stateFile.parse(JSON.parse(readFileSync(join(dataDir, "state.json"), "utf8"))).jwtSecret;
 }
 
 async function isReady(adminUrl: string): Promise<boolean> {

@@ -8,11 +8,12 @@ import { BookingStore } from "../../shard-node/booking-store.ts";
 import { Decider } from "../../shard-node/decider.ts";
 import { BATCHES_PER_LANE_MAX, Lanes } from "../../shard-node/lanes.ts";
 import { systemClock } from "../../shared/clock.ts";
-import { type EventId, newBookingId, newEventId, newIdempotencyKey, type UserId } from "../../shared/ids.ts";
+import { type EventId, newBookingId, newIdempotencyKey, type UserId } from "../../shared/ids.ts";
 import { createLog } from "../../shared/log.ts";
 import { Database, type Statement } from "../../shared/postgres.ts";
 import { slotOf } from "../../shared/slots.ts";
 import type { BookCommand } from "../../shared/wire.ts";
+import { makeEvents } from "../cluster-events.ts";
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
 import { processorSecondsOfTree } from "../processes.ts";
 
@@ -27,18 +28,6 @@ const TICKETS = 10_000_000;
 const BUDGET_MS = 60_000;
 const TARGET_SHARE = 0.75;
 
-const OWNED: Statement = {
-  name: "bench-owned",
-  text: "select array(select slot from owned_slots)::integer[] as slots",
-};
-const ADD_EVENTS: Statement = {
-  name: "bench-add-events",
-  text: `
-    insert into events
-      (id, slot, name, starts_at, total_tickets, available_tickets, max_per_user, highest_max_per_user, created_at, updated_at)
-    select id, slot, 'Benchmark', now(), $3::integer, $3::integer, 2, 2, now(), now()
-    from unnest($1::uuid[], $2::smallint[]) as e(id, slot)`,
-};
 const PREPARE_ROWS: Statement = {
   name: "bench-prepare-rows",
   text: "create temp table if not exists ceiling_rows (id uuid, event_id uuid, user_id text, idempotency_key text)",
@@ -74,7 +63,7 @@ export async function engine({
   const [database, plain] = [open(LANES_MAX * BATCHES_PER_LANE_MAX), open(1)];
   const bookings = Math.ceil((seconds * BOOKINGS_PER_SECOND) / BATCH_MAX) * BATCH_MAX;
   try {
-    const events = await eventsOf(database, EVENTS + 2);
+    const events = await makeEvents([shard], EVENTS + 2, { totalTickets: TICKETS });
     const [apart, first, ...many] = events as [EventId, EventId, ...EventId[]];
     // Of the other lane.
     const second = many.find((id) => slotOf(id) % LANES_MAX !== slotOf(first) % LANES_MAX) ?? first;
@@ -154,19 +143,6 @@ const DATABASE = {
   statementTimeoutMs: 120_000,
   lockTimeoutMs: 10_000,
 };
-
-/** New events on this shard. */
-async function eventsOf(database: Database, count: number): Promise<EventId[]> {
-  const [owned] = await database.query<{ slots: number[] }>(OWNED);
-  const slots = new Set(owned?.slots);
-  const ids: EventId[] = [];
-  while (ids.length < count) {
-    const id = newEventId(Date.now());
-    if (slots.has(slotOf(id))) ids.push(id);
-  }
-  await database.query(ADD_EVENTS, [ids, ids.map(slotOf), TICKETS]);
-  return ids;
-}
 
 /** One ticket each for as many users, the events in turns, all waiting in the lanes at once. Returns seconds. */
 async function decideAll(
