@@ -1,6 +1,7 @@
 /** Turns catalogued problems into responses: `application/problem+json` (RFC 9457). */
 import type { FastifyReply } from "fastify";
 import { type Problem, PROBLEMS, type ProblemCode, type ProblemMembers } from "../shared/errors.ts";
+import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 
 /** What a client should wait before it tries again, in seconds. */
 const RETRY_AFTER_SECONDS = 1;
@@ -23,6 +24,19 @@ export function problemDocument(
   const { status, title } = PROBLEMS[code];
   return { type: `urn:onsale:problem:${code}`, title, status, detail, code, requestId, ...members };
 }
+
+/**
+ * Writes the document of a problem that is told again and again: all of it is made here but the id of the request, which
+ * needs no escapes (router/request-id.ts).
+ */
+export function problemWriter({ code, message, members }: Problem): (requestId: string) => ResponseBody {
+  const { text, bytes, encoding } = bodyOfJson(problemDocument(code, message, "", members));
+  const at = text.indexOf(ID_MEMBER) + ID_MEMBER.length;
+  const [before, after] = [text.slice(0, at), text.slice(at)];
+  return (id) => ({ text: before + id + after, bytes: bytes + id.length, encoding });
+}
+
+const ID_MEMBER = '"requestId":"';
 
 /** The headers that a problem needs beside those of every answer. */
 export function problemHeaders(code: ProblemCode): Record<string, string> {

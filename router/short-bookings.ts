@@ -19,9 +19,9 @@ import { LIMITS } from "../shared/wire.ts";
 import { bearerTokenOf } from "./auth.ts";
 import { type BookAnswer, SOLD_OUT } from "./booker.ts";
 import type { RouterParts } from "./parts.ts";
-import { problemDocument, problemHeaders } from "./problems.ts";
+import { problemDocument, problemHeaders, problemWriter } from "./problems.ts";
 import { requestIdOf } from "./request-id.ts";
-import { bodyOfJson } from "./response-body.ts";
+import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 
 export const KEY_HEADER = "idempotency-key";
 export const REPLAYED_HEADER = "idempotency-replayed";
@@ -62,7 +62,18 @@ export function shortBookings(
     observe(seconds);
   };
 
-  const answer = async (
+  const refuse = (
+    { request, token, started }: ShortRequest,
+    response: ServerResponse,
+    caller: Caller,
+  ): void => {
+    verifier.expectAgain(token, caller);
+    const requestId = requestIdOf(request);
+    const status = writeProblem(response, SOLD_OUT, requestId, { body: soldOutBody(requestId) });
+    count(status, (performance.now() - started) / 1000);
+  };
+
+  const book = async (
     { request, eventId, given, started }: ShortRequest,
     response: ServerResponse,
     caller: Caller,
@@ -70,16 +81,12 @@ export function shortBookings(
   ): Promise<void> => {
     const requestId = requestIdOf(request);
     let status: number;
-    if (booker.isRefused(eventId, given)) {
-      status = writeProblem(response, SOLD_OUT, requestId);
-    } else {
-      try {
-        const wish = { kind: "book", eventId, userId: caller.userId, quantity, budgetMs } as const;
-        status = writeAnswer(response, await booker.book(wish, given), requestId);
-      } catch (error) {
-        log.error({ err: error, requestId }, "a request failed");
-        status = writeProblem(response, INTERNAL, requestId);
-      }
+    try {
+      const wish = { kind: "book", eventId, userId: caller.userId, quantity, budgetMs } as const;
+      status = writeAnswer(response, await booker.book(wish, given), requestId);
+    } catch (error) {
+      log.error({ err: error, requestId }, "a request failed");
+      status = writeProblem(response, INTERNAL, requestId);
     }
     count(status, (performance.now() - started) / 1000);
   };
@@ -98,8 +105,9 @@ export function shortBookings(
       const quantity = Number(BODY.exec(body)?.[1] ?? 0);
       if (quantity === 0 || quantity > LIMITS.ticketsPerBookingMax) return leave();
       const decide = (caller: Caller | undefined): void => {
-        if (caller?.role === "buyer") void answer(short, response, caller, quantity);
-        else leave();
+        if (caller?.role !== "buyer") leave();
+        else if (booker.isRefused(short.eventId, short.given)) refuse(short, response, caller);
+        else void book(short, response, caller, quantity);
       };
       const caller = verifier.verify(short.token);
       if (caller instanceof Promise) caller.then(decide, leave);
@@ -110,6 +118,7 @@ export function shortBookings(
   };
 }
 
+const soldOutBody = problemWriter(SOLD_OUT);
 const INTERNAL = new Problem("internal", "This is a bug; it is logged under the request's id.");
 
 interface ShortRequest {
@@ -141,7 +150,7 @@ function shortRequestOf(request: IncomingMessage): ShortRequest | undefined {
 
 /** Writes it and returns its status. */
 function writeAnswer(response: ServerResponse, answer: BookAnswer, requestId: string): number {
-  if ("problem" in answer) return writeProblem(response, answer.problem, requestId, answer.key);
+  if ("problem" in answer) return writeProblem(response, answer.problem, requestId, answer);
   const body = bodyOfJson(answer.booking);
   const headers: Record<string, string | number> = {
     "x-request-id": requestId,
@@ -158,16 +167,20 @@ function writeProblem(
   response: ServerResponse,
   { code, message, members }: Problem,
   requestId: string,
-  key?: IdempotencyKey,
+  { key, body = bodyOfJson(problemDocument(code, message, requestId, members)) }: ProblemExtras = {},
 ): number {
-  const body = bodyOfJson(problemDocument(code, message, requestId, members));
-  const headers: Record<string, string | number> = {
-    ...problemHeaders(code),
-    "x-request-id": requestId,
-    "content-length": body.bytes,
-  };
+  const headers: Record<string, string | number> = problemHeaders(code);
+  headers["x-request-id"] = requestId;
+  headers["content-length"] = body.bytes;
   if (key !== undefined) headers[KEY_HEADER] = key;
   const { status } = PROBLEMS[code];
   response.writeHead(status, headers).end(body.text, body.encoding);
   return status;
+}
+
+interface ProblemExtras {
+  /** Sent back to whoever needs it to find out what became of the request. */
+  readonly key?: IdempotencyKey;
+  /** Where it is made already. */
+  readonly body?: ResponseBody;
 }

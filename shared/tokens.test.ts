@@ -2,7 +2,7 @@ import { createHmac, randomBytes } from "node:crypto";
 import { jwtVerify, SignJWT } from "jose";
 import { expect, test } from "vitest";
 import { systemClock } from "./clock.ts";
-import { TokenVerifier } from "./tokens.ts";
+import { type Caller, TokenVerifier } from "./tokens.ts";
 
 const secret = randomBytes(32).toString("base64url");
 const key = new TextEncoder().encode(secret);
@@ -74,4 +74,26 @@ test("S1: an unknown critical header is refused", async () => {
   expect(await new TokenVerifier(rules, systemClock).verify(`${header}.${claims}.${signature}`)).toBe(
     undefined,
   );
+});
+
+test("S1: with a shared secret only who is expected again is remembered, for 30 seconds and never past the token's end", async () => {
+  const clock = { time: Date.now(), now: () => clock.time, elapsed: () => clock.time };
+  const verifier = new TokenVerifier(rules, clock);
+  const [long, short] = [await sign({ exp: seconds() + 600 }), await sign({ exp: seconds() + 20 })];
+  const callerOf = (token: string) => verifier.verify(token) as Caller;
+  const [ann, first] = [callerOf(long), callerOf(short)];
+  expect(ann.userId).toBe("ann");
+  // Who is remembered is the very same object.
+  expect(callerOf(long)).not.toBe(ann);
+  verifier.expectAgain(long, ann);
+  verifier.expectAgain(short, first);
+  expect(callerOf(long)).toBe(ann);
+  expect(callerOf(short)).toBe(first);
+
+  clock.time += 20_000;
+  expect(callerOf(short)).not.toBe(first);
+  expect(callerOf(long)).toBe(ann);
+  verifier.expectAgain(long, ann);
+  clock.time += 10_000;
+  expect(callerOf(long)).not.toBe(ann);
 });

@@ -16,6 +16,8 @@ export type Role = (typeof ROLES)[number];
 export interface Caller {
   readonly userId: UserId;
   readonly role: Role;
+  /** When the token ends, in milliseconds since the epoch. */
+  readonly expiresAt: number;
 }
 
 export type TokenKeys = { readonly secret: string } | { readonly jwksUrl: string };
@@ -27,44 +29,49 @@ export interface TokenRules {
   readonly audience?: string | undefined;
 }
 
-/**
- * How many tokens are remembered that were verified with a public key, and for how long. (jose itself keeps a fetched key
- * set for ten minutes.) Verifying with a shared secret costs little more than remembering, and what is remembered of a rush
- * in which everybody is new is only garbage that has grown old (npm run bench -- memory).
- */
+/** How many verified tokens are remembered, and for how long. (jose itself keeps a fetched key set for ten minutes.) */
 const REMEMBERED_MAX = 20_000;
 const REMEMBERED_MS = 30_000;
 
-/** Says who holds a token. */
+/**
+ * Says who holds a token. Tokens verified with a public key are all remembered. Those with a shared secret only when
+ * the caller is likely to come again: in a rush in which everybody is new, what is remembered of them is only garbage that
+ * has grown old (npm run bench -- memory).
+ */
 export class TokenVerifier {
-  readonly #verify: (token: string) => Verified | undefined | Promise<Verified | undefined>;
+  readonly #verify: (token: string) => Caller | undefined | Promise<Caller | undefined>;
   readonly #clock: Clock;
-  readonly #remembered: LRUCache<string, { caller: Caller; until: number }> | undefined;
+  readonly #remembered = new LRUCache<string, { caller: Caller; until: number }>({ max: REMEMBERED_MAX });
 
   constructor(rules: TokenRules, clock: Clock) {
     this.#clock = clock;
     this.#verify = verifierOf(rules);
-    this.#remembered = "jwksUrl" in rules.keys ? new LRUCache({ max: REMEMBERED_MAX }) : undefined;
   }
 
   /**
    * The caller, or undefined when the token is forged, expired, without `exp`, or not for us. A promise of it only where a
-   * public key must be asked for or used; a shared secret and a token that was verified lately give it at once.
+   * public key must be asked for or used; a shared secret and a token that is remembered give it at once.
    */
   verify(token: string): Caller | undefined | Promise<Caller | undefined> {
-    const known = this.#remembered?.get(token);
+    const known = this.#remembered.get(token);
     if (known !== undefined && this.#clock.now() < known.until) return known.caller;
     const verified = this.#verify(token);
-    return verified instanceof Promise
-      ? verified.then((found) => this.#remember(token, found))
-      : this.#remember(token, verified);
+    if (!(verified instanceof Promise)) return verified;
+    return verified.then((caller) => {
+      if (caller !== undefined) this.#remember(token, caller);
+      return caller;
+    });
   }
 
-  #remember(token: string, verified: Verified | undefined): Caller | undefined {
-    if (verified === undefined) return undefined;
-    const { caller, expiresAt } = verified;
-    this.#remembered?.set(token, { caller, until: Math.min(expiresAt, this.#clock.now() + REMEMBERED_MS) });
-    return caller;
+  /** Says that `caller`, whom `verify(token)` just gave, will come again with the same token. */
+  expectAgain(token: string, caller: Caller): void {
+    // What is remembered is not prolonged: after REMEMBERED_MS the keys are asked again.
+    if (this.#remembered.peek(token)?.caller !== caller) this.#remember(token, caller);
+  }
+
+  #remember(token: string, caller: Caller): void {
+    const until = Math.min(caller.expiresAt, this.#clock.now() + REMEMBERED_MS);
+    this.#remembered.set(token, { caller, until });
   }
 }
 
@@ -73,12 +80,6 @@ interface Claims {
   readonly sub?: string | undefined;
   readonly exp?: number | undefined;
   readonly role?: unknown;
-}
-
-interface Verified {
-  readonly caller: Caller;
-  /** Milliseconds since the epoch. */
-  readonly expiresAt: number;
 }
 
 /** A token signed with the shared secret (HS256). */
@@ -100,13 +101,13 @@ function verifierOf({
   keys,
   issuer,
   audience,
-}: TokenRules): (token: string) => Verified | undefined | Promise<Verified | undefined> {
+}: TokenRules): (token: string) => Caller | undefined | Promise<Caller | undefined> {
   // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
   if ("secret" in keys) {
     const key = createSecretKey(keys.secret, "utf8");
     return (token) => {
       try {
-        return verifiedBy(sharedSecretClaims(token, key, { issuer, audience }));
+        return callerOf(sharedSecretClaims(token, key, { issuer, audience }));
       } catch {
         return undefined;
       }
@@ -121,7 +122,7 @@ function verifierOf({
   const algorithms = ["RS256", "ES256", "EdDSA"];
   return async (token) => {
     try {
-      return verifiedBy((await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
+      return callerOf((await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
     } catch {
       return undefined;
     }
@@ -146,9 +147,9 @@ function sharedSecretClaims(
   return payload;
 }
 
-function verifiedBy({ sub, exp = 0, role = "buyer" }: Claims): Verified | undefined {
+function callerOf({ sub, exp = 0, role = "buyer" }: Claims): Caller | undefined {
   const userId = parseUserId(sub);
   const known = ROLES.find((candidate) => candidate === role);
   if (userId === undefined || known === undefined) return undefined;
-  return { caller: { userId, role: known }, expiresAt: exp * 1000 };
+  return { userId, role: known, expiresAt: exp * 1000 };
 }
