@@ -7,11 +7,15 @@ export const routerConfig = z
     NODE_URLS: urlListOf("http", "https"),
     INTERNAL_TOKEN: secret,
     AUTH_JWT_SECRET: secret.optional(),
+    /** Its tokens are taken too, while the secret is exchanged. */
+    AUTH_JWT_SECRET_PREVIOUS: secret.optional(),
     AUTH_JWKS_URL: urlOf("http", "https").optional(),
     AUTH_JWT_ISSUER: z.string().optional(),
     AUTH_JWT_AUDIENCE: z.string().optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     HOST: host,
+    /** Where the admin port listens; by default where the API does. */
+    ADMIN_HOST: host.unwrap().optional(),
     PORT: port(8080),
     ADMIN_PORT: port(8081),
     LOG_LEVEL: logLevel,
@@ -31,6 +35,11 @@ export const routerConfig = z
     path: ["AUTH_JWT_SECRET"],
     message: "give either AUTH_JWT_SECRET or AUTH_JWKS_URL",
     // Also when other settings are wrong: all problems are listed together.
+    when: () => true,
+  })
+  .refine((config) => config.AUTH_JWT_SECRET_PREVIOUS === undefined || config.AUTH_JWT_SECRET !== undefined, {
+    path: ["AUTH_JWT_SECRET_PREVIOUS"],
+    message: "goes with AUTH_JWT_SECRET only",
     when: () => true,
   });
 export type RouterConfig = z.infer<typeof routerConfig>;

@@ -62,7 +62,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       {
         keys:
           config.AUTH_JWKS_URL === undefined
-            ? { secret: config.AUTH_JWT_SECRET ?? "" }
+            ? { secret: config.AUTH_JWT_SECRET ?? "", previousSecret: config.AUTH_JWT_SECRET_PREVIOUS }
             : { jwksUrl: config.AUTH_JWKS_URL },
         issuer: config.AUTH_JWT_ISSUER,
         audience: config.AUTH_JWT_AUDIENCE,
@@ -79,7 +79,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   let draining = false;
   const url = await app.listen({ host: config.HOST, port: config.PORT });
   const admin = await startAdminServer({
-    host: config.HOST,
+    host: config.ADMIN_HOST ?? config.HOST,
     port: config.ADMIN_PORT,
     registry,
     unready: () =>

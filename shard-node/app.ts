@@ -31,7 +31,8 @@ const BODY_MAX_BYTES = 8 * 1024 * 1024;
 const MAP_REFRESH_MAX_MS = 200;
 
 export interface NodeParts {
-  readonly internalToken: string;
+  /** Any of them opens the RPC. */
+  readonly internalTokens: readonly string[];
   readonly store: BookingStore;
   readonly lanes: Lanes;
   readonly catalog: Catalog;
@@ -47,11 +48,11 @@ export interface NodeParts {
 export function createNodeApp(parts: NodeParts): FastifyInstance {
   const { store, lanes, catalog, metrics, log } = parts;
   const app = Fastify({ bodyLimit: BODY_MAX_BYTES, return503OnClosing: false });
-  const expected = Buffer.from(`Bearer ${parts.internalToken}`);
+  const expected = parts.internalTokens.map((token) => Buffer.from(`Bearer ${token}`));
 
   app.addHook("onRequest", async (request, reply) => {
     const given = Buffer.from(request.headers.authorization ?? "");
-    if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
+    if (!expected.some((token) => token.length === given.length && timingSafeEqual(token, given))) {
       return reply.code(401).send({ error: "this port answers only to routers" });
     }
     return undefined;

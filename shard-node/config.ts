@@ -9,8 +9,12 @@ export const nodeConfig = z
     DATABASE_URL: urlOf("postgres", "postgresql"),
     CATALOG_URL: urlOf("postgres", "postgresql"),
     INTERNAL_TOKEN: secret,
+    /** Routers that still send this one are answered too, while the token is exchanged. */
+    INTERNAL_TOKEN_PREVIOUS: secret.optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     HOST: host,
+    /** Where the admin port listens; by default where the RPC does. */
+    ADMIN_HOST: host.unwrap().optional(),
     PORT: port(9090),
     ADMIN_PORT: port(9091),
     /** Where routers reach this node; by default the address it listens on. */

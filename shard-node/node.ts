@@ -94,7 +94,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   let draining = false;
   let databaseUp = false;
   const app = createNodeApp({
-    internalToken: config.INTERNAL_TOKEN,
+    internalTokens: [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS].filter((t) => t !== undefined),
     store,
     lanes,
     catalog,
@@ -154,7 +154,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   );
 
   const admin = await startAdminServer({
-    host: config.HOST,
+    host: config.ADMIN_HOST ?? config.HOST,
     port: config.ADMIN_PORT,
     registry,
     unready: () => {

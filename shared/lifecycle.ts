@@ -45,7 +45,7 @@ function reasonOf(error: unknown): string {
       return `${address}:${port} may not be used without more permissions`;
     case "EADDRNOTAVAIL":
     case "ENOTFOUND":
-      return `HOST ${address ?? ""} is no address of this machine`;
+      return `HOST or ADMIN_HOST ${address ?? ""} is no address of this machine`;
     default:
       return error.stack ?? error.message;
   }

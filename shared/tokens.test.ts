@@ -1,6 +1,7 @@
 import { createHmac, randomBytes } from "node:crypto";
 import { jwtVerify, SignJWT } from "jose";
-import { expect, test } from "vitest";
+import jsonwebtoken from "jsonwebtoken";
+import { expect, test, vi } from "vitest";
 import { systemClock } from "./clock.ts";
 import { type Caller, TokenVerifier } from "./tokens.ts";
 
@@ -96,4 +97,26 @@ test("S1: with a shared secret only who is expected again is remembered, for 30 
   verifier.expectAgain(long, ann);
   clock.time += 10_000;
   expect(callerOf(long)).not.toBe(ann);
+});
+
+test("S1 S5: while a shared secret is exchanged, tokens of the previous one are as good, and those of the current one cost no more", async () => {
+  const verifying = vi.spyOn(jsonwebtoken, "verify");
+  const previousSecret = randomBytes(32).toString("base64url");
+  const previousKey = new TextEncoder().encode(previousSecret);
+  const verifier = new TokenVerifier({ ...rules, keys: { secret, previousSecret } }, systemClock);
+  const verified = async (token: string) => {
+    verifying.mockClear();
+    const caller = await verifier.verify(token);
+    return [caller?.userId, verifying.mock.calls.length];
+  };
+
+  expect(await verified(await sign())).toEqual(["ann", 1]);
+  expect(await verified(await sign({}, {}, previousKey))).toEqual(["ann", 2]);
+  expect(await verified(await sign({}, {}, randomBytes(32)))).toEqual([undefined, 2]);
+  expect(await verified(await sign({ exp: seconds() - 1 }))).toEqual([undefined, 1]);
+  expect(await verified(await sign({ exp: seconds() - 1 }, {}, previousKey))).toEqual([undefined, 2]);
+  expect(await verified(await sign({ aud: "others" }, {}, previousKey))).toEqual([undefined, 2]);
+  expect(await verified(await sign({ exp: undefined }, {}, previousKey))).toEqual([undefined, 2]);
+  const unsigned = `${encoded({ alg: "none" })}.${encoded({ sub: "ann", exp: seconds() + 60 })}.`;
+  expect(await verified(unsigned)).toEqual([undefined, 1]);
 });

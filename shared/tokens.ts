@@ -5,7 +5,7 @@
  */
 import { createSecretKey, type KeyObject } from "node:crypto";
 import { createRemoteJWKSet, jwtVerify, type JWTVerifyOptions, SignJWT } from "jose";
-import jsonwebtoken from "jsonwebtoken";
+import jsonwebtoken, { type Jwt } from "jsonwebtoken";
 import { LRUCache } from "lru-cache";
 import type { Clock } from "./clock.ts";
 import { parseUserId, type UserId } from "./ids.ts";
@@ -20,7 +20,9 @@ export interface Caller {
   readonly expiresAt: number;
 }
 
-export type TokenKeys = { readonly secret: string } | { readonly jwksUrl: string };
+/** While the shared secret is exchanged, tokens that `previousSecret` signed are good as well (docs/operations.md). */
+export type TokenKeys =
+  { readonly secret: string; readonly previousSecret?: string | undefined } | { readonly jwksUrl: string };
 
 export interface TokenRules {
   readonly keys: TokenKeys;
@@ -104,10 +106,12 @@ function verifierOf({
 }: TokenRules): (token: string) => Caller | undefined | Promise<Caller | undefined> {
   // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
   if ("secret" in keys) {
-    const key = createSecretKey(keys.secret, "utf8");
+    const current = createSecretKey(keys.secret, "utf8");
+    const previous =
+      keys.previousSecret === undefined ? undefined : createSecretKey(keys.previousSecret, "utf8");
     return (token) => {
       try {
-        return callerOf(sharedSecretClaims(token, key, { issuer, audience }));
+        return callerOf(sharedSecretClaims(token, [current, previous], { issuer, audience }));
       } catch {
         return undefined;
       }
@@ -129,18 +133,30 @@ function verifierOf({
   };
 }
 
-/** The claims of a token signed with the secret. Throws when jsonwebtoken or RFC 7515 §4.1.11 refuses it. */
+/**
+ * The claims of a token signed with one of the secrets. Throws when jsonwebtoken or RFC 7515 §4.1.11 refuses it. The second
+ * secret is tried only when the first did not sign the token, so that a token of the current one costs one verification.
+ */
 function sharedSecretClaims(
   token: string,
-  key: KeyObject,
+  [key, other]: readonly [KeyObject, (KeyObject | undefined)?],
   { issuer, audience }: Pick<TokenRules, "issuer" | "audience">,
 ): Claims {
-  const { header, payload } = jsonwebtoken.verify(token, key, {
-    algorithms: ["HS256"],
-    complete: true,
-    ...(issuer === undefined ? {} : { issuer }),
-    ...(audience === undefined ? {} : { audience }),
-  });
+  let verified: Jwt;
+  try {
+    verified = jsonwebtoken.verify(token, key, {
+      algorithms: ["HS256"],
+      complete: true,
+      ...(issuer === undefined ? {} : { issuer }),
+      ...(audience === undefined ? {} : { audience }),
+    });
+  } catch (error) {
+    // Signatures are verified before anything that the token claims.
+    if (other === undefined || !(error instanceof Error) || error.message !== "invalid signature")
+      throw error;
+    return sharedSecretClaims(token, [other], { issuer, audience });
+  }
+  const { header, payload } = verified;
   // It takes tokens that never end, and extensions that it does not understand.
   if (typeof payload === "string" || payload.exp === undefined || "crit" in header)
     throw new Error("refused");

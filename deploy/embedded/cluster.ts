@@ -163,7 +163,13 @@ class Cluster {
   #environmentOfRoles(): Environment {
     const { env, settings, dataDir } = this.#options;
     const { LOG_LEVEL } = settings;
-    return { ...env, LOG_LEVEL, INTERNAL_TOKEN: dataDir.state.internalToken, REDIS_URL: this.#redisUrl };
+    return {
+      ...env,
+      LOG_LEVEL,
+      INTERNAL_TOKEN: dataDir.state.internalToken,
+      REDIS_URL: this.#redisUrl,
+      ADMIN_HOST: undefined, // HOST is the address of both ports here
+    };
   }
 
   /** Starts processes that need nothing of each other. They are stopped together, too. */

@@ -49,6 +49,34 @@ test("E4: a port in use is one clear line", async () => {
   expect(stderr.trim()).toBe(`router: 127.0.0.1:${taken} is in use`);
 });
 
+test("A6 E4: the admin port listens where ADMIN_HOST says, and nowhere else", async () => {
+  // RFC 5737 §3: an address that no machine has.
+  const elsewhere = {
+    INTERNAL_TOKEN,
+    PORT: "0",
+    ADMIN_PORT: "0",
+    ADMIN_HOST: "192.0.2.1",
+    LOG_LEVEL: "silent",
+  };
+  const nowhere = "postgres://127.0.0.1:1/none";
+  await using router = start("router/main.ts", {
+    ...elsewhere,
+    NODE_URLS: "http://127.0.0.1:1",
+    AUTH_JWT_SECRET: SECRET,
+  });
+  await using node = start("shard-node/main.ts", {
+    ...elsewhere,
+    SHARD_ID: "solo",
+    DATABASE_URL: nowhere,
+    CATALOG_URL: nowhere,
+  });
+  for (const role of [router, node]) {
+    const { code, stderr } = await role.exited;
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^\S+: HOST or ADMIN_HOST 192\.0\.2\.1 is no address of this machine\n$/);
+  }
+});
+
 test("E3 F5: the roles start one by one from their environment, sell a ticket, and end with exit code 0", async () => {
   await using catalog = await createDatabase("catalog");
   await using shard = await createDatabase("shard");
