@@ -70,6 +70,9 @@ const SHARD_RULES: readonly Statement[] = [
   },
 ];
 
+/** The ids of the rules that an audit looks at; a violation's `rule` begins with one of them. */
+export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "R1", "R2", "R3"] as const;
+
 const COUNTS: Statement = {
   name: "audit-counts",
   text: `

@@ -18,7 +18,12 @@ export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   published(seconds: number): void;
   activity(sample: { backends: number; lockWaiters: number; replicaLagSeconds: number }): void;
   /** Figures that are read when they are asked for. */
-  watch(sources: { lanes: Lanes; databases: readonly Database[]; redisUp: () => boolean }): void;
+  watch(sources: {
+    lanes: Lanes;
+    databases: readonly Database[];
+    databaseUp: () => boolean;
+    redisUp: () => boolean;
+  }): void;
 }
 
 export function createNodeMetrics(registry: Registry): NodeMetrics {
@@ -73,7 +78,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
       lockWaiters.set(sample.lockWaiters);
       replicaLag.set(sample.replicaLagSeconds);
     },
-    watch({ lanes, databases, redisUp }) {
+    watch({ lanes, databases, databaseUp, redisUp }) {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       const read = (name: string, help: string, value: () => number) =>
@@ -87,6 +92,9 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
         });
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
+      read("onsale_db_up", "1 when the shard's database answered the last sample.", () =>
+        Number(databaseUp()),
+      );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
       new Gauge({
         name: "onsale_db_pool_connections",

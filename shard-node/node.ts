@@ -89,10 +89,15 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     systemClock,
     metrics,
   );
-  metrics.watch({ lanes, databases: [batches, others], redisUp: () => redis?.up ?? false });
 
   let draining = false;
   let databaseUp = false;
+  metrics.watch({
+    lanes,
+    databases: [batches, others],
+    databaseUp: () => databaseUp,
+    redisUp: () => redis?.up ?? false,
+  });
   const app = createNodeApp({
     internalTokens: [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS].filter((t) => t !== undefined),
     store,

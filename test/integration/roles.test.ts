@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { AUDITED_RULES } from "../../audit/audit.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { Client, INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
@@ -130,6 +131,50 @@ test("E3 F5: the roles start one by one from their environment, sell a ticket, a
     expect([ended.code, ended.stderr]).toEqual([0, ""]);
     for (const line of ended.stdout.trim().split("\n")) expect(JSON.parse(line)).toMatchObject({ level: 30 });
   }
+});
+
+test("W3: the auditor audits again and again, and its metrics say what it found and when", async () => {
+  await using cluster = await startTestCluster({ shards: 1 });
+  const database = cluster.shards[0]?.databaseUrl ?? "";
+  const client = cluster.client();
+  await client.book((await client.createEvent()).id, "ada");
+  const adminPort = String(await chooseFreePort(new Set()));
+  await using auditor = start("audit/auditor/main.ts", {
+    CATALOG_URL: cluster.catalogUrl,
+    ADMIN_PORT: adminPort,
+    AUDIT_INTERVAL_SECONDS: "1",
+    LOG_LEVEL: "warn",
+  });
+  const ask = async (path: string) => fetch(`http://127.0.0.1:${adminPort}${path}`).catch(() => undefined);
+  const figure = async (name: string) =>
+    Number(
+      (await (await ask("/metrics"))?.text())
+        ?.split("\n")
+        .find((line) => line.startsWith(`${name} `))
+        ?.split(" ")
+        .at(-1),
+    );
+  await eventually("an audit has ended", async () => (await ask("/readyz"))?.ok);
+  for (const rule of AUDITED_RULES) expect(await figure(`onsale_audit_violations{rule="${rule}"}`)).toBe(0);
+  const first = await figure("onsale_audit_last_run_timestamp_seconds");
+  expect(Math.abs(Date.now() / 1000 - first)).toBeLessThan(60);
+
+  await administer(database, "update events set available_tickets = available_tickets - 1");
+  await eventually(
+    "the damage shows",
+    async () => (await figure('onsale_audit_violations{rule="B2"}')) === 1,
+  );
+  expect(await figure("onsale_audit_last_run_timestamp_seconds")).toBeGreaterThan(first);
+  expect(await figure('onsale_audit_violations{rule="B1"}')).toBe(0);
+  await administer(database, "update events set available_tickets = available_tickets + 1");
+  await eventually(
+    "the repair shows",
+    async () => (await figure('onsale_audit_violations{rule="B2"}')) === 0,
+  );
+
+  auditor.stop("SIGTERM");
+  const { code, stdout } = await auditor.exited;
+  expect([code, stdout]).toEqual([0, expect.stringContaining('"rule":"B2 tickets are conserved"')]);
 });
 
 test("B1 B2 B3 R1 R2 R3: the audit finds every kind of damage, shows it, and exits 1", async () => {

@@ -1,0 +1,72 @@
+/**
+ * Audits the cluster again and again, for Prometheus. A process of its own, because an audit that nobody remembers to run
+ * finds nothing, and because reading every row is no work for a node.
+ */
+import { startAdminServer } from "../../shared/admin-server.ts";
+import { systemClock } from "../../shared/clock.ts";
+import type { Running } from "../../shared/lifecycle.ts";
+import { createLog } from "../../shared/log.ts";
+import { createRegistry, Gauge } from "../../shared/metrics.ts";
+import { Outage } from "../../shared/outage.ts";
+import { repeat } from "../../shared/repeat.ts";
+import { audit, AUDITED_RULES, type AuditReport } from "../audit.ts";
+import type { AuditorConfig } from "./config.ts";
+
+export interface RunningAuditor extends Running {
+  readonly adminUrl: string;
+}
+
+/** Starts the auditor. It is ready once a first audit has read all shards, and goes on trying while one does not answer. */
+export async function startAuditor(config: AuditorConfig): Promise<RunningAuditor> {
+  const log = createLog("auditor", config.LOG_LEVEL);
+  const registry = createRegistry();
+  const registers = [registry];
+  // Without a value until an audit has ended: not to know must not look like "clean".
+  const violations = new Gauge({
+    name: "onsale_audit_violations",
+    help: "Rows that broke a rule when all shards were last audited, as far as they are shown.",
+    labelNames: ["rule"] as const,
+    registers,
+  });
+  const lastRun = new Gauge({
+    name: "onsale_audit_last_run_timestamp_seconds",
+    help: "When an audit of all shards last ended, in Unix time; 0 before the first one.",
+    registers,
+  });
+  const shards = new Outage(log, "the catalog or a shard");
+  let audited = false;
+
+  const note = (report: AuditReport): void => {
+    for (const rule of AUDITED_RULES) {
+      violations.set(
+        { rule },
+        report.violations.filter((violation) => violation.rule.startsWith(rule)).length,
+      );
+    }
+    lastRun.set(systemClock.now() / 1000);
+    audited = true;
+    for (const violation of report.violations) log.error(violation, "a rule is broken");
+  };
+  const auditing = repeat(
+    async () => {
+      note(await audit(config.CATALOG_URL));
+      shards.worked();
+    },
+    config.AUDIT_INTERVAL_SECONDS * 1000,
+    (error) => shards.failed(error),
+  );
+  const admin = await startAdminServer({
+    host: config.HOST,
+    port: config.ADMIN_PORT,
+    registry,
+    unready: () => (audited ? undefined : "no audit has ended yet"),
+  });
+  log.info({ adminUrl: admin.url }, "auditing");
+  return {
+    adminUrl: admin.url,
+    async close() {
+      await admin.close();
+      await auditing.stop();
+    },
+  };
+}

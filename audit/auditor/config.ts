@@ -1,0 +1,13 @@
+/** The settings of the auditor. */
+import { z } from "zod";
+import { host, integer, logLevel, port, urlOf } from "../../shared/config.ts";
+
+export const auditorConfig = z.object({
+  CATALOG_URL: urlOf("postgres", "postgresql"),
+  HOST: host,
+  ADMIN_PORT: port(9092),
+  LOG_LEVEL: logLevel,
+  /** The pause between two audits. Each reads every row of every shard. */
+  AUDIT_INTERVAL_SECONDS: integer({ min: 1, max: 86_400, default: 600 }),
+});
+export type AuditorConfig = z.infer<typeof auditorConfig>;
