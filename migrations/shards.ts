@@ -50,6 +50,25 @@ const GRANT: Statement = {
          where slot not in (select slot from owned_slots)`,
 };
 
+// B9, C2: whatever was said of an event before, by this history of the shard or another one, has a lower version. So every
+// cache takes the event as it is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches
+// can raise a version, so this also holds when a shard is restored a second time, from a backup made before the first.
+const RAISE_VERSIONS: Statement = {
+  name: "raise-versions",
+  text: `
+    with raised as (
+      update events set version = greatest(version + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint)
+      returning id
+    )
+    select count(*)::integer as events from raised`,
+};
+
+// What it gave away after that moment was empty then, too.
+const RELEASE: Statement = {
+  name: "release-slots",
+  text: "select release_slot(slot) from owned_slots where slot <> all ($1::smallint[])",
+};
+
 /** Registers shards and makes every shard own what the catalog says. Returns how many slots each shard owns. */
 export async function settleShards(
   catalogUrl: string,
@@ -99,6 +118,22 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
     slot,
     version,
   ]);
+}
+
+/**
+ * Fits a shard that was restored to an earlier moment, or taken over by a replica that missed the last commits, into the
+ * cluster: it owns what the catalog says, and its events have versions that nobody has seen. Its nodes must be stopped.
+ * Returns how many events it has. Throws when the catalog does not know the shard.
+ */
+export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
+  await using catalog = open(catalogUrl);
+  const shard = (await ownersIn(catalog.database)).find((owner) => owner.id === id);
+  if (shard === undefined) throw new Error(`there is no shard ${id} in the catalog`);
+  await using database = open(shard.databaseUrl);
+  await database.database.query(RELEASE, [shard.slots]);
+  await database.database.query(GRANT, [shard.slots, shard.version]);
+  const [raised] = await database.database.query<{ events: number }>(RAISE_VERSIONS);
+  return raised?.events ?? 0;
 }
 
 interface Owner {

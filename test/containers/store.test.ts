@@ -4,13 +4,7 @@
  * tests are reported as skipped, with the reason.
  */
 import fc from "fast-check";
-import {
-  GenericContainer,
-  getContainerRuntimeClient,
-  ImageName,
-  type StartedTestContainer,
-  Wait,
-} from "testcontainers";
+import { GenericContainer, type StartedTestContainer, Wait } from "testcontainers";
 import { afterAll, beforeAll, expect, test, type TestContext } from "vitest";
 import { migrate } from "../../migrations/runner.ts";
 import { BookingStore } from "../../shard-node/booking-store.ts";
@@ -22,18 +16,12 @@ import { slotOf } from "../../shared/slots.ts";
 import type { Snapshot } from "../../shared/wire.ts";
 import { openShard, story, tell } from "../model/sequences.ts";
 import { tally } from "../support/cluster.ts";
+import { type Obstacle, obstacleTo } from "../support/containers.ts";
 import { eventually } from "../support/eventually.ts";
 
 const POSTGRES = "postgres:17";
 const REDIS = "redis:8";
-const PULL_MAX_MS = 60_000;
 const PASSWORD = "throw-away";
-
-/** Why an image cannot be run here; undefined when it can. */
-type Obstacle = string | undefined;
-
-// The reaper is one more image to have; what is started here is stopped here.
-process.env["TESTCONTAINERS_RYUK_DISABLED"] = "true";
 
 let obstacle: Obstacle;
 const started: StartedTestContainer[] = [];
@@ -141,26 +129,6 @@ test("F4: without redis:8 every call fails fast instead of waiting for it", asyn
 /** Reports the test as skipped, with the reason, where it cannot run. */
 function skipIfImpossible({ skip }: TestContext): void {
   skip(obstacle !== undefined, `SKIPPED: ${obstacle}`);
-}
-
-async function obstacleTo(images: readonly string[]): Promise<Obstacle> {
-  const engine = await getContainerRuntimeClient().catch(() => undefined);
-  if (engine === undefined) return "no Docker engine answers";
-  const pull = async (image: string): Promise<Obstacle> => {
-    const name = ImageName.fromString(image);
-    if (await engine.image.exists(name)) return undefined;
-    await engine.image.pull(name);
-    return (await engine.image.exists(name)) ? undefined : `the image ${image} cannot be pulled`;
-  };
-  const late = new Promise<Obstacle>((resolve) => {
-    const answer = `the images are not here and were not pulled within ${PULL_MAX_MS / 1000} s`;
-    setTimeout(() => resolve(answer), PULL_MAX_MS).unref();
-  });
-  const pulled = Promise.all(images.map(pull)).then(
-    (obstacles) => obstacles.find((each) => each !== undefined),
-    (error: unknown) => `the images are not here and cannot be pulled: ${String(error)}`,
-  );
-  return Promise.race([pulled, late]);
 }
 
 async function startPostgres(): Promise<StartedTestContainer> {

@@ -1,0 +1,225 @@
+/**
+ * A shard on postgres:17 is backed up with the scripts of deploy/backup, ruined, and restored to a moment between two
+ * bookings, beside a shard that goes on. PostgreSQL's own tools run where that image has them.
+ */
+import { GenericContainer, type StartedTestContainer, Wait } from "testcontainers";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { moveEmptySlot } from "../../migrations/shards.ts";
+import { migrate } from "../../migrations/runner.ts";
+import type { EventId } from "../../shared/ids.ts";
+import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
+import type { Event } from "../../shared/wire.ts";
+import { startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
+import { type Obstacle, obstacleTo } from "../support/containers.ts";
+import { administer } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
+import { start } from "../support/run.ts";
+
+const POSTGRES = "postgres:17";
+const PASSWORD = "throw-away";
+const SCRIPTS = "/opt/onsale/backup";
+const RESTORED = "/var/lib/postgresql/restored";
+const RESTORED_PORT = 5433;
+const ENVIRONMENT = {
+  DATABASE_URL: `postgres://onsale:${PASSWORD}@127.0.0.1/shard_template`,
+  BACKUP_DIR: "/var/lib/postgresql/backup",
+  PGPASSWORD: PASSWORD,
+};
+
+let obstacle: Obstacle;
+let postgres: StartedTestContainer;
+let cluster: TestCluster;
+
+beforeAll(async () => {
+  obstacle = await obstacleTo([POSTGRES]);
+  if (obstacle !== undefined) {
+    console.warn(`SKIPPED: backing up and restoring a shard (${obstacle})`);
+    return;
+  }
+  postgres = await new GenericContainer(POSTGRES)
+    .withEnvironment({ POSTGRES_USER: "onsale", POSTGRES_PASSWORD: PASSWORD, POSTGRES_DB: "shard_template" })
+    .withCopyDirectoriesToContainer([{ source: "deploy/backup", target: SCRIPTS, mode: 0o755 }])
+    .withExposedPorts(5432, RESTORED_PORT)
+    .withWaitStrategy(
+      Wait.forSuccessfulCommand("pg_isready --host=127.0.0.1 --username=onsale --dbname=shard_template"),
+    )
+    .start();
+  await migrate(serverUrl(5432, "shard_template"), "shard");
+  cluster = await startTestCluster({
+    shards: 2,
+    redisUrl: testRedisUrl(),
+    serverOf: (shard) => (shard === 0 ? serverUrl(5432) : undefined),
+  });
+}, 180_000);
+
+afterAll(async () => {
+  await cluster?.[Symbol.asyncDispose]();
+  await postgres?.stop();
+});
+
+test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the cluster notices nothing", async ({
+  skip,
+}) => {
+  skip(obstacle !== undefined, `SKIPPED: ${obstacle}`);
+  const [shard, other] = cluster.shards;
+  if (shard === undefined || other === undefined) throw new Error("two shards");
+  const client = cluster.client();
+  const [popular, scarce, elsewhere] = [
+    await eventOn(0, { totalTickets: 100 }),
+    await eventOn(0, { totalTickets: 2 }),
+    await eventOn(1, { totalTickets: 100 }),
+  ];
+  const book = async ({ id }: Event, user: string) => {
+    const { status, body } = await client.book(id, user);
+    return { status, user, id: body.id };
+  };
+
+  await script("archive-wal.sh", "", "> /tmp/archive.log 2>&1 &");
+  await eventually("the log is archived", isArchived);
+  const before = [await book(popular, "before-base"), await book(scarce, "before-base")];
+  expect(await script("base-backup.sh")).toMatch(/^base backup \d{8}T\d{6}\.\d{6}Z\n$/);
+  before.push(await book(popular, "before-1"), await book(popular, "before-2"));
+  const moment = await sql(
+    `select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`,
+  );
+  const eventsThen = events[0];
+
+  const after = [
+    await book(popular, "after-1"),
+    await book(popular, "after-2"),
+    await book(scarce, "after-1"),
+  ];
+  expect([...before, ...after].map(({ status }) => status)).toEqual(Array(7).fill(201));
+  expect((await client.book(scarce.id, "too-late")).body.code).toBe("sold_out");
+  const created = await eventOn(0, { totalTickets: 5 });
+  const [given, taken] = [emptySlotOf(0), emptySlotOf(1)];
+  await moveEmptySlot(cluster.catalogUrl, given, other.id);
+  await moveEmptySlot(cluster.catalogUrl, taken, shard.id);
+  const seen = new Map<string, Event>();
+  for (const { id } of [popular, scarce]) seen.set(id, await client.readEvent(id));
+  await eventually("all of it is archived", isArchived);
+
+  // Somebody drops a table.
+  await cluster.nodes.shift()?.close();
+  await administer(shard.databaseUrl, "drop table bookings");
+  expect((await client.book(popular.id, "nobody")).body.code).toBe("shard_unavailable");
+  expect((await client.book(elsewhere.id, "meanwhile")).status).toBe(201);
+
+  expect(await script("restore.sh", `${RESTORED} ${moment}`)).toContain("replays the log up to");
+  await script("restore.sh", RESTORED).then(
+    () => expect.unreachable("a second restore into the same directory"),
+    (error: Error) => expect(error.message).toContain("is not empty"),
+  );
+  await asPostgres(
+    `pg_ctl -D ${RESTORED} -o '-p ${RESTORED_PORT} -c listen_addresses=*' -l /tmp/restored.log -w start`,
+  );
+  await eventually(
+    "the log is replayed",
+    async () => (await sql("select pg_is_in_recovery()", RESTORED_PORT)) === "f",
+  );
+  const databaseUrl = serverUrl(RESTORED_PORT, new URL(shard.databaseUrl).pathname.slice(1));
+  const env = { CATALOG_URL: cluster.catalogUrl };
+  expect(await run("migrations/main.ts", { ...env, SHARD_URLS: `${shard.id}=${databaseUrl}` })).toContain(
+    `${shard.id} is up to date`,
+  );
+  expect(await run("migrations/after-restore.ts", env, ["--shard", shard.id])).toBe(
+    `${shard.id} owns what the catalog says, and its ${eventsThen} events have new versions\n`,
+  );
+  await cluster.addNode({ id: shard.id, databaseUrl });
+
+  expect(await run("audit/main.ts", env)).toBe(
+    `audit clean: 2 shards, ${eventsThen + events[1]} events, 5 bookings, 5 tickets sold\n`,
+  );
+  await eventually(
+    "routers have found the new node",
+    async () => (await client.readBooking(before[0]?.id ?? "", "before-base")).status === 200,
+  );
+  for (const { id, user } of before) expect((await client.readBooking(id, user)).status).toBe(200);
+  for (const { id, user } of after) expect((await client.readBooking(id, user)).status).toBe(404);
+  // The router was not restarted, and Redis not flushed.
+  for (const [event, availableTickets] of [
+    [popular, 97],
+    [scarce, 1],
+  ] as const) {
+    const now = await eventually(
+      "the cache follows",
+      async () => {
+        const read = await client.readEvent(event.id);
+        return read.availableTickets === availableTickets && read;
+      },
+      2_000,
+    );
+    expect(now.version).toBeGreaterThan(seen.get(event.id)?.version ?? Number.POSITIVE_INFINITY);
+  }
+  expect((await book(scarce, "second-chance")).status).toBe(201);
+  expect((await client.readEvent(scarce.id)).availableTickets).toBe(0);
+  await eventually(
+    "the event that was created later is gone",
+    async () => (await client.send("GET", `/v1/events/${created.id}`)).status === 404,
+  );
+  expect(await run("audit/main.ts", env)).toContain("audit clean");
+}, 180_000);
+
+const serverUrl = (port: number, database = "") =>
+  `postgres://onsale:${PASSWORD}@${postgres.getHost()}:${postgres.getMappedPort(port)}/${database}`;
+
+/** How many events each shard was given, and the slots that they are in. */
+const events: [number, number] = [0, 0];
+const used = new Set<number>();
+
+const homeOf = (slot: number): 0 | 1 => (slot < SLOT_COUNT / 2 ? 0 : 1);
+
+/** An event on the given shard: slots are dealt in halves, and a new event's is random. */
+async function eventOn(shard: 0 | 1, fields: Record<string, unknown>): Promise<Event> {
+  return eventually("an event falls on the shard", async () => {
+    const event = await cluster.client().createEvent(fields);
+    const slot = slotOf(event.id as EventId);
+    used.add(slot);
+    events[homeOf(slot)] += 1;
+    return homeOf(slot) === shard && event;
+  });
+}
+
+function emptySlotOf(shard: 0 | 1): Slot {
+  let slot = shard === 0 ? 0 : SLOT_COUNT / 2;
+  while (used.has(slot)) slot += 1;
+  return slot as Slot;
+}
+
+/** Runs one of the scripts in the container. Throws with what it said when it fails. */
+async function script(name: string, args = "", more = ""): Promise<string> {
+  return asPostgres(`${SCRIPTS}/${name} ${args} ${more}`);
+}
+
+async function asPostgres(command: string): Promise<string> {
+  const options = { user: "postgres", env: ENVIRONMENT };
+  const { exitCode, stdout, output } = await postgres.exec(["bash", "-c", command], options);
+  if (exitCode !== 0) throw new Error(`${command}: exit code ${exitCode}, ${output}`);
+  return stdout;
+}
+
+/** The one value that the statement selects. */
+async function sql(statement: string, port = 5432): Promise<string> {
+  const psql = `psql -h 127.0.0.1 -p ${port} -U onsale -d shard_template -At`;
+  return (await asPostgres(`${psql} <<< ${JSON.stringify(statement)}`)).trim();
+}
+
+async function isArchived(): Promise<boolean> {
+  const archived = "bool_or(flush_lsn >= pg_current_wal_flush_lsn())";
+  return (
+    (await sql(`select ${archived} from pg_stat_replication where application_name = 'pg_receivewal'`)) ===
+    "t"
+  );
+}
+
+/** What one of the project's programs prints. Throws when it fails. */
+async function run(
+  program: string,
+  env: Record<string, string>,
+  args: readonly string[] = [],
+): Promise<string> {
+  await using running = start(program, env, args);
+  const { code, stdout, stderr } = await running.exited;
+  if (code !== 0) throw new Error(`${program}: exit code ${code}, ${stdout}${stderr}`);
+  return stdout;
+}
