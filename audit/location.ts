@@ -2,10 +2,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { ConfigError, readConfig, urlOf } from "../shared/config.ts";
+import { ConfigError, postgresUrl, readConfig } from "../shared/config.ts";
 
 const settings = z.object({
-  CATALOG_URL: urlOf("postgres", "postgresql").optional(),
+  CATALOG_URL: postgresUrl.optional(),
   DATA_DIR: z.string().default(".onsale"),
 });
 const clusterFile = z.object({ catalogUrl: z.string() });

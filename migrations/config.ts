@@ -1,15 +1,14 @@
 /** The settings of `npm run migrate` and `npm run move-slot`. */
 import { z } from "zod";
-import { urlOf } from "../shared/config.ts";
+import { postgresUrl } from "../shared/config.ts";
 import { parseShardId } from "../shared/ids.ts";
 import type { ShardDatabase } from "./shards.ts";
-
-const postgresUrl = urlOf("postgres", "postgresql");
 
 const shardList = z
   .string({ error: "is required, e.g. shard-0=postgres://…,shard-1=postgres://…" })
   .transform((list, context): ShardDatabase[] => {
-    const shards = list.split(",").map((entry) => {
+    // A comma may also stand between the hosts of one URL; the next shard begins with its name.
+    const shards = list.split(/,(?=\s*[^,=]*=\w+:)/).map((entry) => {
       const [name = "", ...rest] = entry.trim().split("=");
       const id = parseShardId(name);
       const databaseUrl = rest.join("=");

@@ -4,12 +4,16 @@
  */
 import { runner } from "node-pg-migrate";
 import pg from "pg";
+import { findPrimary } from "../shared/postgres.ts";
+
+const CONNECT_TIMEOUT_MS = 10_000;
 
 export type Schema = "catalog" | "shard";
 
 /** Returns the names of the migrations that were new. */
 export async function migrate(databaseUrl: string, schema: Schema): Promise<string[]> {
-  const client = new pg.Client({ connectionString: databaseUrl, connectionTimeoutMillis: 10_000 });
+  const connectionString = await findPrimary(databaseUrl, CONNECT_TIMEOUT_MS);
+  const client = new pg.Client({ connectionString, connectionTimeoutMillis: CONNECT_TIMEOUT_MS });
   await client.connect();
   try {
     const applied = await runner({

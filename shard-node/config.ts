@@ -1,13 +1,13 @@
 /** The settings of a shard node. Every bound has a name, a unit and a default that fits one shard on a few cores. */
 import { z } from "zod";
-import { host, integer, logLevel, port, secret, urlOf } from "../shared/config.ts";
+import { host, integer, logLevel, port, postgresUrl, secret, urlOf } from "../shared/config.ts";
 import { shardIdSchema } from "../shared/shard-map.ts";
 
 export const nodeConfig = z
   .object({
     SHARD_ID: shardIdSchema,
-    DATABASE_URL: urlOf("postgres", "postgresql"),
-    CATALOG_URL: urlOf("postgres", "postgresql"),
+    DATABASE_URL: postgresUrl,
+    CATALOG_URL: postgresUrl,
     INTERNAL_TOKEN: secret,
     /** Routers that still send this one are answered too, while the token is exchanged. */
     INTERNAL_TOKEN_PREVIOUS: secret.optional(),

@@ -3,6 +3,7 @@
  * A schema validates them together, so that an operator sees every mistake at once instead of one per restart.
  */
 import { z } from "zod";
+import { serverUrls } from "./database-url.ts";
 
 /** The settings of a role cannot be used; `message` lists every problem, one per line. */
 export class ConfigError extends Error {
@@ -48,6 +49,14 @@ export function urlOf(...schemes: string[]) {
       `must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
     );
 }
+
+/** The URL of a database, on one server or on several (shared/database-url.ts). */
+export const postgresUrl = z
+  .string({ error: "is required" })
+  .refine(
+    (url) => serverUrls(url).length > 0,
+    "must be a URL that starts with postgres:// or postgresql://, with several hosts separated by commas if need be",
+  );
 
 /** A list of such URLs, separated by commas. */
 export function urlListOf(...schemes: string[]) {

@@ -4,8 +4,11 @@
  * ever left inside a transaction and no lock is held across the network. Routers do not import this module.
  */
 import pg from "pg";
+import { serverName, serverUrls } from "./database-url.ts";
+import { PrimarySearch, type ServerState } from "./primary-search.ts";
 
 export interface DatabaseOptions {
+  /** May name several servers (shared/database-url.ts); the one that accepts writes is used. */
   readonly url: string;
   /** Shown in `pg_stat_activity`. */
   readonly applicationName: string;
@@ -63,31 +66,74 @@ const CLIENT_TIMEOUT_SLACK_MS = 1_000;
 /** SQL states that end the connection: the statement's fate is unknown (PostgreSQL manual, appendix A, class 57P and 08). */
 const CONNECTION_ENDED = /^(57P0[1-5]|08)/;
 
+/** A server in recovery, or a transaction, that must not write (PostgreSQL manual, appendix A). It did nothing. */
+const READ_ONLY = "25006";
+
+/** Asked on each new connection. The first eight digits of a WAL file's name are its timeline. */
+const SERVER_STATE: Statement = {
+  name: "server-state",
+  text: `
+    select not (pg_is_in_recovery() or current_setting('transaction_read_only')::boolean) as writable,
+           case when pg_is_in_recovery() then 0
+                else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer end as timeline`,
+};
+
+/** One server of a database and the connections to it. */
+class Server {
+  readonly url: string;
+  readonly pool: pg.Pool;
+  /** Connections that were asked what their server is, and have not lost that trust since. */
+  readonly #trusted = new WeakMap<pg.PoolClient, number>();
+  #era = 0;
+
+  constructor(url: string, pool: pg.Pool) {
+    this.url = url;
+    this.pool = pool;
+  }
+
+  trust(connection: pg.PoolClient): void {
+    this.#trusted.set(connection, this.#era);
+  }
+
+  /** `new` was never trusted; `old` was, before something happened that all connections to the server may share. */
+  trustIn(connection: pg.PoolClient): "trusted" | "new" | "old" {
+    const era = this.#trusted.get(connection);
+    return era === undefined ? "new" : era === this.#era ? "trusted" : "old";
+  }
+
+  distrust(): void {
+    this.#era += 1;
+  }
+}
+
 export class Database {
-  readonly #pool: pg.Pool;
+  readonly #servers: readonly Server[];
+  readonly #search: PrimarySearch;
   readonly #options: DatabaseOptions;
+  /** Where the primary was when it was last looked for; undefined when it has to be looked for again. */
+  #primary: Server | undefined;
+  /** Statements that wait until it is found. */
+  #searchers = 0;
 
   constructor(options: DatabaseOptions) {
+    const urls = serverUrls(options.url);
+    if (urls.length === 0)
+      throw new Error("the URL of a database is not of the form postgres://host/database");
     this.#options = options;
-    this.#pool = new pg.Pool({
-      connectionString: options.url,
-      application_name: options.applicationName,
-      max: options.connectionsMax,
-      connectionTimeoutMillis: options.connectTimeoutMs,
-      statement_timeout: options.statementTimeoutMs,
-      lock_timeout: options.lockTimeoutMs,
-      idle_in_transaction_session_timeout: options.statementTimeoutMs,
-      query_timeout: options.statementTimeoutMs + CLIENT_TIMEOUT_SLACK_MS,
-      keepAlive: true,
-    });
-    // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.
-    this.#pool.on("error", () => undefined);
+    this.#servers = urls.map((url) => new Server(url, this.#poolOf(url)));
+    if (this.#servers.length === 1) [this.#primary] = this.#servers;
+    this.#search = new PrimarySearch(urls, async (url) => askServer(url, options.connectTimeoutMs / 2));
   }
 
   /** Connections in use, open but idle, and statements that wait for one. */
   get pool(): { busy: number; idle: number; waiting: number } {
-    const { totalCount, idleCount, waitingCount } = this.#pool;
-    return { busy: totalCount - idleCount, idle: idleCount, waiting: waitingCount };
+    const sum = (count: (pool: pg.Pool) => number) =>
+      this.#servers.reduce((total, { pool }) => total + count(pool), 0);
+    return {
+      busy: sum(({ totalCount, idleCount }) => totalCount - idleCount),
+      idle: sum(({ idleCount }) => idleCount),
+      waiting: sum(({ waitingCount }) => waitingCount) + this.#searchers,
+    };
   }
 
   /**
@@ -99,11 +145,11 @@ export class Database {
     values: readonly unknown[] = [],
     noticed: (message: string | undefined) => void = ignore,
   ): Promise<Row[]> {
-    if (this.#pool.waitingCount >= this.#options.waitersMax) {
+    if (this.pool.waiting >= this.#options.waitersMax) {
       throw new DatabaseError("busy", `${this.#options.waitersMax} statements wait for a connection already`);
     }
     const asked = performance.now();
-    const connection = await this.#connect();
+    const { server, connection } = await this.#connect();
     const started = performance.now();
     this.#options.observer?.waited((started - asked) / 1000);
     let broken: DatabaseError | undefined;
@@ -114,46 +160,150 @@ export class Database {
       return result.rows;
     } catch (error) {
       const fault = faultOf(error);
-      if (fault.kind === "lost") broken = fault;
+      if (fault.kind === "lost" || fault.sqlState === READ_ONLY) {
+        broken = fault;
+        this.#leave(server);
+      }
       throw fault;
     } finally {
       connection.off("notice", listener);
-      connection.off("error", ignore);
       // A connection that failed is closed, never reused: its protocol state is unknown.
-      connection.release(broken);
+      release(connection, broken);
       this.#options.observer?.held((performance.now() - started) / 1000);
     }
   }
 
   /** Lets running statements finish, then closes all connections. */
   async close(): Promise<void> {
-    await this.#pool.end();
+    await Promise.all(this.#servers.map(async ({ pool }) => pool.end()));
   }
 
-  async #connect(): Promise<pg.PoolClient> {
+  /** A connection to the primary. A new one was asked whether its server is that (SERVER_STATE). */
+  async #connect(): Promise<{ server: Server; connection: pg.PoolClient }> {
+    // Not awaited when it is known: the statement has its place among those that wait before the next one is asked for.
+    const server = this.#primary ?? (await this.#findPrimary());
+    for (;;) {
+      const connection = await this.#connectTo(server);
+      const trust = server.trustIn(connection);
+      if (trust === "trusted") return { server, connection };
+      if (trust === "old") {
+        release(connection, new Error("its server may have changed"));
+        continue; // at most connectionsMax of them
+      }
+      try {
+        const { rows } = await connection.query<ServerState>({ ...SERVER_STATE });
+        const [state] = rows;
+        const objection = state === undefined ? "does not say what it is" : this.#search.objectionTo(state);
+        if (objection !== undefined) throw new Error(`${serverName(server.url)} ${objection}`);
+        server.trust(connection);
+        return { server, connection };
+      } catch (cause) {
+        const fault = new DatabaseError("unreachable", messageOf(cause), { cause });
+        release(connection, fault);
+        this.#leave(server);
+        throw fault;
+      }
+    }
+  }
+
+  async #findPrimary(): Promise<Server> {
+    this.#searchers += 1;
     try {
-      const connection = await this.#pool.connect();
+      const url = await this.#search.find();
+      const found = this.#servers.find((server) => server.url === url);
+      if (found === undefined) throw new Error("the primary is one of the servers");
+      return (this.#primary = found);
+    } catch (cause) {
+      throw new DatabaseError("unreachable", messageOf(cause), { cause });
+    } finally {
+      this.#searchers -= 1;
+    }
+  }
+
+  /** What happened to one connection may have happened to the server: others are closed, and the primary is searched. */
+  #leave(server: Server): void {
+    server.distrust();
+    if (this.#primary === server && this.#servers.length > 1) this.#primary = undefined;
+  }
+
+  async #connectTo(server: Server): Promise<pg.PoolClient> {
+    try {
+      const connection = await server.pool.connect();
       // A connection that breaks in use reports it twice: as the statement's error, which matters, and as this event.
       connection.on("error", ignore);
       return connection;
     } catch (cause) {
-      const message = cause instanceof Error ? cause.message : String(cause);
+      const message = messageOf(cause);
+      const { totalCount, idleCount } = server.pool;
       // pg-pool's own word for "every connection stayed in use"; all others are about making a connection.
-      const kind =
+      const busy =
         message.includes("timeout exceeded when trying to connect") &&
-        this.pool.idle === 0 &&
-        this.pool.busy >= this.#options.connectionsMax
-          ? "busy"
-          : "unreachable";
-      throw new DatabaseError(kind, message, { cause });
+        idleCount === 0 &&
+        totalCount >= this.#options.connectionsMax;
+      if (!busy) this.#leave(server);
+      throw new DatabaseError(busy ? "busy" : "unreachable", message, { cause });
     }
   }
+
+  #poolOf(url: string): pg.Pool {
+    const options = this.#options;
+    const pool = new pg.Pool({
+      connectionString: url,
+      application_name: options.applicationName,
+      max: options.connectionsMax,
+      connectionTimeoutMillis: options.connectTimeoutMs,
+      statement_timeout: options.statementTimeoutMs,
+      lock_timeout: options.lockTimeoutMs,
+      idle_in_transaction_session_timeout: options.statementTimeoutMs,
+      query_timeout: options.statementTimeoutMs + CLIENT_TIMEOUT_SLACK_MS,
+      keepAlive: true,
+    });
+    // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.
+    pool.on("error", ignore);
+    return pool;
+  }
+}
+
+/**
+ * The URL of the server of a database that accepts writes, for a program with a client of its own. Throws an Error that
+ * says why there is none.
+ */
+export async function findPrimary(url: string, timeoutMs: number): Promise<string> {
+  return new PrimarySearch(serverUrls(url), async (server) => askServer(server, timeoutMs)).find();
+}
+
+async function askServer(url: string, timeoutMs: number): Promise<ServerState> {
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: timeoutMs,
+    query_timeout: timeoutMs,
+  });
+  client.on("error", ignore);
+  try {
+    await client.connect();
+    const { rows } = await client.query<ServerState>({ ...SERVER_STATE });
+    return rows[0] ?? { writable: false, timeline: 0 };
+  } finally {
+    // Nobody waits for the goodbye: a server that does not answer would not answer that either.
+    void client.end().catch(ignore);
+  }
+}
+
+function release(connection: pg.PoolClient, broken: Error | undefined): void {
+  connection.off("error", ignore);
+  connection.release(broken);
+}
+
+function messageOf(cause: unknown): string {
+  // A refused connection to a host with several addresses arrives as an AggregateError with an empty message.
+  if (cause instanceof AggregateError) return cause.errors.map(String).join("; ");
+  return cause instanceof Error ? cause.message : String(cause);
 }
 
 function ignore(): void {}
 
 function faultOf(cause: unknown): DatabaseError {
-  const message = cause instanceof Error ? cause.message : String(cause);
+  const message = messageOf(cause);
   if (cause instanceof pg.DatabaseError && cause.code !== undefined) {
     const kind = CONNECTION_ENDED.test(cause.code) ? "lost" : "refused";
     return new DatabaseError(kind, message, { sqlState: cause.code, cause });

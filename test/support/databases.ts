@@ -3,6 +3,9 @@ import { randomUUID } from "node:crypto";
 import pg from "pg";
 import { inject } from "vitest";
 import type { Schema } from "../../migrations/runner.ts";
+import { findPrimary } from "../../shared/postgres.ts";
+
+const CONNECT_TIMEOUT_MS = 5_000;
 
 export interface TestDatabase extends AsyncDisposable {
   readonly url: string;
@@ -18,9 +21,10 @@ export async function createDatabase(schema: Schema, server = inject("postgresUr
   };
 }
 
-/** Runs one statement on a connection of its own. */
+/** Runs one statement on a connection of its own, to the primary where the URL names several servers. */
 export async function administer(server: string, statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: server.endsWith("/") ? `${server}postgres` : server });
+  const url = server.endsWith("/") ? `${server}postgres` : server;
+  const client = new pg.Client({ connectionString: await findPrimary(url, CONNECT_TIMEOUT_MS) });
   await client.connect();
   try {
     await client.query(statement);
