@@ -1,6 +1,6 @@
 /** The settings of a router. Every bound has a name and a unit. */
 import { z } from "zod";
-import { host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
+import { drainGraceMs, host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
 
 export const routerConfig = z
   .object({
@@ -19,6 +19,7 @@ export const routerConfig = z
     PORT: port(8080),
     ADMIN_PORT: port(8081),
     LOG_LEVEL: logLevel,
+    DRAIN_GRACE_MS: drainGraceMs,
     /** How long a client's command may take; after it the answer is 503. */
     COMMAND_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 5_000 }),
     READ_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 2_000 }),

@@ -92,7 +92,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     adminUrl: admin.url,
     async close() {
       draining = true;
-      await drain(app);
+      await drain(app, config.DRAIN_GRACE_MS);
       await cluster.close();
       feed?.close();
       redis?.close();

@@ -66,9 +66,11 @@ export class Catalog {
     ]);
   }
 
-  /** Says that this node no longer serves. */
+  /** Says that this node no longer serves. Its map is still refreshed. */
   async withdraw(): Promise<void> {
-    await this.#database.query(WITHDRAW, [this.#url]);
+    const url = this.#url;
+    this.#url = undefined;
+    await this.#database.query(WITHDRAW, [url]);
   }
 
   async #announceAndRead(): Promise<void> {

@@ -1,6 +1,7 @@
 /** The settings of a shard node. Every bound has a name, a unit and a default that fits one shard on a few cores. */
+import { hostname } from "node:os";
 import { z } from "zod";
-import { host, integer, logLevel, port, postgresUrl, secret, urlOf } from "../shared/config.ts";
+import { drainGraceMs, host, integer, logLevel, port, postgresUrl, secret, urlOf } from "../shared/config.ts";
 import { shardIdSchema } from "../shared/shard-map.ts";
 
 export const nodeConfig = z
@@ -17,9 +18,14 @@ export const nodeConfig = z
     ADMIN_HOST: host.unwrap().optional(),
     PORT: port(9090),
     ADMIN_PORT: port(9091),
-    /** Where routers reach this node; by default the address it listens on. */
-    ADVERTISE_URL: urlOf("http", "https").optional(),
+    /** Where routers reach this node, `{hostname}` being this machine's; by default the address it listens on. */
+    ADVERTISE_URL: z
+      .string()
+      .transform((url) => url.replace("{hostname}", hostname()))
+      .pipe(urlOf("http", "https"))
+      .optional(),
     LOG_LEVEL: logLevel,
+    DRAIN_GRACE_MS: drainGraceMs,
     LANES: integer({ min: 1, max: 32, default: 2 }),
     LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),

@@ -175,9 +175,10 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     adminUrl: admin.url,
     async close() {
       draining = true;
-      await announcing.stop();
+      // From now on routers learn of the other nodes only, also from this one while it serves on.
       await catalog.withdraw().catch(() => undefined);
-      await drain(app);
+      await drain(app, config.DRAIN_GRACE_MS);
+      await announcing.stop();
       await lanes.drained();
       await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
       redis?.close();

@@ -10,7 +10,13 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-/** Reads a role's settings. Empty variables count as absent. Throws ConfigError with all problems together. */
+/** The secrets of .env.example begin so. Everybody can read them, so only a developer may run with them. */
+const EXAMPLE_SECRET = "example-only-";
+
+/**
+ * Reads a role's settings. Empty variables count as absent. Throws ConfigError with all problems together; one of them is a
+ * secret of .env.example, also inside a URL, unless ONSALE_ENV is development.
+ */
 export function readConfig<Schema extends z.ZodType>(
   schema: Schema,
   env: Readonly<Record<string, string | undefined>>,
@@ -19,11 +25,21 @@ export function readConfig<Schema extends z.ZodType>(
     Object.entries(env).filter(([, value]) => value !== undefined && value !== ""),
   );
   const parsed = schema.safeParse(given);
-  if (parsed.success) return Object.freeze(parsed.data);
-  const problems = parsed.error.issues.map(
-    (issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`,
-  );
+  const examples = given["ONSALE_ENV"] === "development" ? [] : namesOfExamples(given);
+  if (parsed.success && examples.length === 0) return Object.freeze(parsed.data);
+  const problems = [
+    ...(parsed.error?.issues ?? []).map(
+      (issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`,
+    ),
+    ...examples.map(
+      (name) => `  ${name}: holds a secret of .env.example; make your own (openssl rand -hex 32)`,
+    ),
+  ];
   throw new ConfigError(`these settings cannot be used:\n${problems.join("\n")}`);
+}
+
+function namesOfExamples(given: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.keys(given).filter((name) => given[name]?.includes(EXAMPLE_SECRET));
 }
 
 /** A whole number within bounds, with a default. */
@@ -74,6 +90,13 @@ export const logLevel = z
     error: "must be trace, debug, info, warn, error, fatal or silent",
   })
   .default("info");
+
+/**
+ * How long a role that was told to stop goes on serving, in milliseconds, while `/readyz` says that it drains: time for a
+ * load balancer, or for routers, to turn to others. With the drain after it (drain.ts) it must fit into what lifecycle.ts
+ * allows.
+ */
+export const drainGraceMs = integer({ min: 0, max: 9_000, default: 0 });
 
 /** The address a server listens on. */
 export const host = z.string().default("127.0.0.1");

@@ -19,7 +19,7 @@ await serveParent(async (settings) => {
     created: async (eventIds) => strategy.created?.(eventIds),
     settle: async () => strategy.settle?.(),
     async [Symbol.asyncDispose]() {
-      await drain(app);
+      await drain(app, 0);
       await strategy[Symbol.asyncDispose]();
     },
   };

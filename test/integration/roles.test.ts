@@ -1,5 +1,12 @@
+import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { parseEnv } from "node:util";
 import { expect, test } from "vitest";
 import { AUDITED_RULES } from "../../audit/audit.ts";
+import { routerConfig } from "../../router/config.ts";
+import { nodeConfig } from "../../shard-node/config.ts";
+import { readConfig } from "../../shared/config.ts";
+import { RPC } from "../../shared/wire.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { Client, INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
@@ -76,6 +83,72 @@ test("A6 E4: the admin port listens where ADMIN_HOST says, and nowhere else", as
     expect(code).toBe(1);
     expect(stderr).toMatch(/^\S+: HOST or ADMIN_HOST 192\.0\.2\.1 is no address of this machine\n$/);
   }
+});
+
+test("E4 D2: the secrets of .env.example are refused outside of development, each on a line", async () => {
+  const example = parseEnv(readFileSync(`${import.meta.dirname}/../../.env.example`, "utf8"));
+  const secrets = Object.entries(example).filter(([name]) => name !== "ONSALE_ENV");
+  expect(secrets.length).toBeGreaterThan(4);
+  for (const [name, value] of secrets)
+    expect([name, value?.startsWith("example-only-")]).toEqual([name, true]);
+
+  const url = `postgres://onsale:${example["ONSALE_PASSWORD"]}@127.0.0.1:1/shard`;
+  const env = {
+    INTERNAL_TOKEN: example["INTERNAL_TOKEN"] ?? "",
+    AUTH_JWT_SECRET: example["AUTH_JWT_SECRET"] ?? "",
+    NODE_URLS: "http://127.0.0.1:1",
+    SHARD_ID: "shard-0",
+    DATABASE_URL: url,
+    CATALOG_URL: url,
+    SHARD_URLS: `shard-0=${url}`,
+  };
+  const names = ["INTERNAL_TOKEN", "AUTH_JWT_SECRET", "DATABASE_URL", "CATALOG_URL", "SHARD_URLS"];
+  for (const script of ["router/main.ts", "shard-node/main.ts", "migrations/main.ts"]) {
+    await using refused = start(script, { ...env, ONSALE_ENV: "production" });
+    const { code, stderr } = await refused.exited;
+    expect([script, code]).toEqual([script, 1]);
+    for (const name of names) expect(stderr).toContain(`\n  ${name}: holds a secret of .env.example`);
+  }
+  const development = { ...env, ONSALE_ENV: "development", ADVERTISE_URL: "http://{hostname}:9090" };
+  expect(readConfig(routerConfig, development).INTERNAL_TOKEN).toBe(example["INTERNAL_TOKEN"]);
+  expect(readConfig(nodeConfig, development).ADVERTISE_URL).toBe(`http://${hostname()}:9090`);
+});
+
+test("D4 F5: who is told to stop says so, serves on for its grace, and then ends", async () => {
+  await using cluster = await startTestCluster({ shards: 1 });
+  const grace = { DRAIN_GRACE_MS: "2000" };
+  const shard = cluster.shards[0];
+  if (shard === undefined) throw new Error("there is a shard");
+  const router = await cluster.addRouter(grace);
+  const leaving = await cluster.addNode(shard, grace);
+  // They are closed here, not with the cluster.
+  cluster.routers.pop();
+  cluster.nodes.pop();
+  const client = cluster.client(router);
+  const event = await client.createEvent();
+  const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
+  const announced = async () => {
+    const map = await fetch(`${cluster.nodes[0]?.url}${RPC.map}`, { headers });
+    return ((await map.json()) as { shards: { nodeUrls: string[] }[] }).shards[0]?.nodeUrls ?? [];
+  };
+  await eventually("both nodes are known", async () => (await announced()).length === 2);
+
+  const asked = performance.now();
+  const closing = Promise.all([router.close(), leaving.close()]);
+  for (const { adminUrl } of [router, leaving]) {
+    expect(await (await fetch(`${adminUrl}/readyz`)).json()).toEqual({
+      status: "unready",
+      reason: "draining",
+    });
+  }
+  await eventually("routers learn of the other node only", async () => (await announced()).length === 1);
+  expect((await client.book(event.id, "late")).status).toBe(201);
+  expect((await fetch(`${leaving.url}${RPC.map}`, { headers })).status).toBe(200);
+  expect(performance.now() - asked).toBeLessThan(2_000);
+
+  await closing;
+  expect(performance.now() - asked).toBeGreaterThan(1_900);
+  await expect(client.readEvent(event.id)).rejects.toThrow("fetch failed");
 });
 
 test("E3 F5: the roles start one by one from their environment, sell a ticket, and end with exit code 0", async () => {

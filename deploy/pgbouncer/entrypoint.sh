@@ -1,0 +1,39 @@
+#!/bin/sh
+# Writes PgBouncer's configuration from the environment, because it reads none itself, and runs it.
+set -eu
+umask 077
+cd /run/pgbouncer
+printf '"onsale" "%s"\n' "$ONSALE_PASSWORD" >users.txt
+# PostgreSQL's own limits of a node (shared/postgres.ts). In transaction mode a client's startup parameters cannot follow
+# it to each server connection, so all server connections get the same.
+limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
+cat >pgbouncer.ini <<INI
+[databases]
+shard = host=$PRIMARY_HOST port=5432 pool_size=$POOL_SIZE connect_query='$limits'
+shard_replica = host=$REPLICA_HOST port=5432 dbname=shard pool_size=$POOL_SIZE connect_query='$limits'
+
+[pgbouncer]
+listen_addr = 0.0.0.0
+listen_port = 6432
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = /run/pgbouncer/users.txt
+pool_mode = transaction
+max_prepared_statements = 200
+ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,extra_float_digits
+stats_users = onsale
+
+# Bounds. A client waits no longer for a server connection than a node waits for one of its pool.
+max_client_conn = 200
+query_wait_timeout = 2
+server_connect_timeout = 2
+# A server that came back is found within a second, also at another address.
+server_login_retry = 1
+dns_max_ttl = 1
+dns_nxdomain_ttl = 1
+
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
+INI
+exec pgbouncer pgbouncer.ini

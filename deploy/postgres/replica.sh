@@ -1,0 +1,12 @@
+#!/bin/bash
+# The entrypoint of a replica: copies its primary at the first start, then streams from it. A copy that was interrupted is
+# thrown away, because it gets its final name only when it is whole.
+set -eu
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  copy="$(dirname "$PGDATA")/copy"
+  rm -rf "$copy"
+  PGPASSWORD="$REPLICATION_PASSWORD" pg_basebackup --pgdata="$copy" --slot=replica --wal-method=stream --checkpoint=fast \
+    --write-recovery-conf --dbname="host=$PRIMARY_HOST user=replicator application_name=replica"
+  mv "$copy" "$PGDATA"
+fi
+exec docker-entrypoint.sh "$@"
