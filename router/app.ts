@@ -13,10 +13,11 @@ import Fastify, {
 import { jsonSchemaTransform, jsonSchemaTransformObject, validatorCompiler } from "fastify-type-provider-zod";
 import { Problem, PROBLEMS } from "../shared/errors.ts";
 import type { Log } from "../shared/log.ts";
-import { memoryReads } from "./memory-reads.ts";
+import { EVENT_ROUTE, memoryReads } from "./memory-reads.ts";
 import type { RouterMetrics } from "./metrics.ts";
 import type { RouterParts } from "./parts.ts";
 import { problemDocument, problemHeaders, sendProblem } from "./problems.ts";
+import { nameSpan, traced, traceOf } from "./request-trace.ts";
 import { newRequestId, requestIdOf } from "./request-id.ts";
 import { bookingRoutes } from "./routes/bookings.ts";
 import { eventRoutes } from "./routes/events.ts";
@@ -37,7 +38,7 @@ const SERVER_LIMITS = {
 };
 
 export async function createRouterApp(parts: RouterParts): Promise<FastifyInstance> {
-  const { metrics, cache, log } = parts;
+  const { metrics, cache, log, tracing } = parts;
   const memory = memoryReads(cache, () => metrics.cacheRead("memory", "hit"), memoryObserver(metrics));
   const app = Fastify({
     bodyLimit: BODY_MAX_BYTES,
@@ -52,11 +53,12 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
     frameworkErrors: (error, _request, reply) => void answerError(log, error, reply),
     serverFactory: (handler) => {
       const bookings = shortBookings(parts, handler);
-      const server = createServer(SERVER_LIMITS, (request, response) => {
+      const answer = traced(tracing, (request, response) => {
         // Who drains tells its clients so, and that is the framework's work.
         if (server.listening && (memory(request, response) || bookings(request, response))) return;
         handler(request, response);
       });
+      const server = createServer(SERVER_LIMITS, answer);
       server.maxConnections = parts.connectionsMax;
       server.on("drop", () => metrics.connectionRefused());
       // Node.js would answer these two by itself, without a problem document.
@@ -77,6 +79,7 @@ export async function createRouterApp(parts: RouterParts): Promise<FastifyInstan
   app.addHook("onResponse", (request, reply, done) => {
     const route = request.routeOptions.url?.replace(/:(\w+)/g, "{$1}") ?? "unmatched";
     metrics.http.answered(route, request.method, reply.statusCode, reply.elapsedTime / 1000);
+    nameSpan(request.raw, route, request.id);
     done();
   });
   app.setErrorHandler(async (error: FastifyError, _request, reply) => answerError(log, error, reply));
@@ -151,8 +154,7 @@ function describeProblems<Document extends object>(document: Document): Document
 }
 
 function memoryObserver({ http }: RouterMetrics): (status: 200 | 304, seconds: number) => void {
-  const route = "/v1/events/{id}";
-  const [ok, notModified] = [http.observer(route, "GET", 200), http.observer(route, "GET", 304)];
+  const [ok, notModified] = [http.observer(EVENT_ROUTE, "GET", 200), http.observer(EVENT_ROUTE, "GET", 304)];
   return (status, seconds) => (status === 200 ? ok : notModified)(seconds);
 }
 
@@ -230,7 +232,8 @@ function answerError(log: Log, error: FastifyError | Problem, reply: FastifyRepl
   if (error.statusCode !== undefined && error.statusCode < 500) {
     return sendProblem(reply, new Problem("invalid_request", error.message));
   }
-  log.error({ err: error, requestId: reply.request.id }, "a request failed");
+  const { id: requestId, raw } = reply.request;
+  log.error({ err: error, requestId, traceId: traceOf(raw)?.traceId }, "a request failed");
   return sendProblem(reply, new Problem("internal", "This is a bug; it is logged under the request's id."));
 }
 

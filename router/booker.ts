@@ -2,6 +2,7 @@
 import type { Problem } from "../shared/errors.ts";
 import { type EventId, type IdempotencyKey, newIdempotencyKey } from "../shared/ids.ts";
 import type { BookCommand, Booking, CommandResult, SettleCommand } from "../shared/wire.ts";
+import type { Span } from "../shared/tracing.ts";
 import { problemOf } from "./outcomes.ts";
 import type { RouterParts } from "./parts.ts";
 
@@ -37,9 +38,9 @@ export class Booker {
   }
 
   /** Has the shard decide. `given` is the client's own key. */
-  async book(wish: Wish, given: IdempotencyKey | undefined): Promise<BookAnswer> {
+  async book(wish: Wish, given: IdempotencyKey | undefined, span?: Span): Promise<BookAnswer> {
     const key = given ?? newIdempotencyKey();
-    const result = await this.decide({ ...wish, key });
+    const result = await this.decide({ ...wish, key }, span);
     // A key made here is never seen by a client, so what it replays is this very request.
     if ("booking" in result)
       return { booking: result.booking, replayed: result.outcome === "replayed" && given !== undefined };
@@ -48,8 +49,8 @@ export class Booker {
   }
 
   /** Any command, counted by its outcome. */
-  async decide(command: BookCommand | SettleCommand): Promise<CommandResult> {
-    const result = await this.#cluster.command(command);
+  async decide(command: BookCommand | SettleCommand, span?: Span): Promise<CommandResult> {
+    const result = await this.#cluster.command(command, span);
     this.#metrics.outcome(result.outcome);
     return result;
   }

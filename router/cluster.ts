@@ -7,6 +7,7 @@ import type { Log } from "../shared/log.ts";
 import { repeat, type Repeated } from "../shared/repeat.ts";
 import { ownerOf, readShardMap, type ShardMap, wireShardMapSchema } from "../shared/shard-map.ts";
 import { type Slot, slotOf } from "../shared/slots.ts";
+import type { Span } from "../shared/tracing.ts";
 import {
   type Booking,
   type ChangeEventRequest,
@@ -59,33 +60,37 @@ export class Cluster {
     return [...this.#shards.values()];
   }
 
-  async command(command: Command): Promise<CommandResult> {
+  async command(command: Command, span?: Span): Promise<CommandResult> {
     const slot = "eventId" in command ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
-    return this.#routed(slot, async (shard) => shard.command(command));
+    return this.#routed(slot, async (shard) => shard.command(command, span));
   }
 
-  async readEvent(id: EventId): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id));
+  async readEvent(id: EventId, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id, span));
   }
 
-  async readBooking(id: BookingId): Promise<ReadResult<Booking> | Failure> {
-    return this.#routed(slotOfBooking(id), async (shard) => shard.readBooking(id));
+  async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
+    return this.#routed(slotOfBooking(id), async (shard) => shard.readBooking(id, span));
   }
 
-  async createEvent(request: CreateEventRequest): Promise<EventResult> {
-    return this.#routed(slotOf(request.id), async (shard) => shard.createEvent(request));
+  async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
+    return this.#routed(slotOf(request.id), async (shard) => shard.createEvent(request, span));
   }
 
-  async changeEvent(request: ChangeEventRequest): Promise<EventResult> {
-    return this.#routed(slotOf(request.id), async (shard) => shard.changeEvent(request));
+  async changeEvent(request: ChangeEventRequest, span?: Span): Promise<EventResult> {
+    return this.#routed(slotOf(request.id), async (shard) => shard.changeEvent(request, span));
   }
 
   /** At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. */
-  async listEvents(before: EventId | null, limit: number): Promise<{ events: Event[] } | Failure> {
+  async listEvents(
+    before: EventId | null,
+    limit: number,
+    span?: Span,
+  ): Promise<{ events: Event[] } | Failure> {
     const { owning } = this.#map ?? {};
     if (owning === undefined) return { outcome: "shard_unavailable" };
     const asked = this.shards.filter((shard) => owning.has(shard.id));
-    const lists = await Promise.all(asked.map(async (shard) => shard.list(before, limit)));
+    const lists = await Promise.all(asked.map(async (shard) => shard.list(before, limit, span)));
     const events: Event[] = [];
     for (const list of lists) {
       if (!("events" in list)) return list;

@@ -3,6 +3,7 @@
  * under way, else its items go with the next one: batch size follows load, and no timer adds latency.
  */
 import type { Clock } from "../shared/clock.ts";
+import type { Span } from "../shared/tracing.ts";
 
 export interface CoalescerLimits {
   readonly batchMax: number;
@@ -15,6 +16,8 @@ export interface Outgoing<Item> {
   readonly item: Item;
   /** By the clock's `elapsed()`. */
   readonly deadline: number;
+  /** Of the request that it is for, when that is sampled. */
+  readonly span: Span | undefined;
 }
 
 interface Waiting<Item, Result> extends Outgoing<Item> {
@@ -41,10 +44,10 @@ export class Coalescer<Item, Result> {
   }
 
   /** The item's result, or why it was not sent. */
-  run(item: Item, deadline: number): Promise<Result | "queue_full" | "deadline"> {
+  run(item: Item, deadline: number, span?: Span): Promise<Result | "queue_full" | "deadline"> {
     if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve("queue_full");
     return new Promise((resolve) => {
-      this.#queue.push({ item, deadline, resolve });
+      this.#queue.push({ item, deadline, span, resolve });
       this.#schedule();
     });
   }

@@ -1,6 +1,7 @@
 /** The settings of a router. Every bound has a name and a unit. */
 import { z } from "zod";
 import { drainGraceMs, host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
+import { tracingSettings } from "../shared/tracing.ts";
 
 export const routerConfig = z
   .object({
@@ -31,6 +32,7 @@ export const routerConfig = z
     CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
     /** Writes per user and second; 0 leaves limiting to the load balancer. */
     RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 0 }),
+    ...tracingSettings,
   })
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {
     path: ["AUTH_JWT_SECRET"],

@@ -11,6 +11,7 @@ import { LRUCache } from "lru-cache";
 import type { Clock } from "../shared/clock.ts";
 import type { EventId } from "../shared/ids.ts";
 import type { SnapshotStore } from "../shared/redis.ts";
+import type { Span } from "../shared/tracing.ts";
 import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 import type { Failure, ReadResult, Snapshot } from "../shared/wire.ts";
 
@@ -35,7 +36,7 @@ export interface EventCacheOptions {
   readonly eventsMax: number;
   readonly clock: Clock;
   readonly redis: Pick<SnapshotStore, "up" | "read" | "fill"> | undefined;
-  readonly loadFromShard: (id: EventId) => Promise<ReadResult<Snapshot> | Failure>;
+  readonly loadFromShard: (id: EventId, span?: Span) => Promise<ReadResult<Snapshot> | Failure>;
   readonly counted: (tier: CacheTier, result: "hit" | "miss") => void;
 }
 
@@ -83,12 +84,12 @@ export class EventCache {
       : undefined;
   }
 
-  /** The event from the first tier that can answer. */
-  async read(id: EventId): Promise<CachedRead | MissedRead> {
+  /** The event from the first tier that can answer. A load that others wait for too belongs to who came first. */
+  async read(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
     const event = this.fresh(id);
     this.#options.counted("memory", event === undefined ? "miss" : "hit");
     if (event !== undefined) return { outcome: "found", event, tier: "memory" };
-    return this.#loading.get(id) ?? this.#noted(id, this.#load(id));
+    return this.#loading.get(id) ?? this.#noted(id, this.#load(id, span));
   }
 
   /** True when no ticket of the event can be had: a shard said so at most 250 ms ago, and no hold has come due since. */
@@ -134,8 +135,8 @@ export class EventCache {
     return noted;
   }
 
-  async #load(id: EventId): Promise<CachedRead | MissedRead> {
-    return (await this.#loadFromRedis(id)) ?? (await this.#loadFromShard(id));
+  async #load(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
+    return (await this.#loadFromRedis(id)) ?? (await this.#loadFromShard(id, span));
   }
 
   async #loadFromRedis(id: EventId): Promise<CachedRead | undefined> {
@@ -150,10 +151,10 @@ export class EventCache {
     return usable ? { outcome: "found", event: entry, tier: "redis" } : undefined;
   }
 
-  async #loadFromShard(id: EventId): Promise<CachedRead | MissedRead> {
+  async #loadFromShard(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
     const { clock, loadFromShard, counted, redis } = this.#options;
     const askedAt = clock.elapsed();
-    const read = await loadFromShard(id);
+    const read = await loadFromShard(id, span);
     counted("shard", read.outcome === "found" ? "hit" : "miss");
     if (read.outcome === "found") {
       // For the other routers. Nobody waits for it, and it can only be refused, never replace a newer version.

@@ -6,9 +6,11 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { EventId } from "../shared/ids.ts";
 import type { CachedEvent, EventCache } from "./event-cache.ts";
+import { nameSpan } from "./request-trace.ts";
 import { requestIdOf } from "./request-id.ts";
 
 export const EVENT_CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
+export const EVENT_ROUTE = "/v1/events/{id}";
 const PATH = "/v1/events/";
 const PATH_LENGTH = PATH.length + 36;
 
@@ -27,7 +29,9 @@ export function memoryReads(
     if (event === undefined) return false;
     hit();
     const headers = eventHeaders(event, "hit; detail=memory");
-    headers["x-request-id"] = requestIdOf(request);
+    const requestId = requestIdOf(request);
+    headers["x-request-id"] = requestId;
+    nameSpan(request, EVENT_ROUTE, requestId);
     if (matches(request.headers["if-none-match"], event.etag)) {
       response.writeHead(304, headers).end();
       answered(304, (performance.now() - started) / 1000);

@@ -12,6 +12,7 @@ import {
   handleAll,
 } from "cockatiel";
 import { errors, Pool } from "undici";
+import type { Span } from "../shared/tracing.ts";
 
 /**
  * Why a call has no answer.
@@ -67,10 +68,15 @@ export class NodeClient {
     return this.#request<Answer>("GET", path, undefined, timeoutMs);
   }
 
-  /** Calls the node and returns its JSON answer. The caller bounds how many run at once. Throws only CallError. */
-  async call<Answer>(path: string, body: unknown, timeoutMs: number): Promise<Answer> {
+  /**
+   * Calls the node and returns its JSON answer; `span` is the call's. The caller bounds how many run at once. Throws only
+   * CallError.
+   */
+  async call<Answer>(path: string, body: unknown, timeoutMs: number, span?: Span): Promise<Answer> {
     try {
-      return await this.#breaker.execute(async () => this.#request<Answer>("POST", path, body, timeoutMs));
+      return await this.#breaker.execute(async () =>
+        this.#request<Answer>("POST", path, body, timeoutMs, span),
+      );
     } catch (error) {
       if (error instanceof BrokenCircuitError)
         throw new CallError("unsent", `${this.url} failed lately`, error);
@@ -79,9 +85,9 @@ export class NodeClient {
   }
 
   /** The same for calls that nobody else bounds: at most so many run, and so many wait. */
-  async direct<Answer>(path: string, body: unknown, timeoutMs: number): Promise<Answer> {
+  async direct<Answer>(path: string, body: unknown, timeoutMs: number, span?: Span): Promise<Answer> {
     try {
-      return await this.#bulkhead.execute(async () => this.call<Answer>(path, body, timeoutMs));
+      return await this.#bulkhead.execute(async () => this.call<Answer>(path, body, timeoutMs, span));
     } catch (error) {
       if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
       throw error;
@@ -97,6 +103,7 @@ export class NodeClient {
     path: string,
     body: unknown,
     timeoutMs: number,
+    span?: Span,
   ): Promise<Answer> {
     let status: number;
     let text: string;
@@ -104,7 +111,7 @@ export class NodeClient {
       const response = await this.#pool.request({
         method,
         path,
-        headers: this.#headers,
+        headers: span === undefined ? this.#headers : { ...this.#headers, ...span.headers() },
         body: body === undefined ? null : JSON.stringify(body),
         // One timer for all of it; undici's own are a second coarse.
         signal: AbortSignal.timeout(Math.ceil(timeoutMs)),
@@ -114,6 +121,7 @@ export class NodeClient {
         idempotent: false,
       });
       status = response.statusCode;
+      span?.set({ "http.response.status_code": status });
       text = await response.body.text();
     } catch (cause) {
       const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";

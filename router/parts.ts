@@ -1,6 +1,7 @@
 /** What the routes of a router work with. */
 import type { Clock } from "../shared/clock.ts";
 import type { Log } from "../shared/log.ts";
+import type { Tracing } from "../shared/tracing.ts";
 import type { TokenVerifier } from "../shared/tokens.ts";
 import type { Booker } from "./booker.ts";
 import type { Cluster } from "./cluster.ts";
@@ -15,6 +16,8 @@ export interface RouterParts {
   readonly metrics: RouterMetrics;
   readonly clock: Clock;
   readonly log: Log;
+  /** undefined when it is off. */
+  readonly tracing: Tracing | undefined;
   readonly commandDeadlineMs: number;
   readonly connectionsMax: number;
   /** Per user and second; false leaves limiting to the load balancer. */

@@ -1,6 +1,7 @@
 /** Turns catalogued problems into responses: `application/problem+json` (RFC 9457). */
 import type { FastifyReply } from "fastify";
 import { type Problem, PROBLEMS, type ProblemCode, type ProblemMembers } from "../shared/errors.ts";
+import { traceOf } from "./request-trace.ts";
 import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 
 /** What a client should wait before it tries again, in seconds. */
@@ -13,6 +14,8 @@ export interface ProblemDocument extends ProblemMembers {
   readonly detail: string;
   readonly code: ProblemCode;
   readonly requestId: string;
+  /** Only where there is a trace. */
+  readonly traceId: string | undefined;
 }
 
 export function problemDocument(
@@ -20,9 +23,10 @@ export function problemDocument(
   detail: string,
   requestId: string,
   members: ProblemMembers = {},
+  traceId?: string,
 ): ProblemDocument {
   const { status, title } = PROBLEMS[code];
-  return { type: `urn:onsale:problem:${code}`, title, status, detail, code, requestId, ...members };
+  return { type: `urn:onsale:problem:${code}`, title, status, detail, code, requestId, traceId, ...members };
 }
 
 /**
@@ -53,12 +57,13 @@ export function problemHeaders(code: ProblemCode): Record<string, string> {
 
 export function sendProblem(reply: FastifyReply, problem: Problem): FastifyReply {
   const { code, message, members } = problem;
+  const { id, raw } = reply.request;
   return (
     reply
       .code(PROBLEMS[code].status)
       .headers(problemHeaders(code))
       // A request that the framework refuses before its hooks run has no id in its headers yet.
-      .header("x-request-id", reply.request.id)
-      .send(JSON.stringify(problemDocument(code, message, reply.request.id, members)))
+      .header("x-request-id", id)
+      .send(JSON.stringify(problemDocument(code, message, id, members, traceOf(raw)?.traceId)))
   );
 }

@@ -6,6 +6,7 @@ import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { createRegistry } from "../shared/metrics.ts";
 import { SnapshotFeed, SnapshotStore } from "../shared/redis.ts";
+import { startTracing } from "../shared/tracing.ts";
 import { TokenVerifier } from "../shared/tokens.ts";
 import { createRouterApp } from "./app.ts";
 import { Booker } from "./booker.ts";
@@ -24,13 +25,14 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const log = createLog("router", config.LOG_LEVEL);
   const registry = createRegistry();
   const metrics = createRouterMetrics(registry);
+  const tracing = await startTracing(config, { name: "onsale-router" }, log);
   const clock = systemClock;
   const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
   const cache: EventCache = new EventCache({
     eventsMax: config.CACHE_EVENTS_MAX,
     clock,
     redis,
-    loadFromShard: async (id) => cluster.readEvent(id),
+    loadFromShard: async (id, span) => cluster.readEvent(id, span),
     counted: (tier, result) => metrics.cacheRead(tier, result),
   });
   const feed =
@@ -72,6 +74,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     metrics,
     clock,
     log,
+    tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     connectionsMax: config.CONNECTIONS_MAX,
     writeLimit: config.RATE_LIMIT_PER_USER === 0 ? false : { max: config.RATE_LIMIT_PER_USER },
@@ -96,6 +99,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       await cluster.close();
       feed?.close();
       redis?.close();
+      await tracing?.close();
       await admin.close();
     },
   };

@@ -146,6 +146,7 @@ export const problemSchema = z
     detail: z.string(),
     code: z.enum(Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]]),
     requestId: z.string(),
+    traceId: z.string().optional(),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
     availableTickets: z.int().optional(),
     maxPerUser: z.int().optional(),

@@ -5,12 +5,14 @@
  */
 import type { Clock } from "../shared/clock.ts";
 import type { BookingId, EventId, ShardId } from "../shared/ids.ts";
+import { type Span, spanForMany } from "../shared/tracing.ts";
 import {
   afterLostTry,
   type Booking,
   type ChangeEventRequest,
   type Command,
   type CommandResult,
+  type CommandsRequest,
   type CommandsResponse,
   type CreateEventRequest,
   type EventResult,
@@ -84,34 +86,34 @@ export class ShardClient {
     return this.#nodes.every((node) => node.open);
   }
 
-  async command(command: Command): Promise<CommandResult> {
+  async command(command: Command, span?: Span): Promise<CommandResult> {
     const { clock } = this.#options;
-    return this.#orShed(await this.#commands.run(command, clock.elapsed() + command.budgetMs));
+    return this.#orShed(await this.#commands.run(command, clock.elapsed() + command.budgetMs, span));
   }
 
-  async readEvent(id: EventId): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#orShed(await this.#events.run(id, this.#readDeadline()));
+  async readEvent(id: EventId, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#orShed(await this.#events.run(id, this.#readDeadline(), span));
   }
 
-  async readBooking(id: BookingId): Promise<ReadResult<Booking> | Failure> {
-    return this.#orShed(await this.#bookings.run(id, this.#readDeadline()));
+  async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
+    return this.#orShed(await this.#bookings.run(id, this.#readDeadline(), span));
   }
 
-  async list(before: EventId | null, limit: number): Promise<ListResponse | Failure> {
-    return this.#direct<ListResponse>(RPC.list, { before, limit }, this.#options.readDeadlineMs);
+  async list(before: EventId | null, limit: number, span?: Span): Promise<ListResponse | Failure> {
+    return this.#direct<ListResponse>(RPC.list, { before, limit }, this.#options.readDeadlineMs, span);
   }
 
-  async createEvent(request: CreateEventRequest): Promise<EventResult> {
-    return this.#saveEvent(RPC.createEvent, request);
+  async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
+    return this.#saveEvent(RPC.createEvent, request, span);
   }
 
-  async changeEvent(request: ChangeEventRequest): Promise<EventResult> {
-    return this.#saveEvent(RPC.changeEvent, request);
+  async changeEvent(request: ChangeEventRequest, span?: Span): Promise<EventResult> {
+    return this.#saveEvent(RPC.changeEvent, request, span);
   }
 
-  async #saveEvent(path: string, request: unknown): Promise<EventResult> {
+  async #saveEvent(path: string, request: unknown, span: Span | undefined): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
-    const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs);
+    const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs, span);
     if ("snapshot" in result) this.#options.learned([result.snapshot], askedAt);
     return result;
   }
@@ -119,6 +121,7 @@ export class ShardClient {
   async #sendCommands(batch: readonly Outgoing<Command>[]): Promise<readonly CommandResult[]> {
     let lost = false;
     const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline)) + CALL_SLACK_MS;
+    const traces = tracesOf(batch);
     for (const { node, timeoutMs } of this.#attempts(deadline)) {
       const askedAt = this.#options.clock.elapsed();
       const commands = batch.map(({ item, deadline }) => ({
@@ -129,9 +132,9 @@ export class ShardClient {
         const answer = await this.#call<CommandsResponse | Failure>(
           node,
           RPC.commands,
-          { commands },
+          { commands, traces },
           timeoutMs,
-          batch.length,
+          batch,
         );
         if (!("results" in answer)) continue;
         this.#options.learned(answer.snapshots, askedAt);
@@ -160,7 +163,7 @@ export class ShardClient {
           RPC.read,
           { kind, ids },
           timeoutMs,
-          ids.length,
+          batch,
         );
         if ("results" in answer) {
           this.#options.mapSeen(answer.mapVersion);
@@ -179,18 +182,23 @@ export class ShardClient {
     path: string,
     body: unknown,
     deadlineMs: number,
+    span: Span | undefined,
   ): Promise<Answer | Failure> {
     let lost = false;
     for (const { node, timeoutMs } of this.#attempts(this.#options.clock.elapsed() + deadlineMs)) {
+      const call = span?.child(...this.#callSpan(node, path, 1));
       try {
-        return await node.direct<Answer | Failure>(path, body, timeoutMs);
+        return await node.direct<Answer | Failure>(path, body, timeoutMs, call);
       } catch (error) {
         if (!(error instanceof CallError)) throw error;
+        call?.failed(error.kind);
         if (error.kind === "busy") {
           this.#options.observer.shed("node_busy");
           return { outcome: "overloaded" };
         }
         lost ||= error.kind === "unanswered";
+      } finally {
+        call?.end();
       }
     }
     return { outcome: lost && path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
@@ -201,14 +209,38 @@ export class ShardClient {
     path: string,
     body: unknown,
     timeoutMs: number,
-    batchSize: number,
+    batch: readonly Outgoing<unknown>[],
   ): Promise<Answer> {
     const started = this.#options.clock.elapsed();
+    const spans = spansOf(batch);
+    const [first] = spans;
+    const call = first && spanForMany(first, spans, this.#callSpan(node, path, batch.length));
     try {
-      return await node.call<Answer>(path, body, timeoutMs);
+      return await node.call<Answer>(path, body, timeoutMs, call);
+    } catch (error) {
+      call?.failed(error instanceof CallError ? error.kind : "internal");
+      throw error;
     } finally {
-      this.#options.observer.called(this.id, batchSize, (this.#options.clock.elapsed() - started) / 1000);
+      call?.end();
+      this.#options.observer.called(this.id, batch.length, (this.#options.clock.elapsed() - started) / 1000);
     }
+  }
+
+  /** What the span of a call says (OpenTelemetry semantic conventions, HTTP client spans). */
+  #callSpan(node: NodeClient, path: string, batchSize: number): Parameters<Span["child"]> {
+    const { hostname, port, protocol } = new URL(node.url);
+    return [
+      `POST ${path}`,
+      "client",
+      {
+        "http.request.method": "POST",
+        "url.full": node.url + path,
+        "server.address": hostname,
+        "server.port": Number(port || (protocol === "https:" ? 443 : 80)),
+        "onsale.shard.id": this.id,
+        "onsale.batch.size": batchSize,
+      },
+    ];
   }
 
   /**
@@ -235,6 +267,19 @@ export class ShardClient {
     this.#options.observer.shed(result === "queue_full" ? "shard_queue_full" : result);
     return { outcome: "overloaded" };
   }
+}
+
+/** The spans of those that are sampled: nearly always none. */
+function spansOf(batch: readonly Outgoing<unknown>[]): readonly Span[] {
+  return batch.flatMap(({ span }) => span ?? []);
+}
+
+/** How a call says which of its commands are sampled. */
+function tracesOf(batch: readonly Outgoing<Command>[]): CommandsRequest["traces"] {
+  const traces = batch.flatMap(({ span }, command) =>
+    span === undefined ? [] : { command, ...span.headers() },
+  );
+  return traces.length === 0 ? undefined : traces;
 }
 
 /** A read that was lost took no effect. */

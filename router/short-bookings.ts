@@ -20,12 +20,14 @@ import { bearerTokenOf } from "./auth.ts";
 import { type BookAnswer, SOLD_OUT } from "./booker.ts";
 import type { RouterParts } from "./parts.ts";
 import { problemDocument, problemHeaders, problemWriter } from "./problems.ts";
+import { nameSpan, traceOf } from "./request-trace.ts";
 import { requestIdOf } from "./request-id.ts";
 import { bodyOfJson, type ResponseBody } from "./response-body.ts";
 
 export const KEY_HEADER = "idempotency-key";
 export const REPLAYED_HEADER = "idempotency-replayed";
 
+const ROUTE = "/v1/events/{id}/bookings";
 const PREFIX = "/v1/events/";
 const SUFFIX = "/bookings";
 const ID_END = PREFIX.length + 36;
@@ -57,8 +59,7 @@ export function shortBookings(
   const counted = new Map<number, (seconds: number) => void>();
   const count = (status: number, seconds: number): void => {
     let observe = counted.get(status);
-    if (observe === undefined)
-      counted.set(status, (observe = metrics.http.observer("/v1/events/{id}/bookings", "POST", status)));
+    if (observe === undefined) counted.set(status, (observe = metrics.http.observer(ROUTE, "POST", status)));
     observe(seconds);
   };
 
@@ -69,7 +70,10 @@ export function shortBookings(
   ): void => {
     verifier.expectAgain(token, caller);
     const requestId = requestIdOf(request);
-    const status = writeProblem(response, SOLD_OUT, requestId, { body: soldOutBody(requestId) });
+    nameSpan(request, ROUTE, requestId);
+    const traceId = traceOf(request)?.traceId;
+    const extras = traceId === undefined ? { body: soldOutBody(requestId) } : { traceId };
+    const status = writeProblem(response, SOLD_OUT, requestId, extras);
     count(status, (performance.now() - started) / 1000);
   };
 
@@ -80,13 +84,15 @@ export function shortBookings(
     quantity: number,
   ): Promise<void> => {
     const requestId = requestIdOf(request);
+    nameSpan(request, ROUTE, requestId);
+    const trace = traceOf(request);
     let status: number;
     try {
       const wish = { kind: "book", eventId, userId: caller.userId, quantity, budgetMs } as const;
-      status = writeAnswer(response, await booker.book(wish, given), requestId);
+      status = writeAnswer(response, await booker.book(wish, given, trace?.span), requestId, trace?.traceId);
     } catch (error) {
-      log.error({ err: error, requestId }, "a request failed");
-      status = writeProblem(response, INTERNAL, requestId);
+      log.error({ err: error, requestId, traceId: trace?.traceId }, "a request failed");
+      status = writeProblem(response, INTERNAL, requestId, { traceId: trace?.traceId });
     }
     count(status, (performance.now() - started) / 1000);
   };
@@ -149,8 +155,14 @@ function shortRequestOf(request: IncomingMessage): ShortRequest | undefined {
 }
 
 /** Writes it and returns its status. */
-function writeAnswer(response: ServerResponse, answer: BookAnswer, requestId: string): number {
-  if ("problem" in answer) return writeProblem(response, answer.problem, requestId, answer);
+function writeAnswer(
+  response: ServerResponse,
+  answer: BookAnswer,
+  requestId: string,
+  traceId: string | undefined,
+): number {
+  if ("problem" in answer)
+    return writeProblem(response, answer.problem, requestId, { key: answer.key, traceId });
   const body = bodyOfJson(answer.booking);
   const headers: Record<string, string | number> = {
     "x-request-id": requestId,
@@ -167,7 +179,11 @@ function writeProblem(
   response: ServerResponse,
   { code, message, members }: Problem,
   requestId: string,
-  { key, body = bodyOfJson(problemDocument(code, message, requestId, members)) }: ProblemExtras = {},
+  {
+    key,
+    traceId,
+    body = bodyOfJson(problemDocument(code, message, requestId, members, traceId)),
+  }: ProblemExtras,
 ): number {
   const headers: Record<string, string | number> = problemHeaders(code);
   headers["x-request-id"] = requestId;
@@ -180,7 +196,8 @@ function writeProblem(
 
 interface ProblemExtras {
   /** Sent back to whoever needs it to find out what became of the request. */
-  readonly key?: IdempotencyKey;
+  readonly key?: IdempotencyKey | undefined;
+  readonly traceId?: string | undefined;
   /** Where it is made already. */
   readonly body?: ResponseBody;
 }

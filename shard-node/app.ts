@@ -1,13 +1,15 @@
 /** The RPC of a shard node (shared/wire.ts). It refuses everybody who does not hold the internal token. */
 import { timingSafeEqual } from "node:crypto";
-import Fastify, { type FastifyInstance, type FastifyReply } from "fastify";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import type { z } from "zod";
 import type { EventId } from "../shared/ids.ts";
 import type { Log } from "../shared/log.ts";
 import type { HttpMetrics } from "../shared/metrics.ts";
 import { DatabaseError } from "../shared/postgres.ts";
+import type { Span, Tracing } from "../shared/tracing.ts";
 import {
   changeEventRequestSchema,
+  type CommandsRequest,
   commandsRequestSchema,
   type CommandsResponse,
   createEventRequestSchema,
@@ -43,10 +45,19 @@ export interface NodeParts {
   /** Told when a statement was refused because too many wait for a connection already. */
   readonly shed: () => void;
   readonly log: Log;
+  /** undefined when it is off. */
+  readonly tracing: Tracing | undefined;
+}
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Of a call to a node, when it is sampled. */
+    callSpan: Span | undefined;
+  }
 }
 
 export function createNodeApp(parts: NodeParts): FastifyInstance {
-  const { store, lanes, catalog, metrics, log } = parts;
+  const { store, lanes, catalog, metrics, log, tracing } = parts;
   const app = Fastify({ bodyLimit: BODY_MAX_BYTES, return503OnClosing: false });
   const expected = parts.internalTokens.map((token) => Buffer.from(`Bearer ${token}`));
 
@@ -57,21 +68,26 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
     }
     return undefined;
   });
+  app.decorateRequest("callSpan", undefined);
+  app.addHook("preParsing", (request, _reply, payload, done) => {
+    request.callSpan = tracing && startCallSpan(tracing, request);
+    done(null, payload);
+  });
   app.addHook("onResponse", (request, reply, done) => {
-    metrics.answered(
-      request.routeOptions.url ?? "unmatched",
-      request.method,
-      reply.statusCode,
-      reply.elapsedTime / 1000,
-    );
+    const { statusCode, elapsedTime } = reply;
+    metrics.answered(request.routeOptions.url ?? "unmatched", request.method, statusCode, elapsedTime / 1000);
+    request.callSpan?.set({ "http.response.status_code": statusCode });
+    if (statusCode >= 500) request.callSpan?.failed(String(statusCode));
+    request.callSpan?.end();
     done();
   });
-  app.setErrorHandler(async (error: Error & { statusCode?: number }, _request, reply) => {
+  app.setErrorHandler(async (error: Error & { statusCode?: number }, request, reply) => {
     if (error instanceof DatabaseError) {
       if (error.kind === "busy") parts.shed();
       return reply.code(503).send(failureOf(error));
     }
-    if (error.statusCode === undefined) log.error({ err: error }, "an RPC failed");
+    if (error.statusCode === undefined)
+      log.error({ err: error, traceId: request.callSpan?.traceId }, "an RPC failed");
     return reply.code(error.statusCode ?? 500).send({ outcome: "internal" });
   });
 
@@ -87,8 +103,11 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   };
 
   app.post(RPC.commands, async (request, reply): Promise<CommandsResponse | undefined> => {
-    const { commands } = valid(commandsRequestSchema, request.body);
-    const decided = await Promise.all(commands.map(async (command) => lanes.run(command)));
+    const { commands, traces } = valid(commandsRequestSchema, request.body);
+    const spans = tracing && traces && parentsOf(tracing, traces, request.callSpan);
+    const decided = await Promise.all(
+      commands.map(async (command, index) => lanes.run(command, spans?.get(index))),
+    );
     // What waited in vain for a database that is away was not too much work: the router shall stop sending more.
     const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
     const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
@@ -97,13 +116,15 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   });
   app.post(RPC.read, async (request, reply) => {
     const { kind, ids } = valid(readRequestSchema, request.body);
-    const results = kind === "event" ? await store.readEvents(ids) : await store.readBookings(ids);
+    const { callSpan } = request;
+    const results =
+      kind === "event" ? await store.readEvents(ids, callSpan) : await store.readBookings(ids, callSpan);
     await judge(reply, results);
     return { results, mapVersion: mapVersion() };
   });
   app.post(RPC.list, async (request): Promise<ListResponse> => {
     const { before, limit } = valid(listRequestSchema, request.body);
-    return { events: await store.listEvents(before, limit) };
+    return { events: await store.listEvents(before, limit, request.callSpan) };
   });
 
   const saved = async (reply: FastifyReply, result: EventResult): Promise<EventResult> => {
@@ -112,16 +133,48 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
     return result;
   };
   app.post(RPC.createEvent, async (request, reply) =>
-    saved(reply, await store.createEvent(valid(createEventRequestSchema, request.body))),
+    saved(reply, await store.createEvent(valid(createEventRequestSchema, request.body), request.callSpan)),
   );
   app.post(RPC.changeEvent, async (request, reply) =>
-    saved(reply, await store.changeEvent(valid(changeEventRequestSchema, request.body))),
+    saved(
+      reply,
+      await store.changeEvent(valid(changeEventRequestSchema, request.body), undefined, request.callSpan),
+    ),
   );
   app.get(
     RPC.map,
     async (_request, reply) => catalog.map ?? reply.code(503).send({ error: "no map was read yet" }),
   );
   return app;
+}
+
+/** The call's own span, when its caller's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
+function startCallSpan(
+  tracing: Tracing,
+  { headers, method, routeOptions }: FastifyRequest,
+): Span | undefined {
+  const route = routeOptions.url ?? "unmatched";
+  return tracing.remote(headers)?.child(`${method} ${route}`, "server", {
+    "http.request.method": method,
+    "http.route": route,
+    "url.path": route,
+    "url.scheme": "http",
+  });
+}
+
+/** What the commands of a call hang under: the call itself where it is of their trace, else the request that made them. */
+function parentsOf(
+  tracing: Tracing,
+  traces: Exclude<CommandsRequest["traces"], undefined>,
+  call: Span | undefined,
+): ReadonlyMap<number, Span> {
+  const parents = new Map<number, Span>();
+  for (const { command, ...headers } of traces) {
+    const request = tracing.remote(headers);
+    const parent = call !== undefined && request?.traceId === call.traceId ? call : request;
+    if (parent !== undefined) parents.set(command, parent);
+  }
+  return parents;
 }
 
 /** Each event once, at its newest version: the commands of one call may have been decided in several batches. */

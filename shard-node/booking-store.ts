@@ -20,6 +20,7 @@ import { invariant } from "../shared/invariant.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
 import { type Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { type Slot, slotOf } from "../shared/slots.ts";
+import type { Span } from "../shared/tracing.ts";
 
 const DECIDE_BATCH: Statement = {
   name: "decide-batch",
@@ -86,7 +87,9 @@ export interface DecideOptions {
   /** The moment of the decision, for tests that choose it. */
   readonly at?: Date;
   /** Called as soon as the batch holds the locks of its events; who asks for them then is decided after it. */
-  readonly locked?: () => void;
+  readonly locked?: (() => void) | undefined;
+  /** The batch's, when one of its commands is sampled. */
+  readonly span?: Span | undefined;
 }
 
 /** Ids of new bookings, by position of their command; made once, so that a second try can tell its own booking. */
@@ -138,8 +141,8 @@ export class BookingStore {
   }
 
   /** Creates an event; asking again with the same id answers what it created. */
-  async createEvent(request: CreateEventRequest): Promise<EventResult> {
-    return this.#saveEvent(CREATE_EVENT, [
+  async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
+    const values = [
       request.id,
       slotOf(request.id),
       request.name,
@@ -150,11 +153,12 @@ export class BookingStore {
       request.totalTickets,
       request.maxPerUser,
       new Date(timeOf(request.id)),
-    ]);
+    ];
+    return this.#saveEvent(CREATE_EVENT, values, span);
   }
 
   /** Changes the given fields of an event. */
-  async changeEvent({ id, changes }: ChangeEventRequest, at?: Date): Promise<EventResult> {
+  async changeEvent({ id, changes }: ChangeEventRequest, at?: Date, span?: Span): Promise<EventResult> {
     const columns = {
       name: changes.name,
       venue: changes.venue,
@@ -165,25 +169,27 @@ export class BookingStore {
       max_per_user: changes.maxPerUser,
       status: changes.status,
     };
-    return this.#saveEvent(CHANGE_EVENT, [id, slotOf(id), JSON.stringify(columns), at ?? null]);
+    return this.#saveEvent(CHANGE_EVENT, [id, slotOf(id), JSON.stringify(columns), at ?? null], span);
   }
 
-  async readEvents(ids: readonly EventId[]): Promise<ReadResult<Snapshot>[]> {
+  async readEvents(ids: readonly EventId[], span?: Span): Promise<ReadResult<Snapshot>[]> {
     const slots = ids.map(slotOf);
     const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(
       this.#others,
       READ_EVENTS,
       [ids, slots],
+      { span },
     );
     return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
   }
 
-  async readBookings(ids: readonly BookingId[]): Promise<ReadResult<Booking>[]> {
+  async readBookings(ids: readonly BookingId[], span?: Span): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
     const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(
       this.#others,
       READ_BOOKINGS,
       [ids, slots],
+      { span },
     );
     const now = this.#now();
     return inOrder(
@@ -195,8 +201,9 @@ export class BookingStore {
   }
 
   /** At most `limit` events older than `before`, newest first. */
-  async listEvents(before: EventId | null, limit: number): Promise<Event[]> {
-    const { rows } = await this.#one<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit]);
+  async listEvents(before: EventId | null, limit: number, span?: Span): Promise<Event[]> {
+    const values = [before, limit];
+    const { rows } = await this.#one<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, values, { span });
     return rows.map(eventFrom);
   }
 
@@ -205,7 +212,7 @@ export class BookingStore {
     commands: readonly Command[],
     ids: FreshIds,
     alsoExpire: readonly EventId[],
-    { at, locked }: DecideOptions,
+    { at, locked, span }: DecideOptions,
   ): Promise<BatchDecision> {
     const bookings = commands.filter(isBooking);
     const settling = commands.filter((command): command is SettleCommand => !isBooking(command));
@@ -230,7 +237,10 @@ export class BookingStore {
     const noticed = (message: string | undefined): void => {
       if (message === LOCKED) locked?.();
     };
-    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, values, noticed);
+    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, values, {
+      noticed,
+      span,
+    });
     const decided = new Map<Command, Decision>();
     const now = iso(result.now);
     bookings.forEach((command, index) => {
@@ -251,10 +261,14 @@ export class BookingStore {
     };
   }
 
-  async #saveEvent(statement: Statement, values: readonly unknown[]): Promise<EventResult> {
+  async #saveEvent(
+    statement: Statement,
+    values: readonly unknown[],
+    span: Span | undefined,
+  ): Promise<EventResult> {
     const { result } = await this.#one<{
       result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
-    }>(this.#others, statement, values);
+    }>(this.#others, statement, values, { span });
     const [row] = result.snapshots ?? [];
     return {
       outcome: result.outcome,
@@ -266,9 +280,9 @@ export class BookingStore {
     database: Database,
     statement: Statement,
     values: readonly unknown[],
-    noticed?: (message: string | undefined) => void,
+    options: { noticed?: (message: string | undefined) => void; span: Span | undefined },
   ): Promise<Row> {
-    const [row] = await database.query<Row>(statement, values, noticed);
+    const [row] = await database.query<Row>(statement, values, options.noticed, options.span);
     invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
     return row;
   }

@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import { z } from "zod";
 import { drainGraceMs, host, integer, logLevel, port, postgresUrl, secret, urlOf } from "../shared/config.ts";
 import { shardIdSchema } from "../shared/shard-map.ts";
+import { tracingSettings } from "../shared/tracing.ts";
 
 export const nodeConfig = z
   .object({
@@ -37,6 +38,7 @@ export const nodeConfig = z
     LOCK_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
     HOLD_SWEEP_INTERVAL_MS: integer({ min: 50, max: 60_000, default: 1_000 }),
     HOLD_SWEEP_EVENTS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
+    ...tracingSettings,
   })
   .refine(({ HOST, ADVERTISE_URL }) => ADVERTISE_URL !== undefined || (HOST !== "0.0.0.0" && HOST !== "::"), {
     path: ["ADVERTISE_URL"],

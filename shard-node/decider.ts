@@ -13,7 +13,14 @@ import {
 } from "../shared/wire.ts";
 import type { Log } from "../shared/log.ts";
 import { Outage } from "../shared/outage.ts";
-import { type BookingStore, type FreshIds, isBooking, isRefusedForContent } from "./booking-store.ts";
+import type { Span } from "../shared/tracing.ts";
+import {
+  type BookingStore,
+  type DecideOptions,
+  type FreshIds,
+  isBooking,
+  isRefusedForContent,
+} from "./booking-store.ts";
 
 /** PostgreSQL manual, appendix A. */
 const LOCK_NOT_AVAILABLE = "55P03";
@@ -45,16 +52,16 @@ export class Decider {
   }
 
   /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
-  async decide(commands: readonly Command[], locked?: () => void): Promise<readonly Decided[]> {
-    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), locked);
+  async decide(commands: readonly Command[], locked?: () => void, span?: Span): Promise<readonly Decided[]> {
+    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), { locked, span });
   }
 
   async #tryTwice(
     commands: readonly Command[],
     ids: FreshIds,
-    locked?: () => void,
+    options: Pick<DecideOptions, "locked" | "span">,
   ): Promise<readonly Decided[]> {
-    const options = locked === undefined ? {} : { locked };
+    const { span } = options;
     let inDoubt = false;
     let mayRunLater = false;
     for (let attempt = 1; ; attempt += 1) {
@@ -62,6 +69,7 @@ export class Decider {
         const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids, options);
         this.#batches.worked();
         this.#hooks.lockWaited(lockWaitSeconds);
+        span?.set({ "onsale.batch.lock_wait_seconds": lockWaitSeconds });
         this.#hooks.committed(snapshots);
         const byEvent = new Map(snapshots.map((snapshot) => [snapshot.event.id, snapshot]));
         return decisions.map((result, index) => {
@@ -78,31 +86,42 @@ export class Decider {
           };
         });
       } catch (error) {
-        if (isRefusedForContent(error)) return this.#isolate(commands, ids, error);
+        if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
         // With its last word a server process ends; a connection that broke without one may leave it running.
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
-        if (error instanceof DatabaseError) this.#batches.failed(error);
-        else this.#log.error({ err: error, commands: commands.length }, "a batch could not be decided");
+        if (error instanceof DatabaseError) this.#batches.failed(error, span?.traceId);
+        else
+          this.#log.error(
+            { err: error, commands: commands.length, traceId: span?.traceId },
+            "a batch could not be decided",
+          );
         const failure = inDoubt ? UNKNOWN : failureOf(error);
+        span?.failed(failure.outcome);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
       }
     }
   }
 
   /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
-  async #isolate(commands: readonly Command[], ids: FreshIds, error: unknown): Promise<readonly Decided[]> {
+  async #isolate(
+    commands: readonly Command[],
+    ids: FreshIds,
+    span: Span | undefined,
+    error: unknown,
+  ): Promise<readonly Decided[]> {
     if (commands.length === 1) {
-      this.#log.error({ err: error }, "PostgreSQL refused a command for its content");
+      const traceId = span?.traceId;
+      this.#log.error({ err: error, traceId }, "PostgreSQL refused a command for its content");
       return [{ result: { outcome: "internal" }, snapshot: undefined }];
     }
     const results: Decided[] = [];
     let next = 0;
     for (const command of commands) {
       const id = isBooking(command) ? ids[next++] : undefined;
-      results.push(...(await this.#tryTwice([command], id === undefined ? [] : [id])));
+      results.push(...(await this.#tryTwice([command], id === undefined ? [] : [id], { span })));
     }
     return results;
   }

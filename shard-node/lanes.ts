@@ -13,6 +13,7 @@ import type { Clock } from "../shared/clock.ts";
 import { slotOfBooking } from "../shared/ids.ts";
 import { invariant } from "../shared/invariant.ts";
 import { slotOf } from "../shared/slots.ts";
+import { type Span, type SpanAttributes, spanForMany } from "../shared/tracing.ts";
 import type { Command } from "../shared/wire.ts";
 import { isBooking } from "./booking-store.ts";
 import type { Decided } from "./decider.ts";
@@ -37,9 +38,13 @@ export interface LaneObserver {
 
 /**
  * Decides a batch; answers one result per command, in order, and never throws. Calls `locked` when no later batch can be
- * decided before this one any more.
+ * decided before this one any more. `span` is the batch's, when one of its commands is sampled.
  */
-export type DecideBatch = (commands: readonly Command[], locked?: () => void) => Promise<readonly Decided[]>;
+export type DecideBatch = (
+  commands: readonly Command[],
+  locked?: () => void,
+  span?: Span,
+) => Promise<readonly Decided[]>;
 
 const OVERLOADED: Decided = { result: { outcome: "overloaded" }, snapshot: undefined };
 
@@ -48,6 +53,14 @@ interface Waiting {
   readonly arrived: number;
   readonly deadline: number;
   readonly resolve: (decided: Decided) => void;
+  readonly trace: CommandTrace | undefined;
+}
+
+/** Of a command that is sampled. */
+interface CommandTrace {
+  /** The work that the command is part of. */
+  readonly parent: Span;
+  readonly wait: Span;
 }
 
 export class Lanes {
@@ -62,11 +75,14 @@ export class Lanes {
     return this.#lanes.reduce((sum, lane) => sum + lane.queueLength, 0);
   }
 
-  /** Resolves with the command's result, always: a full lane and a missed deadline are `overloaded`. */
-  run(command: Command): Promise<Decided> {
+  /**
+   * Resolves with the command's result, always: a full lane and a missed deadline are `overloaded`. `span` is the work that
+   * the command is part of, when that is sampled.
+   */
+  run(command: Command, span?: Span): Promise<Decided> {
     const slot = isBooking(command) ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
     const lane = this.#lanes[slot % this.#lanes.length] as Lane;
-    return lane.run(command);
+    return lane.run(command, span);
   }
 
   /** Resolves when every accepted command has its result. */
@@ -94,14 +110,18 @@ class Lane {
     return this.#queue.length;
   }
 
-  run(command: Command): Promise<Decided> {
+  run(command: Command, span?: Span): Promise<Decided> {
     if (this.#queue.length >= this.#limits.queueMax) {
       this.#observer.shed("lane_full");
       return Promise.resolve(OVERLOADED);
     }
     return new Promise((resolve) => {
       const arrived = this.#clock.elapsed();
-      this.#queue.push({ command, arrived, deadline: arrived + command.budgetMs, resolve });
+      const trace = span && {
+        parent: span,
+        wait: span.child("lane wait", "internal", attributesOf(command)),
+      };
+      this.#queue.push({ command, arrived, deadline: arrived + command.budgetMs, resolve, trace });
       this.#working ??= this.#work();
     });
   }
@@ -136,10 +156,13 @@ class Lane {
   async #run(batch: readonly Waiting[], locked?: () => void): Promise<void> {
     this.#observer.batchStarted(batch.length);
     const started = this.#clock.elapsed();
+    const span = batchSpan(batch);
     const results = await this.#decide(
       batch.map((waiting) => waiting.command),
       locked,
+      span,
     );
+    span?.end();
     this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
     for (const [index, waiting] of batch.entries()) {
       const decided = results[index];
@@ -166,6 +189,8 @@ class Lane {
       if (waiting.deadline <= now) {
         // Nobody waits for the answer any more: work on it would only delay those who still do.
         this.#observer.shed("deadline");
+        waiting.trace?.wait.failed("deadline");
+        waiting.trace?.wait.end();
         waiting.resolve(OVERLOADED);
       } else if (buyer !== undefined && buyers.has(buyer)) {
         stay.push(waiting);
@@ -178,4 +203,20 @@ class Lane {
     this.#queue = stay.concat(this.#queue.slice(taken));
     return batch;
   }
+}
+
+/** A batch is part of the first trace that it serves, and linked with the waiting commands of all of them. */
+function batchSpan(batch: readonly Waiting[]): Span | undefined {
+  const traces = batch.flatMap(({ trace }) => trace ?? []);
+  const [first] = traces;
+  if (first === undefined) return undefined;
+  const waits = traces.map(({ wait }) => wait);
+  const span = spanForMany(first.parent, waits, ["batch", "internal", { "onsale.batch.size": batch.length }]);
+  for (const wait of waits) wait.end();
+  return span;
+}
+
+function attributesOf(command: Command): SpanAttributes {
+  const kind = { "onsale.command.kind": command.kind };
+  return isBooking(command) ? { ...kind, "onsale.event.id": command.eventId } : kind;
 }

@@ -9,6 +9,7 @@ import { createRegistry } from "../shared/metrics.ts";
 import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { SnapshotStore } from "../shared/redis.ts";
 import { repeat } from "../shared/repeat.ts";
+import { startTracing } from "../shared/tracing.ts";
 import type { Snapshot } from "../shared/wire.ts";
 import { createNodeApp } from "./app.ts";
 import { BookingStore } from "./booking-store.ts";
@@ -41,6 +42,11 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const log = createLog(`shard-node ${config.SHARD_ID}`, config.LOG_LEVEL);
   const registry = createRegistry();
   const metrics = createNodeMetrics(registry);
+  const service = {
+    name: "onsale-shard-node",
+    attributes: { "onsale.shard.id": config.SHARD_ID },
+  } as const;
+  const tracing = await startTracing(config, service, log);
   const timeouts = {
     connectTimeoutMs: config.CONNECT_TIMEOUT_MS,
     statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
@@ -85,7 +91,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const limits = { lanes: config.LANES, batchMax: config.LANE_BATCH_MAX, queueMax: config.LANE_QUEUE_MAX };
   const lanes = new Lanes(
     limits,
-    async (commands, locked) => decider.decide(commands, locked),
+    async (commands, locked, span) => decider.decide(commands, locked, span),
     systemClock,
     metrics,
   );
@@ -108,6 +114,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     metrics: metrics.http,
     shed: () => metrics.shed("pool_busy"),
     log,
+    tracing,
   });
   const listening = await app.listen({ host: config.HOST, port: config.PORT });
   const url = config.ADVERTISE_URL ?? listening;
@@ -182,6 +189,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       await lanes.drained();
       await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
       redis?.close();
+      await tracing?.close();
       await Promise.all([batches.close(), others.close(), catalogDatabase.close(), admin.close()]);
     },
   };

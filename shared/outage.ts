@@ -11,8 +11,9 @@ export class Outage {
     this.#what = what;
   }
 
-  failed(error: unknown): void {
-    if (!this.#lasting) this.#log.warn({ reason: String(error) }, `${this.#what} is away`);
+  /** `traceId` is the trace that met it, if any did. */
+  failed(error: unknown, traceId?: string): void {
+    if (!this.#lasting) this.#log.warn({ reason: String(error), traceId }, `${this.#what} is away`);
     this.#lasting = true;
   }
 

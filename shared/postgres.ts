@@ -6,6 +6,7 @@
 import pg from "pg";
 import { serverName, serverUrls } from "./database-url.ts";
 import { PrimarySearch, type ServerState } from "./primary-search.ts";
+import type { Span } from "./tracing.ts";
 
 export interface DatabaseOptions {
   /** May name several servers (shared/database-url.ts); the one that accepts writes is used. */
@@ -137,13 +138,14 @@ export class Database {
   }
 
   /**
-   * Runs one statement and returns its rows; `noticed` hears what PostgreSQL says meanwhile (RAISE NOTICE). Throws only
-   * DatabaseError.
+   * Runs one statement and returns its rows; `noticed` hears what PostgreSQL says meanwhile (RAISE NOTICE), and `span` is
+   * the work that the statement is part of. Throws only DatabaseError.
    */
   async query<Row extends object>(
     statement: Statement,
     values: readonly unknown[] = [],
     noticed: (message: string | undefined) => void = ignore,
+    span?: Span,
   ): Promise<Row[]> {
     if (this.pool.waiting >= this.#options.waitersMax) {
       throw new DatabaseError("busy", `${this.#options.waitersMax} statements wait for a connection already`);
@@ -155,6 +157,7 @@ export class Database {
     let broken: DatabaseError | undefined;
     const listener = (notice: { message?: string | undefined }) => noticed(notice.message);
     connection.on("notice", listener);
+    const call = span?.child(...callSpan(server.url, statement));
     try {
       const result = await connection.query<Row>({ ...statement, values: [...values] });
       return result.rows;
@@ -164,8 +167,10 @@ export class Database {
         broken = fault;
         this.#leave(server);
       }
+      call?.failed(fault.sqlState ?? fault.kind);
       throw fault;
     } finally {
+      call?.end();
       connection.off("notice", listener);
       // A connection that failed is closed, never reused: its protocol state is unknown.
       release(connection, broken);
@@ -287,6 +292,23 @@ async function askServer(url: string, timeoutMs: number): Promise<ServerState> {
     // Nobody waits for the goodbye: a server that does not answer would not answer that either.
     void client.end().catch(ignore);
   }
+}
+
+/** What the span of a statement says (OpenTelemetry semantic conventions, database client spans); never its values. */
+function callSpan(url: string, { name, text }: Statement): Parameters<Span["child"]> {
+  const { hostname, port, pathname } = new URL(url);
+  return [
+    name,
+    "client",
+    {
+      "db.system.name": "postgresql",
+      "db.namespace": decodeURIComponent(pathname.slice(1)),
+      "db.query.summary": name,
+      "db.query.text": text.trim(),
+      "server.address": hostname,
+      "server.port": Number(port || 5432),
+    },
+  ];
 }
 
 function release(connection: pg.PoolClient, broken: Error | undefined): void {

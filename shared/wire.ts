@@ -145,7 +145,20 @@ export function afterLostTry(result: CommandResult): CommandResult {
   return MAY_CHANGE.has(result.outcome) ? { outcome: "outcome_unknown" } : result;
 }
 
-export const commandsRequestSchema = z.object({ commands: z.array(commandSchema).min(1) });
+export const commandsRequestSchema = z.object({
+  commands: z.array(commandSchema).min(1),
+  /** The traces that commands belong to (W3C Trace Context), by position of the command; most are not sampled and have none. */
+  traces: z
+    .array(
+      z.object({
+        command: z.number().int().min(0),
+        traceparent: z.string(),
+        tracestate: z.string().optional(),
+      }),
+    )
+    .optional(),
+});
+export type CommandsRequest = z.infer<typeof commandsRequestSchema>;
 export interface CommandsResponse {
   /** One per command, in the order of the commands. */
   readonly results: readonly CommandResult[];

@@ -38,6 +38,11 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   jsonwebtoken: ["shared/tokens.ts"],
   pino: ["shared/log.ts"],
   "prom-client": ["shared/metrics.ts"],
+  "@opentelemetry/api": ["shared/opentelemetry.ts"],
+  "@opentelemetry/core": ["shared/opentelemetry.ts"],
+  "@opentelemetry/exporter-trace-otlp-http": ["shared/opentelemetry.ts"],
+  "@opentelemetry/resources": ["shared/opentelemetry.ts"],
+  "@opentelemetry/sdk-trace": ["shared/opentelemetry.ts"],
   murmurhash: ["shared/slots.ts"],
   // The embedded cluster looks after its processes from outside, as any client would.
   undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "router/node-client.ts"],

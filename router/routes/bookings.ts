@@ -11,6 +11,7 @@ import { requireRole } from "../auth.ts";
 import { SOLD_OUT, type Wish } from "../booker.ts";
 import { problemOf } from "../outcomes.ts";
 import { sendProblem } from "../problems.ts";
+import { spanOf } from "../request-trace.ts";
 import { KEY_HEADER, REPLAYED_HEADER } from "../short-bookings.ts";
 import {
   bookingBody,
@@ -30,7 +31,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
   const book = async (request: FastifyRequest, reply: FastifyReply, wish: Wish) => {
     const given = keyOf(request);
     if (booker.isRefused(wish.eventId, given)) return sendProblem(reply, SOLD_OUT);
-    const answer = await booker.book(wish, given);
+    const answer = await booker.book(wish, given, spanOf(request.raw));
     if ("problem" in answer) {
       if (answer.key !== undefined) reply.header(KEY_HEADER, answer.key);
       throw answer.problem;
@@ -40,11 +41,12 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
   };
 
   const settle = async (
+    { raw }: FastifyRequest,
     kind: SettleCommand["kind"],
     id: SettleCommand["bookingId"],
     userId: UserId | null,
   ) => {
-    const result = await booker.decide({ kind, bookingId: id, userId, budgetMs });
+    const result = await booker.decide({ kind, bookingId: id, userId, budgetMs }, spanOf(raw));
     if ("booking" in result) return result.booking;
     throw problemOf(result);
   };
@@ -110,7 +112,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
         },
       },
       // Only its owner may confirm a booking, whatever the caller's role.
-      async (request) => settle("confirm", request.params.id, request.caller.userId),
+      async (request) => settle(request, "confirm", request.params.id, request.caller.userId),
     );
 
     app.delete(
@@ -125,7 +127,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
           response: { 200: bookingSchema, default: problemSchema },
         },
       },
-      async (request) => settle("cancel", request.params.id, ownerOrNobody(request.caller)),
+      async (request) => settle(request, "cancel", request.params.id, ownerOrNobody(request.caller)),
     );
 
     app.get(
@@ -140,7 +142,7 @@ export function bookingRoutes(parts: RouterParts): FastifyPluginCallbackZod {
         },
       },
       async (request, reply) => {
-        const read = await cluster.readBooking(request.params.id);
+        const read = await cluster.readBooking(request.params.id, spanOf(request.raw));
         const owner = ownerOrNobody(request.caller);
         // Somebody else's booking and none at all look alike: an id must not tell that it exists.
         if (

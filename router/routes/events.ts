@@ -10,6 +10,7 @@ import { requireRole } from "../auth.ts";
 import type { CachedRead } from "../event-cache.ts";
 import { eventHeaders, matches } from "../memory-reads.ts";
 import { problemOf } from "../outcomes.ts";
+import { spanOf } from "../request-trace.ts";
 import {
   cursorOf,
   eventBody,
@@ -45,7 +46,7 @@ export function eventRoutes({
       },
       async (request, reply) => {
         const id = newEventId(clock.now());
-        const event = saved(id, await cluster.createEvent({ id, ...request.body }));
+        const event = saved(id, await cluster.createEvent({ id, ...request.body }, spanOf(request.raw)));
         return reply.code(201).header("location", `/v1/events/${event.id}`).send(event);
       },
     );
@@ -63,7 +64,7 @@ export function eventRoutes({
       async (request) => {
         const { limit, cursor } = request.query;
         // One more than asked for tells whether there is a next page.
-        const list = await cluster.listEvents(cursor ?? null, limit + 1);
+        const list = await cluster.listEvents(cursor ?? null, limit + 1, spanOf(request.raw));
         if (!("events" in list)) throw problemOf(list);
         const items = list.events.slice(0, limit);
         const last = items.at(-1);
@@ -87,7 +88,7 @@ export function eventRoutes({
         },
       },
       async (request, reply) => {
-        const read = await cache.read(request.params.id);
+        const read = await cache.read(request.params.id, spanOf(request.raw));
         if (read.outcome === "absent")
           throw new Problem("event_not_found", `There is no event ${request.params.id}.`);
         if (read.outcome !== "found") throw problemOf(read);
@@ -111,7 +112,10 @@ export function eventRoutes({
       async (request) =>
         saved(
           request.params.id,
-          await cluster.changeEvent({ id: request.params.id, changes: defined(request.body) }),
+          await cluster.changeEvent(
+            { id: request.params.id, changes: defined(request.body) },
+            spanOf(request.raw),
+          ),
         ),
     );
     done();
