@@ -7,6 +7,8 @@ export interface Asked {
   /** undefined: each part has its own. */
   readonly seconds: number | undefined;
   readonly json: boolean;
+  /** Only to be told what there is. */
+  readonly help: boolean;
   /** Those of all parts together, the defaults filled in. */
   readonly options: Readonly<Record<string, number>>;
 }
@@ -23,7 +25,7 @@ export function readArguments(argv: readonly string[], known: readonly Part[]): 
   const parts = known.filter(({ name, onlyNamed = false }) =>
     positionals.length === 0 ? !onlyNamed : positionals.includes(name),
   );
-  const { seconds, json, ...others } = values;
+  const { seconds, json, help, ...others } = values;
   const declared: Readonly<Record<string, NumberOption>> = Object.fromEntries(
     parts.flatMap((part) => Object.entries(part.options ?? {})),
   );
@@ -39,8 +41,30 @@ export function readArguments(argv: readonly string[], known: readonly Part[]): 
     parts,
     seconds: seconds === undefined ? undefined : numberOf("seconds", seconds, SECONDS),
     json: json === true,
+    help: help === true,
     options: Object.fromEntries(options),
   };
+}
+
+/** What there is, for people. */
+export function usageOf(known: readonly Part[]): string {
+  const line = (name: string, means: string) => `  ${name.padEnd(22)}${means}\n`;
+  const option = (name: string, { means, min, max }: Omit<NumberOption, "default">) =>
+    line(`--${name} N`, `${means}, from ${min} to ${max}`);
+  return [
+    "use: npm run bench -- [PART …] [--seconds N] [--json] [OPTION …]\n\n",
+    ...known.map(({ name, title, onlyNamed = false }) =>
+      line(name, `${title}${onlyNamed ? " (only when it is named)" : ""}`),
+    ),
+    "\n",
+    option("seconds", SECONDS),
+    line("--json", "figures as JSON on standard output"),
+    ...known.flatMap((part) =>
+      Object.entries(part.options ?? {}).map(([name, declared]) =>
+        option(name, { ...declared, means: `${part.name}: ${declared.means}` }),
+      ),
+    ),
+  ].join("");
 }
 
 interface Parsed {
@@ -57,20 +81,23 @@ function parse(argv: readonly string[], known: readonly Part[]): Parsed {
       options: {
         seconds: { type: "string" },
         json: { type: "boolean" },
+        help: { type: "boolean", short: "h" },
         ...Object.fromEntries(ofParts.map((name) => [name, { type: "string" } as const])),
       },
     });
   } catch (error) {
     // Its first sentence names the option; the rest is advice about option syntax.
-    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split(". ");
+    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split(/\.\s/);
     throw new Error(
-      `${reason.trim()}; there are ${["seconds", "json", ...ofParts].map((name) => `--${name}`).join(", ")}`,
+      `${reason.trim()}; there are ${["seconds", "json", "help", ...ofParts].map((name) => `--${name}`).join(", ")}`,
     );
   }
 }
 
-function numberOf(name: string, given: string | boolean, { means, min, max }: NumberOption): number {
+function numberOf(name: string, given: string | boolean, option: NumberOption): number {
+  const { means, min, max, whole = false } = option;
   const value = typeof given === "string" && given.trim() !== "" ? Number(given) : Number.NaN;
-  if (value >= min && value <= max) return value;
-  throw new Error(`--${name} ${String(given)}: give ${means}, a number from ${min} to ${max}`);
+  if (value >= min && value <= max && (!whole || Number.isInteger(value))) return value;
+  const kind = whole ? "a whole number" : "a number";
+  throw new Error(`--${name} ${String(given)}: give ${means}, ${kind} from ${min} to ${max}`);
 }

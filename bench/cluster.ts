@@ -11,6 +11,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { audit, type AuditReport } from "../audit/audit.ts";
+import { ProcessNotes } from "../deploy/embedded/leftovers.ts";
+import { commandOf } from "../deploy/embedded/process-identity.ts";
 import type { EventId } from "../shared/ids.ts";
 import type { Event } from "../shared/wire.ts";
 import { createEvent, type EventFields, makeEvents, readEvent } from "./cluster-events.ts";
@@ -49,6 +51,8 @@ export interface BenchCluster extends AsyncDisposable {
   createEvents(count: number, fields: EventFields): Promise<EventId[]>;
   readEvent(id: string): Promise<Event>;
   audit(): Promise<AuditReport>;
+  /** Routers, nodes and databases that have ended since the start, in words: figures of such a run say nothing. */
+  ended(): string[];
 }
 
 const MAIN = fileURLToPath(new URL("../deploy/embedded/main.ts", import.meta.url));
@@ -88,6 +92,14 @@ export async function startBenchCluster(
     createEvents: async (count, fields) => makeEvents(file.shards, count, fields),
     readEvent: async (id) => readEvent(router.url, id),
     audit: async () => audit(catalogUrl),
+    ended: () =>
+      [
+        ...all.map(({ pid }, index) => ({ name: `router ${index + 1}`, pid })),
+        ...file.shards.flatMap(({ id, nodePid, postgresPid }) => [
+          { name: `the node of ${id}`, pid: nodePid },
+          { name: `the PostgreSQL of ${id}`, pid: postgresPid },
+        ]),
+      ].flatMap(({ name, pid }) => (commandOf(pid) === undefined ? [`${name} (pid ${pid})`] : [])),
     [Symbol.asyncDispose]: async () => running.disposeAsync(),
   };
 }
@@ -124,6 +136,8 @@ async function boot(dataDir: string, shards: number, signal: AbortSignal): Promi
     if ((await Promise.race([exited, late])) === "late")
       throw new Error(`the cluster does not stop (pid ${child.pid}, ${dataDir}):\n${output}`);
     process.off("exit", endWithUs);
+    // Somebody else may have ended it, and then nobody has ended what it had started.
+    if (child.exitCode !== 0) await new ProcessNotes(dataDir).endLeftovers();
   };
   try {
     const deadline = performance.now() + READY_MAX_MS;

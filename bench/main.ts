@@ -3,7 +3,7 @@
  * what others would write. Every part ends with the audit: a figure that was reached by breaking an invariant is not
  * shown.
  */
-import { readArguments } from "./arguments.ts";
+import { readArguments, usageOf } from "./arguments.ts";
 import { startBenchCluster } from "./cluster.ts";
 import { PARTS } from "./parts/all.ts";
 import { Progress } from "./progress.ts";
@@ -26,7 +26,8 @@ try {
 process.exit();
 
 async function main(): Promise<void> {
-  const { parts, seconds, json, options } = readArguments(process.argv.slice(2), PARTS);
+  const { parts, seconds, json, help, options } = readArguments(process.argv.slice(2), PARTS);
+  if (help) return void process.stdout.write(usageOf(PARTS));
   const secondsOf = (part: (typeof parts)[number]) => seconds ?? part.seconds;
   const progress = new Progress(
     parts.map((part) => ({ name: part.name, estimatedSeconds: part.estimate(secondsOf(part)) })),
@@ -42,9 +43,11 @@ async function main(): Promise<void> {
     } catch (error) {
       failures.push({ part: part.name, reason: reasonOf(error) });
       progress.say(`${part.name}: ${reasonOf(error)}`);
-      if (stop.signal.aborted) break;
     }
+    if (stop.signal.aborted) break;
   }
+  const begun = done.length + failures.length;
+  failures.push(...parts.slice(begun).map(({ name }) => ({ part: name, reason: "not run" })));
   const results: Results = {
     date,
     command: `npm run bench -- ${process.argv.slice(2).join(" ")}`.replace(/ -- $/, ""),
@@ -53,9 +56,11 @@ async function main(): Promise<void> {
     parts: done,
     failures,
   };
-  const files = keepResults(results);
   process.stdout.write(json ? `${JSON.stringify(results, null, 2)}\n` : `\n${textOf(results)}\n`);
-  progress.say(`kept in ${files.json}\nto look at: ${files.page}`);
+  if (done.length > 0) {
+    const files = keepResults(results);
+    progress.say(`kept in ${files.json}\nto look at: ${files.page}`);
+  }
   if (failures.length > 0 || done.some(({ problems = [] }) => problems.length > 0)) process.exitCode = 1;
 }
 

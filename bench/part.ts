@@ -42,6 +42,8 @@ export interface NumberOption {
   readonly default: number;
   readonly min: number;
   readonly max: number;
+  /** Fractions are refused. */
+  readonly whole?: boolean;
 }
 
 interface PartBasics<Option extends string> {

@@ -29,7 +29,19 @@ export async function runPart(
   if (part.cluster === undefined) return finish(await part.run(context));
 
   await using cluster = await startCluster({ ...context, ...part.cluster });
-  const outcome = await part.run({ ...context, cluster });
+  const outcome = await part.run({ ...context, cluster }).catch((error: unknown) => {
+    throw context.signal.aborted ? error : (endedIn(cluster, error) ?? error);
+  });
+  const ended = endedIn(cluster);
+  if (ended !== undefined) throw ended;
   context.progress.show(`${part.name}: auditing`);
   return finish(outcome, { bookings: auditedBookings(await cluster.audit()) });
+}
+
+/** Why there are no figures when a process of the cluster has ended in the middle; undefined when none has. */
+function endedIn(cluster: BenchCluster, cause?: unknown): Error | undefined {
+  const ended = cluster.ended();
+  return ended.length === 0
+    ? undefined
+    : new Error(`${ended.join(", ")} ended in the middle, so no figures`, { cause });
 }

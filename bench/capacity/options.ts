@@ -14,15 +14,16 @@ export const CAPACITY_OPTIONS = {
     max: 1,
   },
   hot: { means: "the share of the other bookings that go to the mega event", default: 0.2, min: 0, max: 1 },
-  shards: { means: "so many shards, 0 for as few as will do", default: 0, min: 0, max: 256 },
+  shards: { means: "so many shards, 0 for as few as will do", default: 0, min: 0, max: 256, whole: true },
   utilisation: { means: "how busy the busiest process may be", default: 0.6, min: 0.1, max: 0.95 },
   reuse: {
     means: "1 to reuse the newest calibration in bench/results/ instead of measuring",
     default: 0,
     min: 0,
     max: 1,
+    whole: true,
   },
-  seed: { means: "the seed of the simulation", default: 1, min: 0, max: 0xffffffff },
+  seed: { means: "the seed of the simulation", default: 1, min: 0, max: 0xffffffff, whole: true },
 } as const satisfies Record<string, NumberOption>;
 
 export type CapacityOption = keyof typeof CAPACITY_OPTIONS;
@@ -41,8 +42,6 @@ export interface Asked {
 /** Throws when the numbers, each within its bounds, do not go together. */
 export function readAsked(options: Readonly<Record<CapacityOption, number>>): Asked {
   const { rps, bookings, "sold-out": soldOut, hot, shards, utilisation, reuse, seed } = options;
-  for (const [name, value] of Object.entries({ shards, reuse, seed }))
-    if (!Number.isInteger(value)) throw new Error(`--${name} ${value}: give a whole number`);
   const decided = rps * bookings * (1 - soldOut);
   if (decided > DECIDED_PER_SECOND_MAX) {
     throw new Error(

@@ -62,8 +62,20 @@ function planFigures({ asked, plan, plans }: Findings): Figure[] {
   const limit = asked.utilisation * 100;
   const mega = (plan.shards[plan.mega]?.utilisation ?? 0) * 100;
   return [
-    { name: "routers", value: routers.value, unit: "count", note: range(routers) },
-    { name: "shards, a node each", value: shards.value, unit: "count", note: range(shards) },
+    {
+      name: "routers",
+      value: routers.value,
+      unit: "count",
+      ...(plan.routers === Infinity && { target: { wanted: "a number that carries this", met: false } }),
+      note: range(routers),
+    },
+    {
+      name: "shards, a node each",
+      value: shards.value,
+      unit: "count",
+      ...(!plan.carried && { target: { wanted: "a number that carries this", met: false } }),
+      note: range(shards),
+    },
     {
       name: "busiest shard, mega event left out",
       value: plan.ordinary * 100,
@@ -81,12 +93,17 @@ function planFigures({ asked, plan, plans }: Findings): Figure[] {
             note: "one event is on one shard: no other takes anything off it",
           } as const,
         ]),
-    {
-      name: "Redis, of its one thread",
-      value: plan.redis * 100,
-      unit: "%",
-      target: atMost(limit, plan.redis * 100, "%"),
-    },
+    // What routers ask of Redis depends on their number.
+    ...(plan.routers === Infinity
+      ? []
+      : [
+          {
+            name: "Redis, of its one thread",
+            value: plan.redis * 100,
+            unit: "%",
+            target: atMost(limit, plan.redis * 100, "%"),
+          } as const,
+        ]),
   ];
 }
 
@@ -115,17 +132,20 @@ function notesOf({ asked, calibration, demand, plan }: Findings): string[] {
   return [
     `asked: ${count(demand.reads)} reads, ${count(demand.refusals)} refusals from memory, ${count(demand.spread)} bookings by Zipf ` +
       `and ${count(demand.hot)} of the mega event a second; no process busier than ${percent(asked.utilisation)}`,
-    `of the reads ${count(plan.misses)} a second miss a router's memory and ${count(plan.shardReads)} come to a shard; ` +
-      `every router hears of ${count(plan.published.events)} changed events a second`,
+    ...(plan.routers === Infinity
+      ? [
+          "no number of routers carries this: each has to hear of more changes than it can; what depends on it is not planned",
+        ]
+      : [
+          `of the reads ${count(plan.misses)} a second miss a router's memory and ${count(plan.shardReads)} come to a shard`,
+        ]),
+    `every router hears of ${count(plan.published.events)} changed events a second`,
     `costs of ${calibration.date}, ${calibration.processor}, ${calibration.rounds.length} rounds; batches took ` +
       SHARES_SHOWN.map((share) => (shares[Math.floor(share * shares.length)] ?? 1).toFixed(2)).join(", ") +
       ` of the fitted time (p10, p50, p90, p99)`,
     ...(plan.carried
       ? []
       : ["no number of shards carries this: one event is more than a shard takes, or the number was given"]),
-    ...(plan.routers === Infinity
-      ? ["no number of routers carries this: each has to hear of more changes than it can"]
-      : []),
     "assumptions and what this cannot tell: docs/capacity.md",
   ];
 }

@@ -147,5 +147,5 @@ function valueAt(value: unknown, path: readonly string[]): number {
 }
 
 function amount(value: number, { unit }: Need): string {
-  return `${short(value)} ${unit}`.trimEnd();
+  return Number.isFinite(value) ? `${short(value)} ${unit}`.trimEnd() : short(value);
 }

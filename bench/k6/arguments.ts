@@ -41,7 +41,7 @@ function parse(argv: readonly string[]) {
     });
   } catch (error) {
     // Its first sentence names the option; the rest is advice about option syntax.
-    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split(". ");
+    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split(/\.\s/);
     throw new Error(`${reason}; ${USAGE}`, { cause: error });
   }
 }

@@ -53,7 +53,13 @@ async function main(): Promise<void> {
   const { code, run } = await load(program, scenario, { target, env: given });
   progress.show("auditing");
   const bookings = auditedBookings(await target.audit());
-  if (run === undefined) throw new Error(`no load: k6 ended with exit code ${code}, and says why above`);
+  if (run === undefined) {
+    const why =
+      code === K6_EXIT.interrupted
+        ? "it was interrupted before it began"
+        : `k6 ended with exit code ${code}, and says why above`;
+    throw new Error(`no load: ${why}; the audit is clean, ${bookings} bookings`);
+  }
 
   const { figures, problems = [] } = outcomeOf(run);
   const tookSeconds = Math.round((performance.now() - started) / 1000);

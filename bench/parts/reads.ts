@@ -98,7 +98,7 @@ export async function reads(context: PartContext): Promise<Outcome> {
         note: `rounds ${each(rates)}; ${where}`,
       },
       {
-        name: "the same, by processor time",
+        name: `router as a share of ${name}, by processor time`,
         value: median(costs),
         unit: "ratio",
         target: atLeast(target, median(costs), "ratio"),

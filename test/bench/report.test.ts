@@ -42,10 +42,11 @@ const OVERSOLD: AuditReport = {
 };
 
 /** A cluster that does nothing and is audited with this result; says how often it was stopped. */
-function clusterWith(report: AuditReport) {
+function clusterWith(report: AuditReport, ended: string[] = []) {
   const state = { stopped: 0 };
-  const cluster: Pick<BenchCluster, "audit" | typeof Symbol.asyncDispose> = {
+  const cluster: Pick<BenchCluster, "audit" | "ended" | typeof Symbol.asyncDispose> = {
     audit: async () => report,
+    ended: () => ended,
     [Symbol.asyncDispose]: async () => void (state.stopped += 1),
   };
   return { state, start: async () => cluster as BenchCluster };
@@ -69,6 +70,18 @@ function resultsOf(parts: readonly PartResult[], failures: Results["failures"] =
     failures,
   };
 }
+
+test("M1: a run in which a process of the cluster has ended gives no figures, and says which", async () => {
+  const { state, start } = clusterWith(CLEAN, ["the node of shard-1 (pid 7)"]);
+  const failing = { ...part, run: async () => Promise.reject(new Error("connection refused")) };
+
+  for (const each of [part, failing]) {
+    await expect(runPart(each, context, start)).rejects.toThrow(
+      "the node of shard-1 (pid 7) ended in the middle, so no figures",
+    );
+  }
+  expect(state.stopped).toBe(2);
+});
 
 test("M1: a part whose audit is not clean gives no figures, but the broken rows", async () => {
   const { state, start } = clusterWith(OVERSOLD);
@@ -164,7 +177,7 @@ test("E4: a wrong part, option or number of the benchmark is one line that says 
     ...part,
     name: "capacity",
     onlyNamed: true,
-    options: { rps: { means: "requests a second", default: 1000, min: 1, max: 1e9 } },
+    options: { rps: { means: "requests a second", default: 1000, min: 1, max: 1e9, whole: true } },
   };
   const read = (...argv: string[]) => readArguments(argv, [part, capacity]);
   const refusal = (...argv: string[]) => {
@@ -176,10 +189,14 @@ test("E4: a wrong part, option or number of the benchmark is one line that says 
   };
 
   expect(refusal("nothing")).toBe("there is no part nothing; there are fast, capacity");
-  expect(refusal("--what", "1")).toBe("Unknown option '--what'; there are --seconds, --json, --rps");
+  expect(refusal("--what", "1")).toBe("Unknown option '--what'; there are --seconds, --json, --help, --rps");
+  expect(refusal("--seconds", "-5")).toMatch(/^Option '--seconds' argument is ambiguous; there are[^\n]*$/);
+  expect(refusal("capacity", "--rps", "1.5")).toMatch(/^--rps 1\.5: .*, a whole number from 1 to/);
   expect(refusal("--seconds", "many")).toMatch(/^--seconds many: give seconds .* from 0\.5 to 300$/);
   expect(refusal("--seconds", "")).toMatch(/^--seconds : give seconds/);
-  expect(refusal("capacity", "--rps", "0")).toMatch(/^--rps 0: give requests a second, a number from 1 to/);
+  expect(refusal("capacity", "--rps", "0")).toMatch(
+    /^--rps 0: give requests a second, a whole number from 1 to/,
+  );
   expect(refusal("fast", "--rps", "5")).toBe("--rps is an option of capacity, which does not run");
 
   expect(read().parts.map(({ name }) => name)).toEqual(["fast"]);
