@@ -1,14 +1,16 @@
 /**
- * nginx in front of a router with a micro-cache, as one would set it up for reads: an answer is kept for a second, one
- * request at a time renews it, and meanwhile the others get the one that was kept (nginx documentation,
- * ngx_http_proxy_module: proxy_cache, proxy_cache_lock, proxy_cache_use_stale, proxy_cache_background_update).
+ * nginx in front of routers with the micro-cache of deploy/nginx: an answer is kept for a second, one request at a time
+ * renews it, and meanwhile the others get the one that was kept.
  */
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { delimiter, join, resolve } from "node:path";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { startProgram } from "../baselines/program.ts";
 import type { SameServer } from "./run.ts";
+
+const CONFIGURATION = resolve(import.meta.dirname, "../../deploy/nginx/nginx.conf");
 
 /** nginx on PATH, or where Debian installs it, if it is installed. */
 export function findNginx(): string | undefined {
@@ -16,28 +18,30 @@ export function findNginx(): string | undefined {
   return directories.map((directory) => join(directory, "nginx")).find((file) => existsSync(file));
 }
 
-/** Starts one with a single worker, kept on `core`. `pid` is its parent's. Throws when it does not become ready. */
+/** Starts one with a single worker, kept on `core`, in front of the routers at these addresses. `pid` is its parent's. Throws when it does not become ready. */
 export async function startMicroCache(
   program: string,
-  upstream: string,
-  options: { signal: AbortSignal; core: number },
+  upstreams: readonly string[],
+  options: { signal: AbortSignal; core?: number },
 ): Promise<SameServer> {
   const directory = mkdtempSync(join(tmpdir(), "onsale-nginx-"));
   const port = await chooseFreePort(new Set());
-  for (const name of ["cache", "temp"]) mkdirSync(join(directory, name));
-  writeFileSync(join(directory, "nginx.conf"), configuration(port, new URL(upstream).host, directory));
+  chmodSync(directory, 0o755); // workers that root starts run as another user
+  writeFileSync(join(directory, "nginx.conf"), configuration(port, upstreams));
   const started = await startProgram({
     name: "nginx",
-    command: [program, "-p", directory, "-c", join(directory, "nginx.conf")],
+    command: [program, "-e", "stderr", "-p", directory, "-c", "nginx.conf"],
     env: {},
     directory,
     core: options.core,
     signal: options.signal,
+    // Not by a request: there may be no router behind it.
     isReady: async () =>
-      fetch(`http://127.0.0.1:${port}/ready`).then(
-        ({ ok }) => ok,
-        () => false,
-      ),
+      new Promise((resolve) => {
+        const socket = connect(port, "127.0.0.1");
+        socket.once("error", () => resolve(false));
+        socket.once("connect", () => resolve(socket.destroy().destroyed));
+      }),
   });
   return {
     host: "127.0.0.1",
@@ -50,40 +54,19 @@ export async function startMicroCache(
   };
 }
 
-function configuration(port: number, upstream: string, directory: string): string {
-  return `
-${process.getuid?.() === 0 ? "user root;" : ""}
-daemon off;
-worker_processes 1;
-pid ${directory}/nginx.pid;
-error_log stderr error;
-events { worker_connections 4096; }
-http {
-  access_log off;
-  tcp_nodelay on;
-  keepalive_requests 1000000000;
-  client_body_temp_path ${directory}/temp;
-  proxy_temp_path ${directory}/temp;
-  fastcgi_temp_path ${directory}/temp;
-  uwsgi_temp_path ${directory}/temp;
-  scgi_temp_path ${directory}/temp;
-  open_file_cache max=10000;
-  proxy_cache_path ${directory}/cache keys_zone=events:10m use_temp_path=off;
-  upstream router { server ${upstream}; keepalive 16; }
-  server {
-    listen 127.0.0.1:${port} backlog=1024;
-    location = /ready { return 200; }
-    location / {
-      proxy_pass http://router;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_cache events;
-      proxy_cache_valid 200 1s;
-      proxy_cache_lock on;
-      proxy_cache_use_stale updating error timeout;
-      proxy_cache_background_update on;
-    }
-  }
-}
-`;
+/** The deployment's own configuration, with other addresses and one worker. Throws when it no longer says what is replaced. */
+function configuration(port: number, upstreams: readonly string[]): string {
+  const servers = upstreams.map((url) => `server ${new URL(url).host}$1;`);
+  const replacements = [
+    [/^worker_processes auto;$/m, "worker_processes 1;"],
+    [/^ +server 127[\d.:]+( [^;]+);\n +server 127[^;]+;$/m, servers.join("\n")],
+    [/listen 127\.0\.0\.1:8000 /, `listen 127.0.0.1:${port} `],
+  ] as const;
+  return replacements.reduce(
+    (text, [found, replacement]) => {
+      if (!found.test(text)) throw new Error(`deploy/nginx/nginx.conf no longer has ${found}`);
+      return text.replace(found, replacement);
+    },
+    readFileSync(CONFIGURATION, "utf8"),
+  );
 }

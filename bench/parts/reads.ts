@@ -36,7 +36,7 @@ export async function reads(context: PartContext): Promise<Outcome> {
   const options = { signal, core: SERVER_CORE };
   const bare = stack.use(await startBareServer({ headers, body: await example.text() }, options));
   const program = findNginx();
-  const nginx = program && stack.use(await startMicroCache(program, cluster.router.url, options));
+  const nginx = program && stack.use(await startMicroCache(program, [cluster.router.url], options));
   const { hostname, port } = new URL(cluster.router.url);
   const router = { host: hostname, port: Number(port), pid: cluster.router.pid };
   const { pinned } = stack.use(pin(router.pid, SERVER_CORE));
