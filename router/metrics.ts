@@ -63,6 +63,9 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
     labelNames: ["reason"] as const,
     registers,
   });
+  // Seen at 0 first, so that the first refusals are seen as a rise.
+  for (const reason of ["shard_queue_full", "deadline", "node_busy", "rate_limited", "connections_full"])
+    shed.inc({ reason }, 0);
   const tiers = {
     memory: { hit: cacheRequests.labels("memory", "hit"), miss: cacheRequests.labels("memory", "miss") },
     redis: { hit: cacheRequests.labels("redis", "hit"), miss: cacheRequests.labels("redis", "miss") },

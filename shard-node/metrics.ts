@@ -49,6 +49,8 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     deadline: shed.labels("deadline"),
     pool_busy: shed.labels("pool_busy"),
   };
+  // Seen at 0 first, so that the first refusals are seen as a rise.
+  for (const child of Object.values(shedChildren)) child.inc(0);
   const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
   const poolHold = histogram("onsale_db_pool_hold_seconds", "How long a statement holds a connection.");
   const lockWait = histogram(

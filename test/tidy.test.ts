@@ -46,6 +46,12 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   murmurhash: ["shared/slots.ts"],
   // The embedded cluster looks after its processes from outside, as any client would.
   undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "router/node-client.ts"],
+  ...Object.fromEntries(
+    ["cog", "common", "dashboard", "prometheus", "stat", "table", "timeseries"].map((part) => [
+      `@grafana/grafana-foundation-sdk/${part}`,
+      ["deploy/grafana/panels.ts"],
+    ]),
+  ),
   cockatiel: ["router/node-client.ts"],
 };
 

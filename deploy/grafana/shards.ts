@@ -1,0 +1,190 @@
+/** Where does the time of a booking go, on each shard? */
+import type { DashboardSpec, MetricPanel, Query } from "./panels.ts";
+import { mean, perSecond, quantile } from "./queries.ts";
+
+/** Most panels here draw one line a shard, or a few. */
+function lines(
+  title: string,
+  asks: string,
+  unit: MetricPanel["unit"],
+  source: MetricPanel["source"],
+  ...queries: readonly Query[]
+): MetricPanel {
+  return { kind: "lines", title, asks, unit, source, queries };
+}
+
+function quantiles(histogram: string): Query[] {
+  return [0.5, 0.99].map((q) => ({
+    expr: quantile(q, histogram, "shard"),
+    legend: `p${q * 100} {{shard}}`,
+  }));
+}
+
+export const shards: DashboardSpec = {
+  uid: "onsale-shards",
+  title: "Shards",
+  asks: "Where does the time of a booking go, on each shard?",
+  rows: [
+    {
+      title: "Lanes and batches",
+      panels: [
+        lines("Commands", "How much does each shard decide?", "reqps", "onsale", {
+          expr: perSecond("onsale_lane_batch_size_sum", "shard"),
+          legend: "{{shard}}",
+        }),
+        lines("Batch size", "How many commands share a transaction? It grows with load.", "short", "onsale", {
+          expr: mean("onsale_lane_batch_size", "shard"),
+          legend: "{{shard}}",
+        }),
+        lines(
+          "Batch duration",
+          "How long does a transaction take, commit included?",
+          "s",
+          "onsale",
+          ...quantiles("onsale_lane_batch_duration_seconds"),
+        ),
+        lines(
+          "Lane wait",
+          "How long does a command wait for its batch?",
+          "s",
+          "onsale",
+          ...quantiles("onsale_lane_wait_seconds"),
+        ),
+        lines("Lane queue", "How many commands wait?", "short", "onsale", {
+          expr: "onsale_lane_queue_length",
+          legend: "{{shard}} {{instance}}",
+        }),
+        lines("Refused by nodes", "What was refused for want of time or room?", "reqps", "onsale", {
+          expr: perSecond(`onsale_shed_total{job="node"}`, "shard, reason"),
+          legend: "{{shard}} {{reason}}",
+        }),
+      ],
+    },
+    {
+      title: "Locks and connections",
+      panels: [
+        lines(
+          "Lock wait",
+          "How long does a batch wait for the rows of its events?",
+          "s",
+          "onsale",
+          ...quantiles("onsale_db_lock_wait_seconds"),
+        ),
+        lines("Waiting for a lock", "How many backends wait for any lock?", "short", "onsale", {
+          expr: "max by (shard) (onsale_db_lock_waiters)",
+          legend: "{{shard}}",
+        }),
+        lines("Pool", "How many connections of nodes are busy, how many idle?", "short", "onsale", {
+          expr: "sum by (shard, state) (onsale_db_pool_connections)",
+          legend: "{{shard}} {{state}}",
+        }),
+        lines(
+          "Pool wait",
+          "How long does a statement wait for a connection?",
+          "s",
+          "onsale",
+          ...quantiles("onsale_db_pool_wait_seconds"),
+        ),
+        lines(
+          "Pool hold",
+          "How long does a statement hold its connection?",
+          "s",
+          "onsale",
+          ...quantiles("onsale_db_pool_hold_seconds"),
+        ),
+        lines(
+          "Waiting for a connection",
+          "How many statements wait, and how many backends are there?",
+          "short",
+          "onsale",
+          { expr: "sum by (shard) (onsale_db_pool_waiting)", legend: "{{shard}} waiting" },
+          { expr: "max by (shard) (onsale_db_backends)", legend: "{{shard}} backends" },
+        ),
+        lines(
+          "PgBouncer",
+          "How many clients wait in it, and how many servers are busy?",
+          "short",
+          "servers",
+          {
+            expr: `sum by (instance) (pgbouncer_pools_client_waiting_connections{database!="pgbouncer"})`,
+            legend: "{{instance}} waiting",
+          },
+          {
+            expr: `sum by (instance) (pgbouncer_pools_server_active_connections{database!="pgbouncer"})`,
+            legend: "{{instance}} busy",
+          },
+        ),
+      ],
+    },
+    {
+      title: "Nodes and replicas",
+      panels: [
+        lines("Database answers", "Does the shard's database answer its node?", "short", "onsale", {
+          expr: "onsale_db_up",
+          legend: "{{shard}} {{instance}}",
+        }),
+        lines("Replica lag", "How far is the slowest replica behind?", "s", "onsale", {
+          expr: "max by (shard) (onsale_db_replica_lag_seconds)",
+          legend: "{{shard}}",
+        }),
+        lines("Event loop of nodes", "Does a node get to its work?", "s", "onsale", {
+          expr: `nodejs_eventloop_lag_p99_seconds{job="node"}`,
+          legend: "{{shard}} {{instance}}",
+        }),
+        lines("Processor of nodes", "How many cores does a node use?", "short", "onsale", {
+          expr: `rate(process_cpu_seconds_total{job="node"}[$__rate_interval])`,
+          legend: "{{shard}} {{instance}}",
+        }),
+        lines("Memory of nodes", "Does a node grow?", "bytes", "onsale", {
+          expr: `process_resident_memory_bytes{job="node"}`,
+          legend: "{{shard}} {{instance}}",
+        }),
+      ],
+    },
+    {
+      title: "PostgreSQL",
+      panels: [
+        lines("Answers", "Does each server answer, and who is a replica?", "short", "servers", {
+          expr: "pg_up",
+          legend: "{{server}} {{role}}",
+        }),
+        lines(
+          "Transactions",
+          "How many are committed and rolled back?",
+          "ops",
+          "servers",
+          {
+            expr: perSecond("pg_stat_database_xact_commit", "server"),
+            legend: "{{server}} committed",
+          },
+          {
+            expr: perSecond("pg_stat_database_xact_rollback", "server"),
+            legend: "{{server}} rolled back",
+          },
+        ),
+        lines("Connections", "How many of the connections are used?", "percentunit", "servers", {
+          expr: "sum by (server) (pg_stat_activity_count) / max by (server) (pg_settings_max_connections)",
+          legend: "{{server}}",
+        }),
+        lines(
+          "Out of memory",
+          "Which share of blocks is found in shared buffers?",
+          "percentunit",
+          "servers",
+          {
+            expr: `${perSecond("pg_stat_database_blks_hit", "server")} / (${perSecond("pg_stat_database_blks_hit", "server")} + ${perSecond("pg_stat_database_blks_read", "server")} > 0)`,
+            legend: "{{server}}",
+          },
+        ),
+        lines("Size", "How large are the databases?", "bytes", "servers", {
+          expr: "sum by (server) (pg_database_size_bytes)",
+          legend: "{{server}}",
+        }),
+        lines("Free disk", "Which share of the disk under each database is free?", "percentunit", "servers", {
+          expr: `node_filesystem_avail_bytes{job="disk"} / node_filesystem_size_bytes{job="disk"}`,
+          legend: "{{mountpoint}}",
+        }),
+      ],
+    },
+  ],
+};

@@ -1,0 +1,102 @@
+/** A real Prometheus, with the project's own rules, that scrapes a test's processes. */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parse, stringify } from "yaml";
+import { chooseFreePort } from "../../deploy/embedded/ports.ts";
+import { eventually } from "./eventually.ts";
+
+const DEPLOYED = resolve(import.meta.dirname, "../../deploy/prometheus");
+
+/** A job of the deployed configuration and whom to scrape for it here. */
+export interface ScrapeJob {
+  readonly job: string;
+  readonly targets: readonly { readonly url: string; readonly labels?: Readonly<Record<string, string>> }[];
+}
+
+export interface Series {
+  readonly metric: Readonly<Record<string, string>>;
+  readonly value: number;
+}
+
+export interface TestPrometheus extends AsyncDisposable {
+  readonly url: string;
+  /** What an instant query gives now. Throws with Prometheus' words when the query is wrong. */
+  query(expr: string): Promise<Series[]>;
+}
+
+/** Why no Prometheus can be started here; undefined when one can. */
+export function prometheusObstacle(): string | undefined {
+  return spawnSync("prometheus", ["--version"]).status === 0 ? undefined : "there is no prometheus on PATH";
+}
+
+/** Starts one that scrapes every second; stopped, and its data removed, when disposed. */
+export async function startPrometheus(jobs: readonly ScrapeJob[]): Promise<TestPrometheus> {
+  const directory = mkdtempSync(join(tmpdir(), "onsale-prometheus-"));
+  const configuration = join(directory, "prometheus.yml");
+  writeFileSync(configuration, configurationFor(jobs));
+  const url = `http://127.0.0.1:${await chooseFreePort(new Set())}`;
+  const child = spawn(
+    "prometheus",
+    [
+      `--config.file=${configuration}`,
+      `--storage.tsdb.path=${join(directory, "data")}`,
+      `--web.listen-address=${new URL(url).host}`,
+      "--web.enable-remote-write-receiver",
+    ],
+    { stdio: "ignore" },
+  );
+  const exited = once(child, "exit");
+  const dispose = async (): Promise<void> => {
+    child.kill("SIGTERM");
+    await exited;
+    rmSync(directory, { recursive: true });
+  };
+  try {
+    await eventually(
+      "Prometheus is ready",
+      async () => (await fetch(`${url}/-/ready`).catch(() => undefined))?.ok,
+      30_000,
+    );
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+  return { url, query: async (expr) => query(url, expr), [Symbol.asyncDispose]: dispose };
+}
+
+/** The deployed file with other targets and without the jobs of what is not here. Throws when it does not know a job. */
+function configurationFor(jobs: readonly ScrapeJob[]): string {
+  const deployed = parse(readFileSync(join(DEPLOYED, "prometheus.yml"), "utf8")) as {
+    scrape_configs: { job_name: string }[];
+  };
+  const scrape_configs = jobs.map(({ job, targets }) => {
+    const config = deployed.scrape_configs.find(({ job_name }) => job_name === job);
+    if (config === undefined) throw new Error(`prometheus.yml has no job ${job}`);
+    const static_configs = targets.map((target) => ({
+      targets: [new URL(target.url).host],
+      ...(target.labels === undefined ? {} : { labels: target.labels }),
+    }));
+    return { ...config, static_configs };
+  });
+  return stringify({
+    global: { scrape_interval: "1s", scrape_timeout: "1s", evaluation_interval: "1s" },
+    rule_files: [join(DEPLOYED, "rules/*.yml")],
+    scrape_configs,
+  });
+}
+
+async function query(url: string, expr: string): Promise<Series[]> {
+  const response = await fetch(`${url}/api/v1/query`, {
+    method: "POST",
+    body: new URLSearchParams({ query: expr }),
+  });
+  const answer = (await response.json()) as {
+    error?: string;
+    data?: { result: { metric: Record<string, string>; value: [number, string] }[] };
+  };
+  if (answer.data === undefined) throw new Error(`${answer.error}: ${expr}`);
+  return answer.data.result.map(({ metric, value: [, value] }) => ({ metric, value: Number(value) }));
+}
