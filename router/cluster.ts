@@ -65,8 +65,9 @@ export class Cluster {
     return this.#routed(slot, async (shard) => shard.command(command, span));
   }
 
-  async readEvent(id: EventId, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id, span));
+  /** A replica may answer when it has everything that was committed before `notBefore`, by `elapsed()`. */
+  async readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id, notBefore, span));
   }
 
   async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
@@ -81,24 +82,31 @@ export class Cluster {
     return this.#routed(slotOf(request.id), async (shard) => shard.changeEvent(request, span));
   }
 
-  /** At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. */
+  /**
+   * At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. Replicas
+   * may answer that have everything that was committed before `notBefore`. Everything committed before `asOf` is in it.
+   */
   async listEvents(
     before: EventId | null,
     limit: number,
+    notBefore: number,
     span?: Span,
-  ): Promise<{ events: Event[] } | Failure> {
+  ): Promise<{ events: Event[]; asOf: number } | Failure> {
     const { owning } = this.#map ?? {};
     if (owning === undefined) return { outcome: "shard_unavailable" };
     const asked = this.shards.filter((shard) => owning.has(shard.id));
-    const lists = await Promise.all(asked.map(async (shard) => shard.list(before, limit, span)));
+    const askedAt = this.#options.clock.elapsed();
+    let asOf = askedAt;
+    const lists = await Promise.all(asked.map(async (shard) => shard.list(before, limit, notBefore, span)));
     const events: Event[] = [];
     for (const list of lists) {
       if (!("events" in list)) return list;
       events.push(...list.events);
+      asOf = Math.min(asOf, askedAt - (list.ageMs ?? 0));
     }
     // Ids are UUIDv7 in lower case: their order as text is their order in time.
     events.sort((a, b) => (a.id < b.id ? 1 : -1));
-    return { events: events.slice(0, limit) };
+    return { events: events.slice(0, limit), asOf };
   }
 
   /** Asks all nodes for their map and takes the newest; one question at a time, however many ask. */

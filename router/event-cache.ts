@@ -6,6 +6,8 @@
  * - Memory answers reads for less than a second after the source was asked (C3), and says "sold out" for a quarter of
  *   that, only on a shard's own word (C5).
  * - However many wait for one event, one load of it is under way (C6).
+ * - A replica may answer a load only as of a moment after all that this router knows of the event, and its answer is as old
+ *   as that moment (P2).
  */
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../shared/clock.ts";
@@ -13,7 +15,7 @@ import type { EventId } from "../shared/ids.ts";
 import type { SnapshotStore } from "../shared/redis.ts";
 import type { Span } from "../shared/tracing.ts";
 import { bodyOfJson, type ResponseBody } from "./response-body.ts";
-import type { Failure, ReadResult, Snapshot } from "../shared/wire.ts";
+import type { Event, Failure, ReadResult, Snapshot } from "../shared/wire.ts";
 
 /** How long memory answers reads; with the time of a load it stays under the second that is promised. */
 const READ_FRESH_MS = 800;
@@ -36,7 +38,12 @@ export interface EventCacheOptions {
   readonly eventsMax: number;
   readonly clock: Clock;
   readonly redis: Pick<SnapshotStore, "up" | "read" | "fill"> | undefined;
-  readonly loadFromShard: (id: EventId, span?: Span) => Promise<ReadResult<Snapshot> | Failure>;
+  /** A replica may answer when it has everything that was committed before `notBefore`, by `elapsed()`. */
+  readonly loadFromShard: (
+    id: EventId,
+    notBefore: number,
+    span?: Span,
+  ) => Promise<ReadResult<Snapshot> | Failure>;
   readonly counted: (tier: CacheTier, result: "hit" | "miss") => void;
 }
 
@@ -46,16 +53,21 @@ interface Vouched {
   /** By the shard itself, which alone may say "sold out". */
   readonly byShard: number;
 }
+/** No replica has what is committed later than now. */
+export const PRIMARY_ONLY = Number.POSITIVE_INFINITY;
 const NEVER: Vouched = { byAnySource: Number.NEGATIVE_INFINITY, byShard: Number.NEGATIVE_INFINITY };
 
 class Entry implements CachedEvent {
   readonly snapshot: Snapshot;
   readonly etag: string;
+  /** When this version became known here. */
+  readonly learnedAt: number;
   vouched: Vouched;
   #body: ResponseBody | undefined;
 
-  constructor(snapshot: Snapshot, vouched: Vouched) {
+  constructor(snapshot: Snapshot, vouched: Vouched, learnedAt: number) {
     this.snapshot = snapshot;
+    this.learnedAt = learnedAt;
     this.etag = `W/"${snapshot.event.version}"`;
     this.vouched = vouched;
   }
@@ -70,10 +82,28 @@ export class EventCache {
   readonly #options: EventCacheOptions;
   readonly #entries: LRUCache<EventId, Entry>;
   readonly #loading = new Map<EventId, Promise<CachedRead | MissedRead>>();
+  /** All that was known and is not any more was learned before this moment. */
+  #forgottenUntil = Number.NEGATIVE_INFINITY;
 
   constructor(options: EventCacheOptions) {
     this.#options = options;
-    this.#entries = new LRUCache({ max: options.eventsMax });
+    this.#entries = new LRUCache({
+      max: options.eventsMax,
+      dispose: ({ learnedAt }, _id, reason) => {
+        if (reason === "evict") this.#forgottenUntil = Math.max(this.#forgottenUntil, learnedAt);
+      },
+    });
+  }
+
+  /** By `elapsed()`: what was learned later of any event is still in memory. */
+  get forgottenUntil(): number {
+    return this.#forgottenUntil;
+  }
+
+  /** The event as it is known here, where that is newer. */
+  newest(event: Event): Event {
+    const known = this.#entries.peek(event.id)?.snapshot.event;
+    return known !== undefined && known.version > event.version ? known : event;
   }
 
   /** The event, if memory may still answer for it. Only a canonical id is ever found. */
@@ -125,7 +155,7 @@ export class EventCache {
 
   /** Asks the shard while memory still answers. Nobody waits for it: when it fails, the next to ask go to the shard. */
   #renew(id: EventId): void {
-    if (!this.#loading.has(id)) void this.#noted(id, this.#loadFromShard(id));
+    if (!this.#loading.has(id)) void this.#noted(id, this.#loadFromShard(id, PRIMARY_ONLY));
   }
 
   /** Notes a load for as long as it is under way. */
@@ -136,7 +166,7 @@ export class EventCache {
   }
 
   async #load(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
-    return (await this.#loadFromRedis(id)) ?? (await this.#loadFromShard(id, span));
+    return (await this.#loadFromRedis(id)) ?? (await this.#loadFromShard(id, this.#knownUntil(id), span));
   }
 
   async #loadFromRedis(id: EventId): Promise<CachedRead | undefined> {
@@ -151,15 +181,29 @@ export class EventCache {
     return usable ? { outcome: "found", event: entry, tier: "redis" } : undefined;
   }
 
-  async #loadFromShard(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
+  /** A replica that has all that was committed before this moment is not behind what was ever known here of the event. */
+  #knownUntil(id: EventId): number {
+    return this.#entries.peek(id)?.learnedAt ?? this.#forgottenUntil;
+  }
+
+  async #loadFromShard(id: EventId, notBefore: number, span?: Span): Promise<CachedRead | MissedRead> {
     const { clock, loadFromShard, counted, redis } = this.#options;
     const askedAt = clock.elapsed();
-    const read = await loadFromShard(id, span);
+    const read = await loadFromShard(id, notBefore, span);
+    // Meanwhile something newer may have been learned, and let go again.
+    const isReplicas = read.outcome === "found" && read.ageMs !== undefined;
+    if (isReplicas && askedAt - read.ageMs < this.#knownUntil(id))
+      return this.#loadFromShard(id, PRIMARY_ONLY, span);
     counted("shard", read.outcome === "found" ? "hit" : "miss");
     if (read.outcome === "found") {
-      // For the other routers. Nobody waits for it, and it can only be refused, never replace a newer version.
-      if (redis?.up === true) redis.fill(read.value).catch(() => undefined);
-      const event = this.#offer(read.value, { byAnySource: askedAt, byShard: askedAt });
+      // For the other routers. Nobody waits for it, and it can only be refused, never replace a newer version. A replica's
+      // word would be kept for seconds more, when Redis has just lost the newer one.
+      if (redis?.up === true && read.ageMs === undefined) redis.fill(read.value).catch(() => undefined);
+      const vouched =
+        read.ageMs === undefined
+          ? { byAnySource: askedAt, byShard: askedAt }
+          : { ...NEVER, byAnySource: askedAt - read.ageMs };
+      const event = this.#offer(read.value, vouched);
       return { outcome: "found", event, tier: "shard" };
     }
     return read.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : read;
@@ -170,13 +214,16 @@ export class EventCache {
     const { id, version } = snapshot.event;
     const known = this.#entries.get(id);
     if (known === undefined) {
-      const entry = new Entry(snapshot, vouched);
+      const entry = new Entry(snapshot, vouched, this.#options.clock.elapsed());
       this.#entries.set(id, entry);
       return entry;
     }
-    const newest = version > known.snapshot.event.version ? new Entry(snapshot, known.vouched) : known;
-    // Who vouched for a version vouches for every newer one too: what it saw was no newer. But a copy in Redis that is
-    // older than what is known here is out of date and vouches for nothing.
+    const newest =
+      version > known.snapshot.event.version
+        ? new Entry(snapshot, known.vouched, this.#options.clock.elapsed())
+        : known;
+    // Who vouched for a version vouches for every newer one too: what it saw was no newer. But a copy in Redis or in a
+    // replica that is older than what is known here is out of date and vouches for nothing.
     if (version >= known.snapshot.event.version || vouched.byShard !== NEVER.byShard) {
       newest.vouched = {
         byAnySource: Math.max(known.vouched.byAnySource, vouched.byAnySource),

@@ -32,7 +32,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     eventsMax: config.CACHE_EVENTS_MAX,
     clock,
     redis,
-    loadFromShard: async (id, span) => cluster.readEvent(id, span),
+    loadFromShard: async (id, notBefore, span) => cluster.readEvent(id, notBefore, span),
     counted: (tier, result) => metrics.cacheRead(tier, result),
   });
   const feed =

@@ -46,14 +46,23 @@ export interface ShardObserver {
 /** A call's slack over its items' deadline, so that a node's own answer at the deadline still arrives. */
 const CALL_SLACK_MS = 200;
 const ATTEMPTS = 2;
+/** JSON knows no infinity; a node allows far less. */
+const AGE_MAX_MS = 60_000;
+
+interface EventRead {
+  readonly id: EventId;
+  readonly notBefore: number;
+}
 
 export class ShardClient {
   readonly id: ShardId;
   readonly #options: ShardClientOptions;
   readonly #commands: Coalescer<Command, CommandResult>;
-  readonly #events: Coalescer<EventId, ReadResult<Snapshot> | Failure>;
+  readonly #events: Coalescer<EventRead, ReadResult<Snapshot> | Failure>;
   readonly #bookings: Coalescer<BookingId, ReadResult<Booking> | Failure>;
   #nodes: readonly NodeClient[] = [];
+  /** When an event was last created or changed here, by `elapsed()`. */
+  #savedAt = Number.NEGATIVE_INFINITY;
 
   constructor(id: ShardId, options: ShardClientOptions) {
     const { limits, clock } = options;
@@ -62,12 +71,17 @@ export class ShardClient {
     this.#commands = new Coalescer(limits, async (batch) => this.#sendCommands(batch), clock);
     this.#events = new Coalescer(
       limits,
-      async (batch) => this.#sendReads<EventId, Snapshot>("event", batch),
+      async (batch) =>
+        this.#sendReads<EventRead, Snapshot>(batch, (reads) => ({
+          kind: "event",
+          ids: reads.map(({ id }) => id),
+          maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
+        })),
       clock,
     );
     this.#bookings = new Coalescer(
       limits,
-      async (batch) => this.#sendReads<BookingId, Booking>("booking", batch),
+      async (batch) => this.#sendReads<BookingId, Booking>(batch, (ids) => ({ kind: "booking", ids })),
       clock,
     );
   }
@@ -91,16 +105,28 @@ export class ShardClient {
     return this.#orShed(await this.#commands.run(command, clock.elapsed() + command.budgetMs, span));
   }
 
-  async readEvent(id: EventId, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#orShed(await this.#events.run(id, this.#readDeadline(), span));
+  async readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#orShed(await this.#events.run({ id, notBefore }, this.#readDeadline(), span));
   }
 
   async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
     return this.#orShed(await this.#bookings.run(id, this.#readDeadline(), span));
   }
 
-  async list(before: EventId | null, limit: number, span?: Span): Promise<ListResponse | Failure> {
-    return this.#direct<ListResponse>(RPC.list, { before, limit }, this.#options.readDeadlineMs, span);
+  async list(
+    before: EventId | null,
+    limit: number,
+    notBefore: number,
+    span?: Span,
+  ): Promise<ListResponse | Failure> {
+    // What was created or changed here must be in it (C1).
+    const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
+    return this.#direct<ListResponse>(
+      RPC.list,
+      { before, limit, maxAgeMs },
+      this.#options.readDeadlineMs,
+      span,
+    );
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -114,7 +140,10 @@ export class ShardClient {
   async #saveEvent(path: string, request: unknown, span: Span | undefined): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
     const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs, span);
-    if ("snapshot" in result) this.#options.learned([result.snapshot], askedAt);
+    if ("snapshot" in result) {
+      this.#options.learned([result.snapshot], askedAt);
+      this.#savedAt = this.#options.clock.elapsed();
+    }
     return result;
   }
 
@@ -149,19 +178,19 @@ export class ShardClient {
     return batch.map(() => ({ outcome }));
   }
 
-  async #sendReads<Id, T>(
-    kind: "event" | "booking",
-    batch: readonly Outgoing<Id>[],
+  async #sendReads<Item, T>(
+    batch: readonly Outgoing<Item>[],
+    requestFor: (items: readonly Item[]) => unknown,
   ): Promise<readonly (ReadResult<T> | Failure)[]> {
     let failure: Failure = { outcome: "shard_unavailable" };
-    const ids = batch.map(({ item }) => item);
+    const items = batch.map(({ item }) => item);
     const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline));
     for (const { node, timeoutMs } of this.#attempts(deadline)) {
       try {
         const answer = await this.#call<ReadResponse<T> | Failure>(
           node,
           RPC.read,
-          { kind, ids },
+          requestFor(items),
           timeoutMs,
           batch,
         );
@@ -256,6 +285,11 @@ export class ShardClient {
       if (timeoutMs <= 0) return;
       yield { node, timeoutMs };
     }
+  }
+
+  /** How old an answer may be that has everything committed before a moment. */
+  #maxAgeMs(notBefore: number): number {
+    return Math.min(Math.max(0, this.#options.clock.elapsed() - notBefore), AGE_MAX_MS);
   }
 
   #readDeadline(): number {

@@ -25,6 +25,7 @@ import type { BookingStore } from "./booking-store.ts";
 import type { Catalog } from "./catalog.ts";
 import { type Decided, failureOf } from "./decider.ts";
 import type { Lanes } from "./lanes.ts";
+import type { Reader } from "./reader.ts";
 
 /** A full batch of the largest commands fits many times over. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
@@ -36,6 +37,7 @@ export interface NodeParts {
   /** Any of them opens the RPC. */
   readonly internalTokens: readonly string[];
   readonly store: BookingStore;
+  readonly reader: Reader;
   readonly lanes: Lanes;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
@@ -57,7 +59,7 @@ declare module "fastify" {
 }
 
 export function createNodeApp(parts: NodeParts): FastifyInstance {
-  const { store, lanes, catalog, metrics, log, tracing } = parts;
+  const { store, reader, lanes, catalog, metrics, log, tracing } = parts;
   const app = Fastify({ bodyLimit: BODY_MAX_BYTES, return503OnClosing: false });
   const expected = parts.internalTokens.map((token) => Buffer.from(`Bearer ${token}`));
 
@@ -115,16 +117,18 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
     return { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
   });
   app.post(RPC.read, async (request, reply) => {
-    const { kind, ids } = valid(readRequestSchema, request.body);
+    const asked = valid(readRequestSchema, request.body);
     const { callSpan } = request;
     const results =
-      kind === "event" ? await store.readEvents(ids, callSpan) : await store.readBookings(ids, callSpan);
+      asked.kind === "event"
+        ? await reader.readEvents(asked.ids, asked.maxAgesMs, callSpan)
+        : await store.readBookings(asked.ids, callSpan);
     await judge(reply, results);
     return { results, mapVersion: mapVersion() };
   });
   app.post(RPC.list, async (request): Promise<ListResponse> => {
-    const { before, limit } = valid(listRequestSchema, request.body);
-    return { events: await store.listEvents(before, limit, request.callSpan) };
+    const { before, limit, maxAgeMs } = valid(listRequestSchema, request.body);
+    return reader.listEvents(before, limit, maxAgeMs, request.callSpan);
   });
 
   const saved = async (reply: FastifyReply, result: EventResult): Promise<EventResult> => {

@@ -10,6 +10,10 @@ export const nodeConfig = z
     SHARD_ID: shardIdSchema,
     DATABASE_URL: postgresUrl,
     CATALOG_URL: postgresUrl,
+    /** Replicas of the shard's database, one a host; they answer lists and reads of events while they are fresh. */
+    REPLICA_URL: postgresUrl.optional(),
+    /** Memory answers reads for 800 ms (router/event-cache.ts); what is older than that could not be kept at all. */
+    REPLICA_LAG_MAX_MS: integer({ min: 1, max: 800, default: 500 }),
     INTERNAL_TOKEN: secret,
     /** Routers that still send this one are answered too, while the token is exchanged. */
     INTERNAL_TOKEN_PREVIOUS: secret.optional(),

@@ -16,6 +16,8 @@ export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   readonly http: HttpMetrics;
   lockWaited(seconds: number): void;
   published(seconds: number): void;
+  /** One statement that read events, by who answered it. */
+  read(source: "primary" | "replica"): void;
   activity(sample: { backends: number; lockWaiters: number; replicaLagSeconds: number }): void;
   /** Figures that are read when they are asked for. */
   watch(sources: {
@@ -65,6 +67,15 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     "Replay lag of the slowest replica; 0 without one.",
   );
 
+  const reads = new Counter({
+    name: "onsale_db_reads_total",
+    help: "Statements that read events, by the server that answered.",
+    labelNames: ["source"] as const,
+    registers,
+  });
+  for (const source of ["primary", "replica"] as const) reads.inc({ source }, 0);
+  const readsFrom = { primary: reads.labels("primary"), replica: reads.labels("replica") };
+
   return {
     http: new HttpMetrics(registry),
     batchStarted: (size) => batchSize.observe(size),
@@ -75,6 +86,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     held: (seconds) => poolHold.observe(seconds),
     lockWaited: (seconds) => lockWait.observe(seconds),
     published: (seconds) => publish.observe(seconds),
+    read: (source) => readsFrom[source].inc(),
     activity(sample) {
       backends.set(sample.backends);
       lockWaiters.set(sample.lockWaiters);

@@ -6,6 +6,7 @@ import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { Outage } from "../shared/outage.ts";
 import { createRegistry } from "../shared/metrics.ts";
+import { serverName, serverUrls } from "../shared/database-url.ts";
 import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import { SnapshotStore } from "../shared/redis.ts";
 import { repeat } from "../shared/repeat.ts";
@@ -19,9 +20,14 @@ import { Decider } from "./decider.ts";
 import { EventPublisher } from "./event-publisher.ts";
 import { BATCHES_PER_LANE_MAX, Lanes } from "./lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
+import { Reader } from "./reader.ts";
+import { Replica } from "./replica.ts";
 
 const CATALOG_REFRESH_MS = 1_000;
 const SAMPLE_MS = 1_000;
+const REPLICA_CHECK_MS = 100;
+/** For a connection to a replica, and for a statement there: then the primary still has time to answer. */
+const REPLICA_TIMEOUT_MS = 500;
 
 const SAMPLE: Statement = {
   name: "sample-activity",
@@ -72,6 +78,33 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   });
   const catalog = new Catalog(catalogDatabase, config.SHARD_ID);
   const store = new BookingStore(batches, () => systemClock.now(), others);
+  const replicaUrls = config.REPLICA_URL === undefined ? [] : serverUrls(config.REPLICA_URL);
+  // Of its own, so that no flood of reads makes replicas look old.
+  const marks = shardDatabase(Math.max(1, replicaUrls.length));
+  const replicas = replicaUrls.map((url) => {
+    const database = new Database({
+      url,
+      applicationName: `onsale ${config.SHARD_ID}`,
+      connectionsMax: config.READ_CONNECTIONS,
+      waitersMax: config.POOL_WAITERS_MAX,
+      connectTimeoutMs: REPLICA_TIMEOUT_MS,
+      statementTimeoutMs: REPLICA_TIMEOUT_MS,
+      lockTimeoutMs: REPLICA_TIMEOUT_MS,
+      readOnly: true,
+      observer: metrics,
+    });
+    return {
+      url,
+      replica: new Replica(marks, database, systemClock),
+      store: new BookingStore(database, () => systemClock.now()),
+    };
+  });
+  const reader = new Reader({
+    primary: store,
+    replicas,
+    lagMaxMs: config.REPLICA_LAG_MAX_MS,
+    read: (source) => metrics.read(source),
+  });
   const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
   const publisher =
     redis &&
@@ -100,13 +133,14 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   let databaseUp = false;
   metrics.watch({
     lanes,
-    databases: [batches, others],
+    databases: [batches, others, marks, ...replicas.map(({ replica }) => replica.database)],
     databaseUp: () => databaseUp,
     redisUp: () => redis?.up ?? false,
   });
   const app = createNodeApp({
     internalTokens: [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS].filter((t) => t !== undefined),
     store,
+    reader,
     lanes,
     catalog,
     changed,
@@ -137,7 +171,10 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
         lockWaiters: number;
         replicaLagSeconds: number;
       }>(SAMPLE);
-      if (sample !== undefined) metrics.activity(sample);
+      if (sample !== undefined) {
+        const lags = replicas.map(({ replica }) => replica.lagSeconds);
+        metrics.activity({ ...sample, replicaLagSeconds: Math.max(sample.replicaLagSeconds, ...lags) });
+      }
       databaseUp = true;
       databaseState.worked();
     },
@@ -149,6 +186,17 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       databaseState.failed(error);
     },
   );
+  const following = replicas.map(({ url, replica }) => {
+    const state = new Outage(log, `the replica ${serverName(url)}`);
+    return repeat(
+      async () => {
+        await replica.check();
+        state.worked();
+      },
+      REPLICA_CHECK_MS,
+      (error) => state.failed(error),
+    );
+  });
   const sweep = new Outage(log, "the sweep of due holds");
   const sweeping = repeat(
     async () => {
@@ -187,10 +235,22 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       await drain(app, config.DRAIN_GRACE_MS);
       await announcing.stop();
       await lanes.drained();
-      await Promise.all([sweeping.stop(), sampling.stop(), publisher?.close()]);
+      await Promise.all([
+        sweeping.stop(),
+        sampling.stop(),
+        ...following.map(async (each) => each.stop()),
+        publisher?.close(),
+      ]);
       redis?.close();
       await tracing?.close();
-      await Promise.all([batches.close(), others.close(), catalogDatabase.close(), admin.close()]);
+      const databases = [
+        batches,
+        others,
+        marks,
+        catalogDatabase,
+        ...replicas.map((each) => each.replica.database),
+      ];
+      await Promise.all([...databases.map(async (database) => database.close()), admin.close()]);
     },
   };
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { serverName, serverUrls } from "./database-url.ts";
 
-test("D1: a URL names one server or several, in the form of libpq", () => {
+test("P1: a URL names one server or several, in the form of libpq", () => {
   expect(serverUrls("postgres://user:p%40w@a:5433,b,[::1]:5434/db?sslmode=disable")).toEqual([
     "postgres://user:p%40w@a:5433/db?sslmode=disable",
     "postgres://user:p%40w@b/db?sslmode=disable",
@@ -18,10 +18,10 @@ test.each([
   "postgres://a:x/db",
   "postgres://a,,b/db",
   "postgres://a/db,b",
-])("D1: %j names no server", (url) => {
+])("P1: %j names no server", (url) => {
   expect(serverUrls(url)).toEqual([]);
 });
 
-test("D1: messages name a server without its password", () => {
+test("P1: messages name a server without its password", () => {
   expect(serverName("postgres://user:secret@a/db")).toBe("a:5432");
 });

@@ -23,6 +23,8 @@ export interface DatabaseOptions {
   readonly statementTimeoutMs: number;
   /** How long a statement waits for a row lock before PostgreSQL cancels it. */
   readonly lockTimeoutMs: number;
+  /** Nothing is ever written here, so a replica will do and servers are not asked what they are. */
+  readonly readOnly?: boolean;
   readonly observer?: DatabaseObserver;
 }
 
@@ -190,7 +192,8 @@ export class Database {
     for (;;) {
       const connection = await this.#connectTo(server);
       const trust = server.trustIn(connection);
-      if (trust === "trusted") return { server, connection };
+      if (trust === "trusted" || (trust === "new" && this.#options.readOnly === true))
+        return { server, connection };
       if (trust === "old") {
         release(connection, new Error("its server may have changed"));
         continue; // at most connectionsMax of them
@@ -260,7 +263,8 @@ export class Database {
       statement_timeout: options.statementTimeoutMs,
       lock_timeout: options.lockTimeoutMs,
       idle_in_transaction_session_timeout: options.statementTimeoutMs,
-      query_timeout: options.statementTimeoutMs + CLIENT_TIMEOUT_SLACK_MS,
+      query_timeout:
+        options.statementTimeoutMs + Math.min(CLIENT_TIMEOUT_SLACK_MS, options.statementTimeoutMs),
       keepAlive: true,
     });
     // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.

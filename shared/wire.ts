@@ -169,11 +169,17 @@ export interface CommandsResponse {
 
 /** Reads of events or bookings; answers are in the order of the ids. */
 export const readRequestSchema = z.discriminatedUnion("kind", [
-  z.object({ kind: z.literal("event"), ids: z.array(eventId).min(1) }),
+  z.object({
+    kind: z.literal("event"),
+    ids: z.array(eventId).min(1),
+    /** For each id: how old an answer may be when the call arrives. A replica may give one; without it, none may. */
+    maxAgesMs: z.array(z.number().nonnegative()).optional(),
+  }),
   z.object({ kind: z.literal("booking"), ids: z.array(bookingId).min(1) }),
 ]);
 export type ReadResult<T> =
-  | { readonly outcome: "found"; readonly value: T }
+  /** `ageMs`, from a replica: it is what the primary would have said at most so long before the call arrived. */
+  | { readonly outcome: "found"; readonly value: T; readonly ageMs?: number }
   | { readonly outcome: "absent" }
   | { readonly outcome: "wrong_shard" };
 export interface ReadResponse<T> {
@@ -188,9 +194,13 @@ export const listRequestSchema = z.object({
     .int()
     .min(1)
     .max(LIMITS.pageItemsMax + 1),
+  /** How old the list may be when the call arrives; without it, it must be the newest. */
+  maxAgeMs: z.number().nonnegative().optional(),
 });
 export interface ListResponse {
   readonly events: readonly Event[];
+  /** From a replica: it is what the primary would have said at most so long before the call arrived. */
+  readonly ageMs?: number;
 }
 
 const time = z.iso.datetime();

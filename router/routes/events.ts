@@ -7,7 +7,7 @@ import { type EventId, newEventId } from "../../shared/ids.ts";
 import type { Event, EventResult } from "../../shared/wire.ts";
 import type { RouterParts } from "../parts.ts";
 import { requireRole } from "../auth.ts";
-import type { CachedRead } from "../event-cache.ts";
+import { type CachedRead, PRIMARY_ONLY } from "../event-cache.ts";
 import { eventHeaders, matches } from "../memory-reads.ts";
 import { problemOf } from "../outcomes.ts";
 import { spanOf } from "../request-trace.ts";
@@ -64,9 +64,14 @@ export function eventRoutes({
       async (request) => {
         const { limit, cursor } = request.query;
         // One more than asked for tells whether there is a next page.
-        const list = await cluster.listEvents(cursor ?? null, limit + 1, spanOf(request.raw));
+        const listNotBefore = async (moment: number) =>
+          cluster.listEvents(cursor ?? null, limit + 1, moment, spanOf(request.raw));
+        let list = await listNotBefore(cache.forgottenUntil);
+        // Meanwhile something newer may have been learned, and let go again.
+        if ("events" in list && list.asOf < cache.forgottenUntil) list = await listNotBefore(PRIMARY_ONLY);
         if (!("events" in list)) throw problemOf(list);
-        const items = list.events.slice(0, limit);
+        // A replica's list may be behind what is known here.
+        const items = list.events.slice(0, limit).map((event) => cache.newest(event));
         const last = items.at(-1);
         return {
           items,

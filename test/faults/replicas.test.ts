@@ -1,10 +1,10 @@
-import { expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { Database } from "../../shared/postgres.ts";
-import { startTestCluster, tally } from "../support/cluster.ts";
+import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
-import { replicated, startReplicatedServer } from "../support/replication.ts";
+import { replicated, type ReplicatedServer, startReplicatedServer } from "../support/replication.ts";
 
 /** Each test makes two servers. */
 vi.setConfig({ testTimeout: 180_000 });
@@ -24,7 +24,7 @@ function open(url: string): Database & AsyncDisposable {
   return Object.assign(database, { [Symbol.asyncDispose]: async () => database.close() });
 }
 
-test("D1 B1 B4: the primary dies and its replica is promoted: the node sells on without a restart, nothing confirmed is missing", async () => {
+test("P1 B1 B4: the primary dies and its replica is promoted: the node sells on without a restart, nothing confirmed is missing", async () => {
   await using server = await startReplicatedServer();
   await using cluster = await startTestCluster({
     shards: 1,
@@ -57,7 +57,7 @@ test("D1 B1 B4: the primary dies and its replica is promoted: the node sells on 
   await cluster[Symbol.asyncDispose]();
 });
 
-test("D1: a replica is not written to, a primary that turned read-only is left, and the search goes on", async () => {
+test("P1: a replica is not written to, a primary that turned read-only is left, and the search goes on", async () => {
   await using server = await startReplicatedServer();
   await using alone = open(server.replica.url("shard_template"));
   await expect(alone.query(PORT)).rejects.toMatchObject({
@@ -85,7 +85,7 @@ test("D1: a replica is not written to, a primary that turned read-only is left, 
   await database.query(write);
 });
 
-test("D1: a primary that comes back after it was replaced is not written to, neither by who knew it nor by who is new", async () => {
+test("P1: a primary that comes back after it was replaced is not written to, neither by who knew it nor by who is new", async () => {
   await using server = await startReplicatedServer();
   await using database = open(`${server.url}shard_template`);
   expect(await database.query(PORT)).toEqual([{ port: server.primary.port }]);
@@ -109,5 +109,129 @@ test("D1: a primary that comes back after it was replaced is not written to, nei
   await expect(database.query(PORT)).rejects.toMatchObject({
     kind: "unreachable",
     message: expect.stringContaining("was replaced") as string,
+  });
+});
+
+/** A shard whose node reads from the replica, and two routers: the first one's memory holds next to nothing. */
+async function startReplicatedCluster(server: ReplicatedServer): Promise<TestCluster & { second: Client }> {
+  const cluster = await startTestCluster({
+    shards: 1,
+    routers: 0,
+    serverOf: () => server.primary.url(""),
+    replicaServer: server.replica.url(""),
+    env: { REPLICA_LAG_MAX_MS: "800" },
+  });
+  await cluster.addRouter({ CACHE_EVENTS_MAX: "2" });
+  const second = cluster.client(await cluster.addRouter());
+  return Object.assign(cluster, { second });
+}
+
+async function readsFrom(cluster: TestCluster, source: "primary" | "replica"): Promise<number> {
+  return metric(cluster, new RegExp(`^onsale_db_reads_total{source="${source}"} (\\d+)$`, "m"));
+}
+
+async function metric(cluster: TestCluster, line: RegExp): Promise<number> {
+  const text = await (await fetch(`${cluster.nodes[0]?.adminUrl}/metrics`)).text();
+  return Number(line.exec(text)?.[1]);
+}
+
+describe("reads from a replica", () => {
+  test("P2 C1: with a replica that is always late, everybody reads what they wrote", async () => {
+    await using server = await startReplicatedServer();
+    await using cluster = await startReplicatedCluster(server);
+    await administer(server.replica.url(""), "alter system set recovery_min_apply_delay = '200ms'");
+    await administer(server.replica.url(""), "select pg_reload_conf()");
+    const client = cluster.client();
+
+    await Promise.all(
+      Array.from({ length: 8 }, async (_, worker) => {
+        const event = await client.createEvent({ totalTickets: 100 });
+        const listed = async () => {
+          const { body } = await client.send<{ items: { id: string; availableTickets: number }[] }>(
+            "GET",
+            "/v1/events",
+          );
+          return body.items.find(({ id }) => id === event.id)?.availableTickets;
+        };
+        expect(await listed()).toBe(100);
+        for (let sold = 1; sold <= 10; sold += 1) {
+          expect((await client.book(event.id, `user-${worker}-${sold}`)).status).toBe(201);
+          expect((await client.readEvent(event.id)).availableTickets).toBe(100 - sold);
+          expect(await listed()).toBe(100 - sold);
+          // Others have the last word of a second ago at the latest.
+          expect((await cluster.second.readEvent(event.id)).availableTickets).toBeGreaterThanOrEqual(
+            100 - sold,
+          );
+        }
+        await eventually(
+          "the other router shows it",
+          async () => (await cluster.second.readEvent(event.id)).availableTickets === 90,
+          2_000,
+        );
+      }),
+    );
+    await eventually("the late replica is asked all the same", async () => {
+      await cluster.second.send("GET", "/v1/events");
+      return (await readsFrom(cluster, "replica")) > 0;
+    });
+    expect(await audit(cluster.catalogUrl)).toMatchObject({ ticketsSold: 80, violations: [] });
+    await cluster[Symbol.asyncDispose]();
+  });
+
+  test("P2: they go to the replica, to the primary while its replay is held up, and to the primary when it is gone", async () => {
+    await using server = await startReplicatedServer();
+    await using cluster = await startReplicatedCluster(server);
+    const client = cluster.client();
+    const listing = async () => {
+      const answer = await cluster.second.send<{ items: { id: string }[] }>("GET", "/v1/events");
+      expect(answer.status).toBe(200);
+      return answer.body.items.map(({ id }) => id);
+    };
+    await eventually("lists and cold reads are the replica's", async () => {
+      const [event, primary, replica] = [
+        await client.createEvent(),
+        await readsFrom(cluster, "primary"),
+        await readsFrom(cluster, "replica"),
+      ];
+      await replicated(server.primary, server.replica);
+      await listing();
+      expect((await cluster.second.readEvent(event.id)).version).toBe(event.version);
+      return (
+        (await readsFrom(cluster, "primary")) === primary &&
+        (await readsFrom(cluster, "replica")) === replica + 2
+      );
+    });
+
+    await administer(server.replica.url(""), "select pg_wal_replay_pause()");
+    const unseen = await client.createEvent({ totalTickets: 10 });
+    expect((await client.book(unseen.id, "a")).status).toBe(201);
+    expect((await cluster.second.readEvent(unseen.id)).availableTickets).toBe(9);
+    await eventually("the list has it", async () => (await listing()).includes(unseen.id));
+    await eventually(
+      "the lag is told",
+      async () => (await metric(cluster, /^onsale_db_replica_lag_seconds ([\d.]+)$/m)) > 1,
+    );
+    const held = await readsFrom(cluster, "replica");
+    expect((await client.book(unseen.id, "b")).status).toBe(201);
+    await eventually(
+      "it shows through the other router",
+      async () => (await cluster.second.readEvent(unseen.id)).availableTickets === 8,
+      2_000,
+    );
+    expect(await listing()).toContain(unseen.id);
+    expect(await readsFrom(cluster, "replica")).toBe(held);
+
+    await administer(server.replica.url(""), "select pg_wal_replay_resume()");
+    await eventually("the replica is asked again", async () => {
+      await listing();
+      return (await readsFrom(cluster, "replica")) > held;
+    });
+    expect(await listing()).toContain(unseen.id);
+
+    process.kill(server.replica.pid, "SIGKILL");
+    for (let count = 0; count < 20; count += 1) expect(await listing()).toContain(unseen.id);
+    const last = await client.createEvent();
+    expect((await cluster.second.readEvent(last.id)).version).toBe(last.version);
+    await cluster[Symbol.asyncDispose]();
   });
 });

@@ -22,6 +22,8 @@ export interface ClusterSetup {
   /** The servers whose templates the databases are cloned from; by default the shared test server. */
   readonly catalogServer?: string;
   readonly serverOf?: (shard: number) => string | undefined;
+  /** A server that replicates the shards' server; nodes read from it. */
+  readonly replicaServer?: string;
   /** Further environment of every node and router. */
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -75,6 +77,9 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
         SHARD_ID: shard.id,
         DATABASE_URL: shard.databaseUrl,
         CATALOG_URL: catalogUrl,
+        ...(setup.replicaServer === undefined
+          ? {}
+          : { REPLICA_URL: setup.replicaServer + (shard.databaseUrl.split("/").at(-1) ?? "") }),
         ...more,
       };
       const node = await startNode(readConfig(nodeConfig, settings));

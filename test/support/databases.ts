@@ -21,7 +21,7 @@ export async function createDatabase(schema: Schema, server = inject("postgresUr
   };
 }
 
-/** Runs one statement on a connection of its own, to the primary where the URL names several servers. */
+/** Runs one statement on a connection of its own: to the primary where the URL names several servers. */
 export async function administer(server: string, statement: string): Promise<void> {
   const url = server.endsWith("/") ? `${server}postgres` : server;
   const client = new pg.Client({ connectionString: await findPrimary(url, CONNECT_TIMEOUT_MS) });
