@@ -24,17 +24,17 @@ import type { Span } from "../shared/tracing.ts";
 
 const DECIDE_BATCH: Statement = {
   name: "decide-batch",
-  text: "select decide_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) as result",
+  text: bounded("decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"),
 };
 /** What decide_batch() says when it holds the locks of its events. */
 const LOCKED = "locked";
 const CREATE_EVENT: Statement = {
   name: "create-event",
-  text: "select create_event($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as result",
+  text: bounded("create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
 };
 const CHANGE_EVENT: Statement = {
   name: "change-event",
-  text: "select change_event($1, $2, $3, $4) as result",
+  text: bounded("change_event($3, $4, $5, $6)"),
 };
 const READ_EVENTS: Statement = {
   name: "read-events",
@@ -237,10 +237,15 @@ export class BookingStore {
     const noticed = (message: string | undefined): void => {
       if (message === LOCKED) locked?.();
     };
-    const { result } = await this.#one<{ result: BatchRow }>(database, DECIDE_BATCH, values, {
-      noticed,
-      span,
-    });
+    const { result } = await this.#one<{ result: BatchRow }>(
+      database,
+      DECIDE_BATCH,
+      [...boundsOf(database), ...values],
+      {
+        noticed,
+        span,
+      },
+    );
     const decided = new Map<Command, Decision>();
     const now = iso(result.now);
     bookings.forEach((command, index) => {
@@ -268,7 +273,7 @@ export class BookingStore {
   ): Promise<EventResult> {
     const { result } = await this.#one<{
       result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
-    }>(this.#others, statement, values, { span });
+    }>(this.#others, statement, [...boundsOf(this.#others), ...values], { span });
     const [row] = result.snapshots ?? [];
     return {
       outcome: result.outcome,
@@ -286,6 +291,18 @@ export class BookingStore {
     invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
     return row;
   }
+}
+
+/**
+ * A call that takes row locks, as a statement that brings its bounds along, as $1 and $2: a pooler that shares sessions
+ * drops those that were given when the connection was made. The select list is worked off from left to right.
+ */
+function bounded(call: string): string {
+  return `select set_config('lock_timeout', $1, true), set_config('transaction_timeout', $2, true), ${call} as result`;
+}
+
+function boundsOf({ bounds }: Database): [string, string] {
+  return [String(bounds.lockTimeoutMs), String(bounds.transactionTimeoutMs)];
 }
 
 /** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */

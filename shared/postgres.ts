@@ -69,8 +69,11 @@ const CLIENT_TIMEOUT_SLACK_MS = 1_000;
 /** SQL states that end the connection: the statement's fate is unknown (PostgreSQL manual, appendix A, class 57P and 08). */
 const CONNECTION_ENDED = /^(57P0[1-5]|08)/;
 
-/** A server in recovery, or a transaction, that must not write (PostgreSQL manual, appendix A). It did nothing. */
-const READ_ONLY = "25006";
+/**
+ * SQL states after which the connection is given up although PostgreSQL said that it did nothing (manual, appendix A):
+ * the server, or the transaction, must not write; the transaction took too long, and the session was ended with it.
+ */
+const GIVES_UP = new Set(["25006", "25P04"]);
 
 /** Asked on each new connection. The first eight digits of a WAL file's name are its timeline. */
 const SERVER_STATE: Statement = {
@@ -165,7 +168,7 @@ export class Database {
       return result.rows;
     } catch (error) {
       const fault = faultOf(error);
-      if (fault.kind === "lost" || fault.sqlState === READ_ONLY) {
+      if (fault.kind === "lost" || GIVES_UP.has(fault.sqlState ?? "")) {
         broken = fault;
         this.#leave(server);
       }
@@ -178,6 +181,18 @@ export class Database {
       release(connection, broken);
       this.#options.observer?.held((performance.now() - started) / 1000);
     }
+  }
+
+  /** For a transaction that bounds itself, behind a pooler that drops what this connection was opened with. */
+  get bounds(): { lockTimeoutMs: number; transactionTimeoutMs: number } {
+    const { lockTimeoutMs, statementTimeoutMs } = this.#options;
+    // After the statement's own timeout, where that is in force: it ends the session, too. Before the client gives up.
+    return { lockTimeoutMs, transactionTimeoutMs: Math.round(statementTimeoutMs + this.#slackMs / 2) };
+  }
+
+  /** How much longer than PostgreSQL the client waits. */
+  get #slackMs(): number {
+    return Math.min(CLIENT_TIMEOUT_SLACK_MS, this.#options.statementTimeoutMs);
   }
 
   /** Lets running statements finish, then closes all connections. */
@@ -263,8 +278,7 @@ export class Database {
       statement_timeout: options.statementTimeoutMs,
       lock_timeout: options.lockTimeoutMs,
       idle_in_transaction_session_timeout: options.statementTimeoutMs,
-      query_timeout:
-        options.statementTimeoutMs + Math.min(CLIENT_TIMEOUT_SLACK_MS, options.statementTimeoutMs),
+      query_timeout: options.statementTimeoutMs + this.#slackMs,
       keepAlive: true,
     });
     // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.
