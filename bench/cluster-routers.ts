@@ -9,9 +9,15 @@ import { type ClusterFile, type RouterAddress, readState } from "./cluster-file.
 /** Starts one and waits until it is ready. Throws, with what it said, when it does not become ready. */
 export async function startRouter(
   name: string,
-  options: { dataDir: string; file: ClusterFile; secret: string; signal: AbortSignal },
+  options: {
+    dataDir: string;
+    file: ClusterFile;
+    secret: string;
+    signal: AbortSignal;
+    env?: Readonly<Record<string, string>>;
+  },
 ): Promise<RouterAddress & AsyncDisposable> {
-  const { dataDir, file, secret, signal } = options;
+  const { dataDir, file, secret, signal, env } = options;
   const taken = new Set<number>();
   const [port, adminPort] = [await chooseFreePort(taken), await chooseFreePort(taken)];
   const [url, adminUrl] = [`http://127.0.0.1:${port}`, `http://127.0.0.1:${adminPort}`];
@@ -25,6 +31,7 @@ export async function startRouter(
     ADMIN_PORT: String(adminPort),
     NODE_URLS: file.shards.map(({ nodeUrl }) => nodeUrl).join(","),
     AUTH_JWT_SECRET: secret,
+    ...env,
   });
   // A process group of its own, like the cluster's: Ctrl-C is for the benchmark. It ends when our end of the channel does.
   const child = spawn(spec.program, spec.args, {

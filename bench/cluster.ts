@@ -44,6 +44,8 @@ export interface BenchCluster extends AsyncDisposable {
   readonly dataDir: string;
   /** Signs the tokens that this cluster takes. */
   readonly secret: string;
+  /** One more in front of the same shards, with further settings; the caller ends it. */
+  addRouter(env: Readonly<Record<string, string>>): Promise<RouterAddress & AsyncDisposable>;
   /** Tokens of this many different buyers, `buyer-<first>` and on. */
   buyerTokens(count: number, first?: number): Promise<string[]>;
   createEvent(fields: EventFields): Promise<Event>;
@@ -87,6 +89,7 @@ export async function startBenchCluster(
     redis: redisUrl === null ? undefined : { url: redisUrl, pid: redisPidIn(dataDir) },
     dataDir,
     secret: SECRET,
+    addRouter: async (env) => startRouter("router", { dataDir, file, secret: SECRET, signal, env }),
     buyerTokens: async (count, first = 0) => buyerTokens({ secret: SECRET, users: count, first }),
     createEvent: async (fields) => createEvent(router.url, SECRET, fields),
     createEvents: async (count, fields) => makeEvents(file.shards, count, fields),

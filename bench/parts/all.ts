@@ -10,6 +10,7 @@ import { reads } from "./reads.ts";
 import { scale } from "./scale.ts";
 import { soldOut } from "./sold-out.ts";
 import { steady } from "./steady.ts";
+import { tracing } from "./tracing.ts";
 
 /** What a cluster takes to boot, to be audited and to stop. */
 const CLUSTER_SECONDS = 8;
@@ -74,4 +75,5 @@ export const PARTS: readonly Part[] = [
     cluster: {},
     run: memory,
   },
+  tracing,
 ];

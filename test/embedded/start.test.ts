@@ -3,6 +3,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { mintToken } from "../../shared/tokens.ts";
+import { startCollector } from "../support/collector.ts";
 import { isAlive, isReady, JWT_SECRET, NpmStart, PATIENCE_MS, until } from "./npm-start.ts";
 
 const READY_MAX_MS = 15_000;
@@ -43,6 +44,19 @@ test("E1: it prints tokens and commands that work as they are", { timeout }, asy
 
   expect(bookings.startsWith(router.url)).toBe(true);
   expect(answer.status).toBe(201);
+});
+
+test("E1 T1: the roles get the settings of tracing", { timeout }, async () => {
+  await using collector = await startCollector();
+  const env = { SHARDS: "1", OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, OTEL_TRACES_SAMPLER_ARG: "1" };
+  await using start = new NpmStart({ env });
+  await start.ready();
+
+  // The demo event is the first request.
+  const services = () => new Set(collector.spans.map((span) => span.service));
+  await until("both roles have sent spans", () => services().size === 2);
+
+  expect(services()).toEqual(new Set(["onsale-router", "onsale-shard-node"]));
 });
 
 test("E2: any process that is killed is started again, and all others live on", { timeout }, async () => {
