@@ -229,8 +229,16 @@ const PLANTS: readonly Plant[] = [
     rule: "C2",
     suite: CACHE,
     file: "router/event-cache.ts",
-    find: "version > known.snapshot.event.version ? new Entry",
-    replace: "version > 0 ? new Entry",
+    find: "version > known.snapshot.event.version\n        ? new Entry",
+    replace: "version > 0\n        ? new Entry",
+  },
+  {
+    bug: "a replica may be behind what the router has learned and let go",
+    rule: "P2",
+    suite: "test/model/replica-reads.test.ts",
+    file: "router/event-cache.ts",
+    find: "?.learnedAt ?? this.#forgottenUntil;",
+    replace: "?.learnedAt ?? Number.NEGATIVE_INFINITY;",
   },
   {
     bug: "Redis takes an older version for a newer one",
