@@ -101,7 +101,7 @@ test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the clus
 
   // Somebody drops a table.
   await cluster.nodes.shift()?.close();
-  await administer(shard.databaseUrl, "drop table bookings");
+  await administer(shard.databaseUrl, "drop table bookings cascade");
   expect((await client.book(popular.id, "nobody")).body.code).toBe("shard_unavailable");
   expect((await client.book(elsewhere.id, "meanwhile")).status).toBe(201);
 
