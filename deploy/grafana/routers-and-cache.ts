@@ -76,10 +76,6 @@ export const routersAndCache: DashboardSpec = {
               expr: perSecond(`haproxy_frontend_requests_denied_total{proxy="public"}`),
               legend: "denied",
             },
-            {
-              expr: perSecond(`haproxy_frontend_connections_rejected_total{proxy="public"}`),
-              legend: "connections rejected",
-            },
           ],
         },
       ],
