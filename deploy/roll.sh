@@ -3,17 +3,16 @@
 # upgrades, too. Its arguments are options of docker compose.
 set -eu
 cd "$(dirname "$0")/.."
-up() { docker compose "$@" >/dev/null; }
 
 # Nodes first: they take what routers of before send, a new router may send what a node of before refuses.
 for node in node-a node-b; do
   # A shard always has a node that serves: the new one comes before the old one goes.
   old=$(docker compose "$@" ps --quiet "$node")
-  up "$@" up --detach --wait --no-deps --no-recreate --scale "$node=$(($(echo "$old" | wc -l) + 1))" "$node"
+  docker compose "$@" up --detach --wait --no-deps --no-recreate --scale "$node=$(($(echo "$old" | wc -l) + 1))" "$node"
   for container in $old; do docker rm "$(docker stop "$container")" >/dev/null; done
   echo "$node is new"
 done
 for router in router-1 router-2; do
-  up "$@" up --detach --wait --no-deps --force-recreate "$router"
+  docker compose "$@" up --detach --wait --no-deps --force-recreate "$router"
   echo "$router is new"
 done

@@ -2,7 +2,7 @@
 # Writes PgBouncer's configuration from the environment, because it reads none itself, and runs it.
 set -eu
 umask 077
-cd /run/pgbouncer
+cd /tmp
 printf '"onsale" "%s"\n' "$ONSALE_PASSWORD" >users.txt
 # PostgreSQL's own limits of a node (shared/postgres.ts). In transaction mode a client's startup parameters cannot follow
 # it to each server connection, so all server connections get the same.
@@ -17,7 +17,7 @@ listen_addr = 0.0.0.0
 listen_port = 6432
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = /run/pgbouncer/users.txt
+auth_file = /tmp/users.txt
 pool_mode = transaction
 max_prepared_statements = 200
 ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,extra_float_digits

@@ -3,11 +3,14 @@
 # a replica needs.
 set -eu
 psql --set=ON_ERROR_STOP=1 --username=postgres --dbname=postgres \
-  --set=database="$DATABASE" --set=onsale_password="$ONSALE_PASSWORD" --set=replication_password="$REPLICATION_PASSWORD" <<'SQL'
+  --set=database="$DATABASE" --set=onsale_password="$ONSALE_PASSWORD" --set=replication_password="$REPLICATION_PASSWORD" \
+  --set=monitor_password="$MONITOR_PASSWORD" <<'SQL'
 create role onsale login password :'onsale_password';
 -- A node shows who waits for locks and how far replicas are behind; without it, it would see its own sessions only.
 grant pg_monitor to onsale;
 create database :"database" owner onsale;
+create role monitor login password :'monitor_password';
+grant pg_monitor to monitor;
 create role replicator login replication password :'replication_password';
 -- Keeps the WAL that a replica which is away still needs, up to max_slot_wal_keep_size.
 select pg_create_physical_replication_slot('replica', true);

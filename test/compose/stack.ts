@@ -60,6 +60,8 @@ export class Stack {
       POSTGRES_PASSWORD: "of-the-tests",
       ONSALE_PASSWORD: "of-the-tests",
       REPLICATION_PASSWORD: "of-the-tests",
+      MONITOR_PASSWORD: "of-the-tests",
+      GRAFANA_PASSWORD: "of-the-tests",
       API_PORT: api,
       HAPROXY_ADMIN_PORT: admin,
       PROMETHEUS_PORT: prometheus,

@@ -5,7 +5,7 @@ export default defineConfig({
     include: ["test/compose/*.test.ts"],
     // One cluster at a time: it has fifteen containers.
     fileParallelism: false,
-    testTimeout: 180_000,
+    testTimeout: 300_000,
     hookTimeout: 300_000,
   },
 });
