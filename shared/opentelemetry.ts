@@ -66,7 +66,12 @@ export interface OpenTelemetryOptions {
 }
 
 export function startOpenTelemetry({ url, ratio, service, log }: OpenTelemetryOptions): Tracing {
-  const exporter = new OTLPTraceExporter({ url, timeoutMillis: EXPORT_MAX_MS, concurrencyLimit: 1 });
+  const exporter = new OTLPTraceExporter({
+    url,
+    timeoutMillis: EXPORT_MAX_MS,
+    // One is under way at a time; at the end, all that waits goes at once.
+    concurrencyLimit: 1 + QUEUE_MAX / EXPORT_BATCH_MAX,
+  });
   const provider = new TracerProvider({
     resource: resourceFromAttributes({
       "service.name": service.name,
