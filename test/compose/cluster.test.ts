@@ -297,7 +297,7 @@ test("D3: a primary is lost, its replica promoted, and the shard sells without a
     const found = `select count(*) from bookings where id = '${booked.body.id}'`;
     return (await stack.sql("shard-a-replica", "shard", found)) === "1";
   });
-  await stack.compose("rm", "--stop", "--force", "shard-a");
+  await stack.compose("stop", "shard-a");
   await stack.sql("shard-a-replica", "postgres", "select pg_promote()");
   await eventually(
     "the shard sells",
