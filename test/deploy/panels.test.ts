@@ -52,10 +52,13 @@ beforeAll(async () => {
 
 afterAll(async () => {
   idle.abort();
-  await buying;
-  await prometheus?.[Symbol.asyncDispose]();
-  await auditor?.close();
-  await cluster?.[Symbol.asyncDispose]();
+  try {
+    await buying;
+  } finally {
+    await prometheus?.[Symbol.asyncDispose]();
+    await auditor?.close();
+    await cluster?.[Symbol.asyncDispose]();
+  }
 });
 
 test(
