@@ -3,7 +3,7 @@
 set -eu
 umask 077
 cd /tmp
-printf '"onsale" "%s"\n' "$ONSALE_PASSWORD" >users.txt
+printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" >users.txt
 # PostgreSQL's own limits of a node (shared/postgres.ts). In transaction mode a client's startup parameters cannot follow
 # it to each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
@@ -21,7 +21,7 @@ auth_file = /tmp/users.txt
 pool_mode = transaction
 max_prepared_statements = 200
 ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,extra_float_digits
-stats_users = onsale
+stats_users = onsale, monitor
 
 # Bounds. A client waits no longer for a server connection than a node waits for one of its pool.
 max_client_conn = 200

@@ -23,7 +23,7 @@ export interface Series {
 
 export interface TestPrometheus extends AsyncDisposable {
   readonly url: string;
-  /** What an instant query gives now. Throws with Prometheus' words when the query is wrong. */
+  /** `queryPrometheus` of this one. */
   query(expr: string): Promise<Series[]>;
 }
 
@@ -64,7 +64,7 @@ export async function startPrometheus(jobs: readonly ScrapeJob[]): Promise<TestP
     await dispose();
     throw error;
   }
-  return { url, query: async (expr) => query(url, expr), [Symbol.asyncDispose]: dispose };
+  return { url, query: async (expr) => queryPrometheus(url, expr), [Symbol.asyncDispose]: dispose };
 }
 
 /** The deployed file with other targets and without the jobs of what is not here. Throws when it does not know a job. */
@@ -88,7 +88,8 @@ function configurationFor(jobs: readonly ScrapeJob[]): string {
   });
 }
 
-async function query(url: string, expr: string): Promise<Series[]> {
+/** What an instant query gives now. Throws with Prometheus' words when the query is wrong. */
+export async function queryPrometheus(url: string, expr: string): Promise<Series[]> {
   const response = await fetch(`${url}/api/v1/query`, {
     method: "POST",
     body: new URLSearchParams({ query: expr }),
