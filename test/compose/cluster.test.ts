@@ -27,6 +27,11 @@ const SERVICES = [
   "shard-b-replica",
   "redis",
   "prometheus",
+  "exporter-postgres",
+  "exporter-pgbouncer-a",
+  "exporter-pgbouncer-b",
+  "exporter-redis",
+  "exporter-disk",
 ] as const;
 
 let stack: Stack;

@@ -3,7 +3,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/compose/*.test.ts"],
-    // One cluster at a time: it has fifteen containers.
+    // One cluster at a time: it has twenty containers.
     fileParallelism: false,
     testTimeout: 300_000,
     hookTimeout: 300_000,

@@ -107,7 +107,7 @@ test("T1 T2: a sampled booking is one tree, from the client's own span down to t
       "db.system.name": "postgresql",
       "db.namespace": database.pathname.slice(1),
       "db.query.summary": "decide-batch",
-      "db.query.text": expect.stringMatching(/^select decide_batch\(\$1, .*\) as result$/),
+      "db.query.text": expect.stringMatching(/^select .*decide_batch\(.*\) as result$/),
       "server.address": database.hostname,
       "server.port": Number(database.port),
     },
