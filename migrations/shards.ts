@@ -2,9 +2,12 @@
  * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
  * added later owns nothing, and an empty slot can be moved.
  */
-import { Database, type Statement } from "../shared/postgres.ts";
+import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
 import type { ShardId } from "../shared/ids.ts";
 import { SLOT_COUNT, type Slot } from "../shared/slots.ts";
+
+/** PostgreSQL manual, appendix A. */
+const LOCK_NOT_AVAILABLE = "55P03";
 
 export interface ShardDatabase {
   readonly id: ShardId;
@@ -69,12 +72,18 @@ const RELEASE: Statement = {
   text: "select release_slot(slot) from owned_slots where slot <> all ($1::smallint[])",
 };
 
+// Held by the catalog's one connection until it is closed. Who waits longer than its lock timeout is refused.
+const ALONE: Statement = {
+  name: "change-owners-alone",
+  text: "select pg_advisory_lock(hashtext('onsale: slot owners'))",
+};
+
 /** Registers shards and makes every shard own what the catalog says. Returns how many slots each shard owns. */
 export async function settleShards(
   catalogUrl: string,
   shards: readonly ShardDatabase[],
 ): Promise<Map<string, number>> {
-  await using catalog = open(catalogUrl);
+  await using catalog = await openAlone(catalogUrl);
   await catalog.database.query(REGISTER, [shards.map((s) => s.id), shards.map((s) => s.databaseUrl)]);
   await catalog.database.query(DEAL, [shards.map((s) => s.id)]);
   const owned = new Map<string, number>();
@@ -94,7 +103,7 @@ export async function settleShards(
  * else. Throws when the slot holds events.
  */
 export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
-  await using catalog = open(catalogUrl);
+  await using catalog = await openAlone(catalogUrl);
   const shards = await ownersIn(catalog.database);
   const target = shards.find((shard) => shard.id === to);
   if (target === undefined) throw new Error(`there is no shard ${to} in the catalog`);
@@ -126,7 +135,7 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
  * Returns how many events it has. Throws when the catalog does not know the shard.
  */
 export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
-  await using catalog = open(catalogUrl);
+  await using catalog = await openAlone(catalogUrl);
   const shard = (await ownersIn(catalog.database)).find((owner) => owner.id === id);
   if (shard === undefined) throw new Error(`there is no shard ${id} in the catalog`);
   await using database = open(shard.databaseUrl);
@@ -145,6 +154,21 @@ interface Owner {
 
 async function ownersIn(catalog: Database): Promise<Owner[]> {
   return catalog.query<Owner>(OWNERS);
+}
+
+/** The catalog for a change of owners: with a list that another change has made old, two shards would own a slot. */
+async function openAlone(catalogUrl: string): Promise<ReturnType<typeof open>> {
+  const catalog = open(catalogUrl);
+  try {
+    await catalog.database.query(ALONE);
+    return catalog;
+  } catch (error) {
+    await catalog.database.close();
+    const taken = error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE;
+    throw taken
+      ? new Error("another migration or move of a slot is under way; try again when it has ended")
+      : error;
+  }
 }
 
 function open(url: string): { database: Database } & AsyncDisposable {

@@ -130,6 +130,31 @@ describe("shards", () => {
     expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
   });
 
+  test("R3: migrations that race with moves leave every slot with one owner, the catalog's", async () => {
+    await using cluster = await startTestCluster();
+    const [, second] = cluster.shards;
+    if (second === undefined) throw new Error("two shards");
+    const moved = Array.from({ length: 40 }, (_, slot) => slot as Slot);
+
+    const moves = (async () => {
+      for (const slot of moved) await moveEmptySlot(cluster.catalogUrl, slot, second.id);
+    })();
+    let moving = true;
+    void moves.finally(() => (moving = false)).catch(() => undefined);
+    let migrations = 0;
+    while (moving) {
+      await settleShards(cluster.catalogUrl, cluster.shards);
+      migrations += 1;
+    }
+    await moves;
+
+    expect(migrations).toBeGreaterThan(3);
+    expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
+    expect((await settleShards(cluster.catalogUrl, cluster.shards)).get(second.id)).toBe(
+      SLOT_COUNT / 2 + moved.length,
+    );
+  });
+
   test("R3: a slot that holds events does not move", async () => {
     await using cluster = await startTestCluster();
     const event = await cluster.client().createEvent();
