@@ -2,12 +2,9 @@
  * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
  * added later owns nothing, and an empty slot can be moved.
  */
-import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
+import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/postgres.ts";
 import type { ShardId } from "../shared/ids.ts";
 import { SLOT_COUNT, type Slot } from "../shared/slots.ts";
-
-/** PostgreSQL manual, appendix A. */
-const LOCK_NOT_AVAILABLE = "55P03";
 
 export interface ShardDatabase {
   readonly id: ShardId;
@@ -180,6 +177,8 @@ function open(url: string): { database: Database } & AsyncDisposable {
     connectTimeoutMs: 10_000,
     statementTimeoutMs: 60_000,
     lockTimeoutMs: 10_000,
+    // With the catalog's connection its lock would be gone.
+    keepsIdle: true,
   });
   return { database, [Symbol.asyncDispose]: async () => database.close() };
 }

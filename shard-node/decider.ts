@@ -3,7 +3,7 @@
  * every command has an honest answer. A lost connection leaves a commit in doubt; the second try settles it, because
  * each command carries its idempotency key and each booking its id.
  */
-import { DatabaseError } from "../shared/postgres.ts";
+import { DatabaseError, LOCK_NOT_AVAILABLE } from "../shared/postgres.ts";
 import {
   afterLostTry,
   type Command,
@@ -21,9 +21,6 @@ import {
   isBooking,
   isRefusedForContent,
 } from "./booking-store.ts";
-
-/** PostgreSQL manual, appendix A. */
-const LOCK_NOT_AVAILABLE = "55P03";
 
 const UNKNOWN: Failure = { outcome: "outcome_unknown" };
 /** The answer to one command, and its event as it was after the batch. */

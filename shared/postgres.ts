@@ -23,6 +23,8 @@ export interface DatabaseOptions {
   readonly statementTimeoutMs: number;
   /** How long a statement waits for a row lock before PostgreSQL cancels it. */
   readonly lockTimeoutMs: number;
+  /** Connections stay open while nobody uses them, because something of their session must last; else for ten seconds. */
+  readonly keepsIdle?: boolean;
   /** Nothing is ever written here, so a replica will do and servers are not asked what they are. */
   readonly readOnly?: boolean;
   readonly observer?: DatabaseObserver;
@@ -65,6 +67,9 @@ export class DatabaseError extends Error {
 
 /** PostgreSQL gives up first; the client's own timer is for a server that no longer answers at all. */
 const CLIENT_TIMEOUT_SLACK_MS = 1_000;
+
+/** The SQL state of a lock that was waited for too long (PostgreSQL manual, appendix A). */
+export const LOCK_NOT_AVAILABLE = "55P03";
 
 /** SQL states that end the connection: the statement's fate is unknown (PostgreSQL manual, appendix A, class 57P and 08). */
 const CONNECTION_ENDED = /^(57P0[1-5]|08)/;
@@ -280,6 +285,7 @@ export class Database {
       idle_in_transaction_session_timeout: options.statementTimeoutMs,
       query_timeout: options.statementTimeoutMs + this.#slackMs,
       keepAlive: true,
+      ...(options.keepsIdle === true && { idleTimeoutMillis: 0 }),
     });
     // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.
     pool.on("error", ignore);
