@@ -7,6 +7,7 @@ import { generator } from "./generator.ts";
 import { hotEvent } from "./hot-event.ts";
 import { memory } from "./memory.ts";
 import { reads } from "./reads.ts";
+import { replication } from "./replication.ts";
 import { scale } from "./scale.ts";
 import { soldOut } from "./sold-out.ts";
 import { steady } from "./steady.ts";
@@ -76,4 +77,5 @@ export const PARTS: readonly Part[] = [
     run: memory,
   },
   tracing,
+  replication,
 ];

@@ -1,11 +1,11 @@
 /** A primary with a replica that follows it by streaming, both real servers on 127.0.0.1. */
-import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { appendFileSync, chownSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import { startPostgresServer, type PostgresServer } from "../../deploy/embedded/postgres-server.ts";
+import { startStandbyServer } from "../../deploy/embedded/standby-server.ts";
 import { migrate } from "../../migrations/runner.ts";
 import { administer } from "./databases.ts";
 import { eventually } from "./eventually.ts";
@@ -28,11 +28,10 @@ export interface ReplicatedServer extends AsyncDisposable {
 /** Both hold a migrated `shard_template`, which tests clone. */
 export async function startReplicatedServer(): Promise<ReplicatedServer> {
   const parent = join(tmpdir(), `onsale-replicas-${randomUUID()}`);
-  const [primaryDir, replicaDir] = [join(parent, "primary"), join(parent, "replica")];
   const started: PostgresServer[] = [];
-  const start = async (dataDir: string, port?: number): Promise<PostgresServer> => {
+  const startPrimary = async (port?: number): Promise<PostgresServer> => {
     const server = await startPostgresServer({
-      dataDir,
+      dataDir: join(parent, "primary"),
       password: PASSWORD,
       databases: ["shard_template"],
       ...(port === undefined ? {} : { port }),
@@ -41,17 +40,17 @@ export async function startReplicatedServer(): Promise<ReplicatedServer> {
     return server;
   };
 
-  const first = await start(primaryDir);
-  await migrate(first.url("shard_template"), "shard");
+  const primary = await startPrimary();
+  await migrate(primary.url("shard_template"), "shard");
   // A throw-away server answers before it has written its log, and only what is written is replicated.
-  await administer(first.url(""), "alter role onsale set synchronous_commit = on");
-  // So that a replica that starts late, or paused, still finds what it has not read.
-  await administer(first.url(""), "alter system set wal_keep_size = '512MB'");
-  await first.stop();
-  execFileSync("cp", ["-a", primaryDir, replicaDir]);
-  follow(replicaDir, first.port);
-  const primary = await start(primaryDir, first.port);
-  const replica = await start(replicaDir);
+  await administer(primary.url(""), "alter role onsale set synchronous_commit = on");
+  const replica = await startStandbyServer({
+    url: primary.url("postgres"),
+    password: PASSWORD,
+    dataDir: join(parent, "replica"),
+    durable: false,
+  });
+  started.push(replica);
   const url = primary.url("").replace(/:(\d+)\/$/, `:$1,127.0.0.1:${replica.port}/`);
   await replicated(primary, replica);
 
@@ -72,7 +71,7 @@ export async function startReplicatedServer(): Promise<ReplicatedServer> {
     },
     async reviveFormerPrimary() {
       await eventually("the former primary is back", async () =>
-        start(primaryDir, primary.port).catch(() => undefined),
+        startPrimary(primary.port).catch(() => undefined),
       );
     },
     async [Symbol.asyncDispose]() {
@@ -105,13 +104,4 @@ async function rows<Row extends object>(url: string, statement: string): Promise
   } finally {
     await client.end();
   }
-}
-
-function follow(dataDir: string, primaryPort: number): void {
-  const { uid, gid } = statSync(dataDir);
-  const from = `host=127.0.0.1 port=${primaryPort} user=onsale password=${PASSWORD} application_name=replica`;
-  appendFileSync(join(dataDir, "postgresql.auto.conf"), `primary_conninfo = '${from}'\n`);
-  const signal = join(dataDir, "standby.signal");
-  writeFileSync(signal, "");
-  chownSync(signal, uid, gid);
 }

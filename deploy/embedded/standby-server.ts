@@ -1,0 +1,88 @@
+/** A replica of a server that runs, made the way of pg_basebackup, which is not among the embedded binaries. */
+import { appendFileSync, chownSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Database, type Statement } from "../../shared/postgres.ts";
+import { type PostgresServer, prepareParent, startPostgresServer } from "./postgres-server.ts";
+import { runProgram } from "./run-program.ts";
+import { serviceUser } from "./service-user.ts";
+
+/** By this name the primary knows it, as a replication slot and in `synchronous_standby_names`. */
+export const STANDBY_NAME = "standby";
+
+const PLACE: Statement = {
+  name: "standby-place",
+  text: "select current_setting('data_directory') as directory, current_setting('port')::integer as port",
+};
+// The primary keeps what is written from here on, until the replica has it.
+const RESERVE: Statement = {
+  name: "standby-reserve",
+  text: `select pg_create_physical_replication_slot('${STANDBY_NAME}', true)`,
+};
+const BEGIN: Statement = { name: "standby-begin", text: "select pg_backup_start('standby', true)" };
+const END: Statement = {
+  name: "standby-end",
+  text: "select labelfile as label from pg_backup_stop(false)",
+};
+/** Of the primary alone; the replica writes its own. */
+const NOT_COPIED = ["postmaster.pid", "postmaster.opts", "pg_replslot", "pg_wal"];
+
+/**
+ * Copies a primary on this machine into `dataDir`, which must not exist, and starts the copy as its replica; it accepts
+ * connections when this resolves, and begins to stream. `url` is the primary's `postgres` database, for a superuser; `password` is that superuser's. Throws what
+ * PostgreSQL or `cp` said. The primary's slot stays: it is for servers that are thrown away together.
+ */
+export async function startStandbyServer(options: {
+  url: string;
+  password: string;
+  dataDir: string;
+  durable: boolean;
+}): Promise<PostgresServer> {
+  const { url, password, dataDir, durable } = options;
+  const user = serviceUser();
+  prepareParent(dataDir, user);
+  // A backup belongs to the session that began it.
+  const primary = new Database({ ...ONE_CONNECTION, url, applicationName: "onsale-standby" });
+  try {
+    const [place] = await primary.query<{ directory: string; port: number }>(PLACE);
+    if (place === undefined) throw new Error("PostgreSQL does not say where its data are");
+    await primary.query(RESERVE);
+    await primary.query(BEGIN);
+    await runProgram("copying the primary", "cp", ["-a", place.directory, dataDir], {});
+    const [ended] = await primary.query<{ label: string }>(END);
+    follow({ dataDir, label: ended?.label ?? "", port: place.port, password });
+  } finally {
+    await primary.close();
+  }
+  return startPostgresServer({ dataDir, password, durable });
+}
+
+function follow(options: { dataDir: string; label: string; port: number; password: string }): void {
+  const { dataDir, label, port, password } = options;
+  for (const name of NOT_COPIED) {
+    const path = join(dataDir, name);
+    if (!statSync(path).isDirectory()) rmSync(path);
+    else for (const entry of readdirSync(path)) rmSync(join(path, entry), { recursive: true });
+  }
+  const primary = `host=127.0.0.1 port=${port} user=onsale password=${password} application_name=${STANDBY_NAME}`;
+  appendFileSync(
+    join(dataDir, "postgresql.auto.conf"),
+    `primary_conninfo = '${primary}'\nprimary_slot_name = '${STANDBY_NAME}'\n`,
+  );
+  const { uid, gid } = statSync(dataDir);
+  for (const [name, content] of [
+    ["backup_label", label],
+    ["standby.signal", ""],
+  ] as const) {
+    writeFileSync(join(dataDir, name), content, { mode: 0o600 });
+    chownSync(join(dataDir, name), uid, gid);
+  }
+}
+
+const ONE_CONNECTION = {
+  connectionsMax: 1,
+  waitersMax: 1,
+  connectTimeoutMs: 10_000,
+  statementTimeoutMs: 60_000,
+  lockTimeoutMs: 10_000,
+  keepsIdle: true,
+};
