@@ -104,6 +104,12 @@ test("D1: the image is small, and every container is bounded and started again; 
   }
 });
 
+test("D2: no service of the file is left out of these tests but two", async () => {
+  const all = (await stack.compose("--profile", "*", "config", "--services")).split("\n");
+  const used = [...SERVICES, "migrate", "tools", "k6"];
+  expect(all.filter((service) => !used.includes(service)).toSorted()).toEqual(["grafana", "jaeger"]);
+});
+
 test("D5: statistics and metrics answer on HAProxy's admin port only", async () => {
   for (const path of ["/stats", "/metrics", "/readyz"]) {
     const [inside, outside] = await Promise.all([

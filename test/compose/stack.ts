@@ -5,6 +5,8 @@ import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { INTERNAL_TOKEN, SECRET } from "../support/cluster.ts";
 
 export const ROOT = `${import.meta.dirname}/../..`;
+/** Of the service k6, made by test/compose/k6.Dockerfile: its own image is a registry away. */
+export const K6_IMAGE = "onsale-k6:test";
 const OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
 
 const execute = promisify(execFile);
@@ -65,6 +67,7 @@ export class Stack {
       API_PORT: api,
       HAPROXY_ADMIN_PORT: admin,
       PROMETHEUS_PORT: prometheus,
+      K6_IMAGE,
       // All tests come from one address.
       CLIENT_REQUESTS_MAX: "100000",
     };
