@@ -1,9 +1,11 @@
 /**
  * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
- * added later owns nothing, and an empty slot can be moved.
+ * added later owns nothing, and an empty slot can be moved. Every change of owners carries a token, by which shards and
+ * catalog refuse it once another one has overtaken it (docs/decisions/0012-slot-fencing.md).
  */
 import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/postgres.ts";
 import type { ShardId } from "../shared/ids.ts";
+import { invariant } from "../shared/invariant.ts";
 import { SLOT_COUNT, type Slot } from "../shared/slots.ts";
 
 export interface ShardDatabase {
@@ -19,36 +21,51 @@ const REGISTER: Statement = {
     on conflict (id) do update set database_url = excluded.database_url`,
 };
 
+// Held by the catalog's one connection until it is closed. Who waits longer than its lock timeout is refused. It keeps
+// changes from failing; if it is lost, their tokens keep them from harm.
+const ALONE: Statement = {
+  name: "change-owners-alone",
+  text: "select pg_advisory_lock(hashtext('onsale: slot owners'))",
+};
+
+// Milliseconds rise faster than changes are made, so no token comes twice and every map is newer than those before, even
+// when the catalog's last commits are lost with its primary.
+const TAKE_TOKEN: Statement = {
+  name: "take-token",
+  text: `
+    update map_version set version = greatest(version + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint)
+    returning version::float8 as token`,
+};
+
 // Only into an empty table: a map that exists is changed by moving slots, never dealt anew.
 const DEAL: Statement = {
   name: "deal-slots",
   text: `
-    with dealt as (
-      insert into slots (slot, shard_id)
-      select slot, ($1::text[])[slot * cardinality($1::text[]) / ${SLOT_COUNT} + 1]
-      from generate_series(0, ${SLOT_COUNT - 1}) as slot
-      where not exists (select from slots)
-      on conflict do nothing
-      returning slot
-    )
-    update map_version set version = 1 where (select count(*) from dealt) = ${SLOT_COUNT}`,
+    insert into slots (slot, shard_id)
+    select slot, ($1::text[])[slot * cardinality($1::text[]) / ${SLOT_COUNT} + 1]
+    from generate_series(0, ${SLOT_COUNT - 1}) as slot
+    where not exists (select from slots)
+    on conflict do nothing`,
 };
 
 const OWNERS: Statement = {
   name: "slot-owners",
   text: `
     select s.id, s.database_url as "databaseUrl",
-           array(select slot from slots where shard_id = s.id order by slot)::integer[] as slots,
-           (select version from map_version)::integer as version
+           array(select slot from slots where shard_id = s.id order by slot)::integer[] as slots
     from shards s order by s.id`,
 };
 
-// The catalog says what a shard owns; a shard that was away when it was dealt its slots learns of them here.
-const GRANT: Statement = {
-  name: "grant-slots",
-  text: `select acquire_slot(slot, $2) from unnest($1::smallint[]) as slot
-         where slot not in (select slot from owned_slots)`,
+// Only while no other change has taken a token. The map gets a version of its own: with the token it was read as it was.
+const ASSIGN: Statement = {
+  name: "assign-slot",
+  text: `
+    with latest as (update map_version set version = version + 1 where version = $3 returning version)
+    update slots set shard_id = $2 where slot = $1 and exists (select from latest) returning slot`,
 };
+
+const RELEASE: Statement = { name: "release-slots", text: "select release_slots($1::smallint[], $2)" };
+const ACQUIRE: Statement = { name: "acquire-slots", text: "select acquire_slots($1::smallint[], $2)" };
 
 // B9, C2: whatever was said of an event before, by this history of the shard or another one, has a lower version. So every
 // cache takes the event as it is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches
@@ -63,34 +80,20 @@ const RAISE_VERSIONS: Statement = {
     select count(*)::integer as events from raised`,
 };
 
-// What it gave away after that moment was empty then, too.
-const RELEASE: Statement = {
-  name: "release-slots",
-  text: "select release_slot(slot) from owned_slots where slot <> all ($1::smallint[])",
-};
-
-// Held by the catalog's one connection until it is closed. Who waits longer than its lock timeout is refused.
-const ALONE: Statement = {
-  name: "change-owners-alone",
-  text: "select pg_advisory_lock(hashtext('onsale: slot owners'))",
-};
-
-/** Registers shards and makes every shard own what the catalog says. Returns how many slots each shard owns. */
+/** Registers shards and makes them own what the catalog says. Returns how many slots each shard of the catalog owns. */
 export async function settleShards(
   catalogUrl: string,
   shards: readonly ShardDatabase[],
 ): Promise<Map<string, number>> {
-  await using catalog = await openAlone(catalogUrl);
-  await catalog.database.query(REGISTER, [shards.map((s) => s.id), shards.map((s) => s.databaseUrl)]);
-  await catalog.database.query(DEAL, [shards.map((s) => s.id)]);
-  const owned = new Map<string, number>();
-  for (const shard of await ownersIn(catalog.database)) {
-    owned.set(shard.id, shard.slots.length);
-    if (!shards.some((given) => given.id === shard.id)) continue;
-    await using database = open(shard.databaseUrl);
-    await database.database.query(GRANT, [shard.slots, shard.version]);
-  }
-  return owned;
+  await using change = await beginChange(catalogUrl);
+  await change.catalog.query(REGISTER, [shards.map((s) => s.id), shards.map((s) => s.databaseUrl)]);
+  await change.catalog.query(DEAL, [shards.map((s) => s.id)]);
+  const owners = await ownersIn(change);
+  await settle(
+    change,
+    owners.filter((owner) => shards.some((shard) => shard.id === owner.id)),
+  );
+  return new Map(owners.map((owner) => [owner.id, owner.slots.length]));
 }
 
 /**
@@ -100,30 +103,16 @@ export async function settleShards(
  * else. Throws when the slot holds events.
  */
 export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
-  await using catalog = await openAlone(catalogUrl);
-  const shards = await ownersIn(catalog.database);
-  const target = shards.find((shard) => shard.id === to);
+  await using change = await beginChange(catalogUrl);
+  const owners = await ownersIn(change);
+  const target = owners.find((owner) => owner.id === to);
   if (target === undefined) throw new Error(`there is no shard ${to} in the catalog`);
-  const source = shards.find((shard) => shard.slots.includes(slot));
-  const version = target.version + 1;
-  if (source !== undefined && source.id !== to) {
-    await using database = open(source.databaseUrl);
-    await database.database.query({ name: "release-slot", text: "select release_slot($1)" }, [slot]);
-  }
-  await catalog.database.query(
-    {
-      name: "assign-slot",
-      text: `
-        with moved as (update slots set shard_id = $2 where slot = $1 and shard_id <> $2 returning slot)
-        update map_version set version = version + 1 where exists (select from moved)`,
-    },
-    [slot, to],
-  );
-  await using database = open(target.databaseUrl);
-  await database.database.query({ name: "acquire-slot", text: "select acquire_slot($1, $2)" }, [
-    slot,
-    version,
-  ]);
+  const source = owners.find((owner) => owner.slots.includes(slot));
+  if (source !== undefined && source !== target) await tell(change, source, RELEASE, [slot]);
+  const assigned = await change.catalog.query(ASSIGN, [slot, to, change.token]);
+  if (assigned.length === 0)
+    throw new Error("another change of slot owners has begun since; run this one again");
+  await tell(change, target, ACQUIRE, [slot]);
 }
 
 /**
@@ -132,39 +121,76 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
  * Returns how many events it has. Throws when the catalog does not know the shard.
  */
 export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
-  await using catalog = await openAlone(catalogUrl);
-  const shard = (await ownersIn(catalog.database)).find((owner) => owner.id === id);
+  await using change = await beginChange(catalogUrl);
+  const shard = (await ownersIn(change)).find((owner) => owner.id === id);
   if (shard === undefined) throw new Error(`there is no shard ${id} in the catalog`);
+  await settle(change, [shard]);
   await using database = open(shard.databaseUrl);
-  await database.database.query(RELEASE, [shard.slots]);
-  await database.database.query(GRANT, [shard.slots, shard.version]);
   const [raised] = await database.database.query<{ events: number }>(RAISE_VERSIONS);
   return raised?.events ?? 0;
+}
+
+/** A change of owners that is under way. */
+interface Change extends AsyncDisposable {
+  readonly catalog: Database;
+  /** Greater than those of all changes that began before. */
+  readonly token: number;
 }
 
 interface Owner {
   readonly id: string;
   readonly databaseUrl: string;
-  readonly slots: number[];
-  readonly version: number;
+  readonly slots: readonly number[];
 }
 
-async function ownersIn(catalog: Database): Promise<Owner[]> {
-  return catalog.query<Owner>(OWNERS);
-}
-
-/** The catalog for a change of owners: with a list that another change has made old, two shards would own a slot. */
-async function openAlone(catalogUrl: string): Promise<ReturnType<typeof open>> {
+/** Waits until no other change is under way, and takes a token. */
+async function beginChange(catalogUrl: string): Promise<Change> {
   const catalog = open(catalogUrl);
   try {
     await catalog.database.query(ALONE);
-    return catalog;
+    const [taken] = await catalog.database.query<{ token: number }>(TAKE_TOKEN);
+    invariant(taken !== undefined, "the catalog has a version of the map");
+    return {
+      catalog: catalog.database,
+      token: taken.token,
+      [Symbol.asyncDispose]: catalog[Symbol.asyncDispose],
+    };
   } catch (error) {
     await catalog.database.close();
-    const taken = error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE;
-    throw taken
+    const isTaken = error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE;
+    throw isTaken
       ? new Error("another migration or move of a slot is under way; try again when it has ended")
       : error;
+  }
+}
+
+/** As the catalog says now; so nothing is missing that was assigned with a lesser token. */
+async function ownersIn({ catalog }: Change): Promise<Owner[]> {
+  return catalog.query<Owner>(OWNERS);
+}
+
+/**
+ * Makes shards own what the catalog says, and nothing else. A shard that was away, was restored, or whose move was
+ * interrupted learns it here. All give up what is not theirs before one takes what another may have had.
+ */
+async function settle(change: Change, owners: readonly Owner[]): Promise<void> {
+  const all = new Set(Array.from({ length: SLOT_COUNT }, (_, slot) => slot));
+  for (const owner of owners) await tell(change, owner, RELEASE, [...all.difference(new Set(owner.slots))]);
+  for (const owner of owners) await tell(change, owner, ACQUIRE, owner.slots);
+}
+
+/** Has a shard give up or take slots. Throws with the shard's name and its reason when it refuses. */
+async function tell(
+  { token }: Change,
+  { id, databaseUrl }: Owner,
+  statement: Statement,
+  slots: readonly number[],
+): Promise<void> {
+  await using shard = open(databaseUrl);
+  try {
+    await shard.database.query(statement, [slots, token]);
+  } catch (cause) {
+    throw cause instanceof DatabaseError ? new Error(`${id}: ${cause.message}`, { cause }) : cause;
   }
 }
 

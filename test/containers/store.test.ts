@@ -173,7 +173,7 @@ function givenFeed(heard: (snapshots: readonly Snapshot[]) => void): SnapshotFee
 
 async function givenEvent(store: BookingStore, totalTickets: number): Promise<EventId> {
   const id = newEventId(Date.now());
-  await database.query({ name: "own", text: "select acquire_slot($1::smallint, 1)" }, [slotOf(id)]);
+  await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
   const result = await store.createEvent({
     id,
     name: "Concert",

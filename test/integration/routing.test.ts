@@ -10,11 +10,12 @@ import {
   slotOfBooking,
   timeOf,
 } from "../../shared/ids.ts";
-import { ownerOf, rangesOf, readShardMap } from "../../shared/shard-map.ts";
+import { ownerOf, rangesOf, readShardMap, type WireShardMap } from "../../shared/shard-map.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
-import type { CommandsResponse } from "../../shared/wire.ts";
+import { type CommandsResponse, RPC } from "../../shared/wire.ts";
 import { INTERNAL_TOKEN, startTestCluster, tally, tokenOf } from "../support/cluster.ts";
 import { createDatabase } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
 
 describe("slots", () => {
   test("R1: the slot of an event is what it has always been", () => {
@@ -115,13 +116,14 @@ describe("shards", () => {
       });
       return { status: response.status, body: (await response.json()) as CommandsResponse };
     };
-    expect((await stale()).body.results).toEqual([{ outcome: "event_not_found" }]);
+    const before = await stale();
+    expect(before.body.results).toEqual([{ outcome: "event_not_found" }]);
 
     await moveEmptySlot(cluster.catalogUrl, slot, second.id);
 
     const refused = await stale();
     expect([refused.status, refused.body.results]).toEqual([421, [{ outcome: "wrong_shard" }]]);
-    expect(refused.body.mapVersion).toBe(2);
+    expect(refused.body.mapVersion).toBeGreaterThan(before.body.mapVersion);
     // The router knows the old map still: its first request goes to the old owner and is rerouted to the new one.
     const answer = await client.book(id, "u");
     expect([answer.status, answer.body.code]).toEqual([404, "event_not_found"]);
@@ -153,6 +155,33 @@ describe("shards", () => {
     expect((await settleShards(cluster.catalogUrl, cluster.shards)).get(second.id)).toBe(
       SLOT_COUNT / 2 + moved.length,
     );
+  });
+
+  test("R2 R4: migrations that change no owner make newer maps, and no request minds", async () => {
+    await using cluster = await startTestCluster();
+    const client = cluster.client();
+    const events = await Promise.all(Array.from({ length: 12 }, async () => client.createEvent()));
+    const [node] = cluster.nodes;
+    const versionAtNode = async () => {
+      const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
+      const answer = await fetch(`${node?.url}${RPC.map}`, { headers });
+      return ((await answer.json()) as WireShardMap).version;
+    };
+    const versions = new Set([await versionAtNode()]);
+    const outcomes: number[] = [];
+
+    await eventually("the node has read three newer maps", async () => {
+      await settleShards(cluster.catalogUrl, cluster.shards);
+      const user = `user-${outcomes.length}`;
+      const answers = await Promise.all(events.map(async ({ id }) => client.book(id, user)));
+      outcomes.push(...answers.map(({ status }) => status));
+      versions.add(await versionAtNode());
+      return versions.size > 3;
+    });
+
+    expect([...versions]).toEqual([...versions].toSorted((a, b) => a - b));
+    expect(tally(outcomes)).toEqual({ 201: outcomes.length });
+    expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
   });
 
   test("R3: a slot that holds events does not move", async () => {

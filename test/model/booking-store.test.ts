@@ -236,7 +236,7 @@ test("B2: a sweep of due holds gives their tickets back and says how the events 
 test("R3: commands for slots that the shard does not own are refused, and the others of the batch are not", async () => {
   const [mine, foreign] = [await givenEvent({ totalTickets: 5 }), await givenEvent({ totalTickets: 5 })];
   const [booked] = await decide([book(foreign, "early")]);
-  // Not release_slot(), which would refuse: the rows are here, and still nothing may be decided about them.
+  // Not release_slots(), which would refuse: the rows are here, and still nothing may be decided about them.
   await database.query(DISOWN, [slotOf(foreign)]);
 
   const decisions = await decide([book(mine, "user"), book(foreign, "user"), confirm(bookingIn(booked))]);
@@ -256,7 +256,7 @@ test("R3: a batch that waits while its slot is given away is refused", async () 
   await database.query(OWN, [slotOf(id)]);
   await using mover = await connect();
   await mover.client.query("begin");
-  await mover.client.query("select release_slot($1::smallint)", [slotOf(id)]);
+  await mover.client.query("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
 
   const late = decide([book(id, "user")]);
   await untilBlocked("the batch waits for the move", 1);
@@ -274,7 +274,7 @@ test("R3: a slot is given away only after running batches, and never with its ev
   const running = decide([book(id, "user")]);
   await untilBlocked("the batch waits for the event", 1);
 
-  const released = mover.client.query("select release_slot($1::smallint)", [slotOf(id)]).then(
+  const released = mover.client.query("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]).then(
     () => "released",
     (error: unknown) => (error instanceof pg.DatabaseError ? error.code : error),
   );
@@ -285,7 +285,7 @@ test("R3: a slot is given away only after running batches, and never with its ev
   expect(await released).toBe("55006"); // object_in_use
 });
 
-const OWN = { name: "own", text: "select acquire_slot($1::smallint, 1)" };
+const OWN = { name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" };
 const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
 
 async function givenEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<EventId> {

@@ -306,7 +306,7 @@ function givenNode(
 
 async function givenEvent(totalTickets: number, maxPerUser = 2): Promise<EventId> {
   const id = newEventId(Date.now());
-  await observer.query("select acquire_slot($1::smallint, 1)", [slotOf(id)]);
+  await observer.query("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
   await observer.query(
     "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())",
     [id, slotOf(id), totalTickets, maxPerUser],

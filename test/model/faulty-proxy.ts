@@ -15,6 +15,8 @@ const READY = Buffer.from([0x5a, 0, 0, 0, 5, 0x49]);
 export interface Intercepted {
   /** Gives it to the server. Resolves when the server has answered it, and so has committed; the answer is kept back. */
   deliver(): Promise<void>;
+  /** Gives the client the answer that was kept back, and lets its connection alone from here on. */
+  answer(): void;
   /** Breaks the client's connection. */
   cut(): void;
 }
@@ -114,6 +116,10 @@ class Link {
       deliver: async () => {
         this.#server.write(request);
         await eventually("the server answers", () => endsWith(this.#kept ?? READY, READY));
+      },
+      answer: () => {
+        this.#client.write(this.#kept ?? "");
+        this.#kept = undefined;
       },
       cut: () => this.#client.destroy(),
     });

@@ -22,7 +22,7 @@ async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeou
   });
   const store = new BookingStore(database, () => Date.now());
   const id = newEventId(Date.now());
-  await database.query({ name: "own", text: "select acquire_slot($1::smallint, 1)" }, [slotOf(id)]);
+  await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
   await store.createEvent({
     id,
     name: "Concert",

@@ -202,7 +202,7 @@ export async function openShard(url: string): Promise<Database> {
   await database.query(
     {
       name: "own-slots",
-      text: "select acquire_slot(slot::smallint, 1) from generate_series(0, $1 - 1) as slot",
+      text: "select acquire_slots(array(select generate_series(0, $1 - 1))::smallint[], 1)",
     },
     [OWNED_SLOTS],
   );

@@ -34,6 +34,7 @@ const STORE = "test/model/booking-store.test.ts";
 const STORIES = "test/model/booking-store.property.test.ts";
 const DECIDER = "test/model/decider.test.ts";
 const LANES = "test/model/lanes.test.ts";
+const OWNERS = "test/model/slot-owners.test.ts";
 const CACHE = "test/integration/cache.test.ts";
 
 interface Plant {
@@ -191,6 +192,22 @@ const PLANTS: readonly Plant[] = [
     file: FUNCTIONS,
     find: "end if;\n\n  perform pg_advisory_xact_lock_shared(slots_lock_key());\n",
     replace: "end if;\n",
+  },
+  {
+    bug: "a shard obeys a change of slot owners that another has overtaken",
+    rule: "R3",
+    suite: OWNERS,
+    file: "migrations/shard/0005_slot-tokens.sql",
+    find: " where t.token <= p_token;",
+    replace: ";",
+  },
+  {
+    bug: "the catalog takes a slot's owner from a move that another change has overtaken",
+    rule: "R3",
+    suite: OWNERS,
+    file: "migrations/shards.ts",
+    find: "where version = $3 returning",
+    replace: "where $3::bigint > 0 returning",
   },
   {
     bug: "a batch that met a fault is given up",
