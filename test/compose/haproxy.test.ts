@@ -53,7 +53,13 @@ beforeAll(async () => {
     ["run", "--detach"].concat(standInOptions, ["node:26-trixie-slim", "node", "-e", STAND_IN]),
   );
   const published = ["--publish", `127.0.0.1:${port}:8080`, "--publish", `127.0.0.1:${adminPort}:8405`];
-  const limits = [`CLIENT_CONNECTIONS_MAX=${CONNECTIONS_MAX}`, `CLIENT_REQUESTS_MAX=${REQUESTS_MAX}`];
+  const address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+  const trusted = await outputOf("docker", ["inspect", "--format", address, standIn]);
+  const limits = [
+    `CLIENT_CONNECTIONS_MAX=${CONNECTIONS_MAX}`,
+    `CLIENT_REQUESTS_MAX=${REQUESTS_MAX}`,
+    `TRACE_CLIENTS=192.0.2.1 ${trusted}/32`,
+  ];
   const config = `${ROOT}/deploy/haproxy/haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro`;
   await outputOf(
     "docker",
@@ -80,6 +86,24 @@ test("D5: a client cannot say which address it has", async () => {
   const { headers } = await shown("/", { headers: forged });
   expect(headers["x-forwarded-for"]).toMatch(/^(\d+\.){3}\d+$/);
   expect(JSON.stringify(headers)).not.toContain("1.2.3.4");
+});
+
+test("D5: a trace is begun by the trusted alone", async () => {
+  const sent = {
+    traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    tracestate: "vendor=1",
+    baggage: "user=ada",
+  };
+  const outside = await shown("/", { headers: sent });
+  expect(outside.headers["x-forwarded-for"]).toBeDefined();
+  for (const header of Object.keys(sent)) expect(outside.headers).not.toHaveProperty(header);
+
+  const ask = `fetch("http://${name}:8080/", { headers: ${JSON.stringify(sent)} })
+    .then(async (answer) => console.log(await answer.text()))`;
+  const inside = JSON.parse(await outputOf("docker", ["exec", standIn, "node", "-e", ask])) as Shown;
+  const { traceparent, tracestate } = sent;
+  expect(inside.headers).toMatchObject({ traceparent, tracestate });
+  expect(inside.headers).not.toHaveProperty("baggage");
 });
 
 test("D5: connections to a router are kept and shared", async () => {

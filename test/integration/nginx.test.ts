@@ -142,6 +142,9 @@ test("C7 F2: a router hears of a client's true address, and of a slow client not
     "x-forwarded-for": "198.51.100.1",
     forwarded: "for=198.51.100.1",
     "x-forwarded-proto": "https",
+    traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    tracestate: "vendor=1",
+    baggage: "user=ada",
   };
   await new Client(nginx.url).send("GET", "/v1/events", { headers: forged });
   const { headers } = requests.splice(0)[0] ?? {};
@@ -150,6 +153,8 @@ test("C7 F2: a router hears of a client's true address, and of a slow client not
     "http",
     undefined,
   ]);
+
+  for (const header of ["traceparent", "tracestate", "baggage"]) expect(headers).not.toHaveProperty(header);
 
   const slow = connect(nginx.port, "127.0.0.1");
   await once(slow, "connect");
