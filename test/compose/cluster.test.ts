@@ -139,6 +139,34 @@ test("D3: both replicas stream, and have what was just booked", async () => {
   }
 });
 
+test("D3: lists are read from the replica, and from the primary while the replica is stopped", async () => {
+  const readsFrom = async (source: "primary" | "replica") => {
+    const ask =
+      "fetch('http://127.0.0.1:9091/metrics').then(async (answer) => console.log(await answer.text()))";
+    const metrics = await stack.compose("exec", "-T", "node-a", "node", "-e", ask);
+    return Number(new RegExp(`^onsale_db_reads_total{source="${source}"} (\\d+)$`, "m").exec(metrics)?.[1]);
+  };
+  const growsByLists = async (source: "primary" | "replica") => {
+    const before = await readsFrom(source);
+    await eventually(
+      `lists are read from the ${source}`,
+      async () => {
+        expect((await client.send("GET", "/v1/events?limit=5")).status).toBe(200);
+        return (await readsFrom(source)) > before;
+      },
+      BACK_MAX_MS,
+    );
+  };
+  await growsByLists("replica");
+  await stack.compose("stop", "shard-a-replica");
+  await growsByLists("primary");
+  const fromReplica = await readsFrom("replica");
+  expect((await client.send("GET", "/v1/events?limit=5")).status).toBe(200);
+  expect(await readsFrom("replica")).toBe(fromReplica);
+  await stack.up("--no-deps", "--no-recreate", "shard-a-replica");
+  await growsByLists("replica");
+});
+
 test("D6: PostgreSQL's limits of time hold behind PgBouncer, and plans are prepared through it", async () => {
   const through = async (statement: string) =>
     run(
