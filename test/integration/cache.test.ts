@@ -4,35 +4,9 @@ import { EventCache, type EventCacheOptions } from "../../router/event-cache.ts"
 import type { EventId } from "../../shared/ids.ts";
 import { createLog } from "../../shared/log.ts";
 import { SnapshotStore } from "../../shared/redis.ts";
-import type { Event, Snapshot } from "../../shared/wire.ts";
 import { startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
 import { eventually } from "../support/eventually.ts";
-
-const ID = "01a20409-0c00-7c2b-af63-0abca586c6cb" as EventId;
-
-function snapshot(
-  version: number,
-  fields: Partial<Event> = {},
-  nextHoldExpiresAt: string | null = null,
-): Snapshot {
-  const event: Event = {
-    id: ID,
-    name: `version ${version}`,
-    venue: null,
-    startsAt: "2030-01-01T00:00:00.000Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    status: "on_sale",
-    totalTickets: 10,
-    availableTickets: 5,
-    maxPerUser: 2,
-    version,
-    createdAt: "2026-01-01T00:00:00.000Z",
-    updatedAt: "2026-01-01T00:00:00.000Z",
-    ...fields,
-  };
-  return { event, nextHoldExpiresAt };
-}
+import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
 /** A cache whose clock stands still until the test moves it. */
 function cacheWith(options: Partial<EventCacheOptions> = {}) {

@@ -5,30 +5,10 @@ import { Reader } from "../../shard-node/reader.ts";
 import { Replica } from "../../shard-node/replica.ts";
 import type { EventId } from "../../shared/ids.ts";
 import { type Database, DatabaseError } from "../../shared/postgres.ts";
-import type { Event, ReadResult, Snapshot } from "../../shared/wire.ts";
+import type { ReadResult, Snapshot } from "../../shared/wire.ts";
+import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
-const ID = "01a20409-0c00-7c2b-af63-0abca586c6cb" as EventId;
 const OTHER = "01a20409-0c00-7c2b-af63-0abca586c6cc" as EventId;
-
-function snapshot(version: number, fields: Partial<Event> = {}): Snapshot {
-  const event: Event = {
-    id: ID,
-    name: "Concert",
-    venue: null,
-    startsAt: "2030-01-01T00:00:00.000Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    status: "on_sale",
-    totalTickets: 10,
-    availableTickets: 5,
-    maxPerUser: 2,
-    version,
-    createdAt: "2026-01-01T00:00:00.000Z",
-    updatedAt: "2026-01-01T00:00:00.000Z",
-    ...fields,
-  };
-  return { event, nextHoldExpiresAt: null };
-}
 
 function givenClock() {
   const clock = { time: 1_000_000, now: () => clock.time, elapsed: () => clock.time };
