@@ -347,6 +347,37 @@ test("D3: a primary is lost, its replica promoted, and the shard sells without a
   expect(await restartsOf()).toBe(before);
 });
 
+test("D3: a former primary is made a replica of its successor, and both keep their roles", async () => {
+  const slot = "select pg_create_physical_replication_slot('replica', true)";
+  await stack.sql("shard-a-replica", "postgres", slot);
+  const once = ["run", "--rm", "--no-deps", "-T"];
+  await stack.compose(...once, "--entrypoint", "bash", "shard-a", "-c", 'rm -rf "$PGDATA"');
+  const copier = ["-v", `${ROOT}/deploy/postgres/replica.sh:/replica.sh:ro`, "--entrypoint", "/replica.sh"];
+  await stack.compose(...once, ...copier, "-e", "PRIMARY_HOST=shard-a-replica", "shard-a", "true");
+  await stack.up("--no-deps", "shard-a");
+  const streams = async () => {
+    const state = "select string_agg(application_name || ' ' || state, ',') from pg_stat_replication";
+    return (await stack.sql("shard-a-replica", "postgres", state)) === "replica streaming";
+  };
+  await eventually("it streams", streams);
+
+  await stack.compose("restart", "shard-a", "shard-a-replica");
+  await eventually("it streams again", async () => streams().catch(() => false), BACK_MAX_MS);
+  expect(await stack.sql("shard-a", "postgres", "select pg_is_in_recovery()")).toBe("t");
+  const booked = await eventually(
+    "the shard sells",
+    async () => {
+      const answer = await bookNew(events[0]).catch(() => undefined);
+      return answer?.status === 201 && answer;
+    },
+    BACK_MAX_MS,
+  );
+  await eventually("the former primary has the booking", async () => {
+    const found = `select count(*) from bookings where id = '${booked.body.id}'`;
+    return (await stack.sql("shard-a", "shard", found)) === "1";
+  });
+});
+
 test("D1 B1 B2 B3 B4 R1 R2 R3: after all of it the audit is clean, with the tools of the image", async () => {
   const said = await stack.compose("run", "--rm", "--no-deps", "-T", "tools", "audit/main.ts");
   expect(said).toMatch(/^audit clean: 2 shards, /m);
