@@ -64,6 +64,12 @@ const ASSIGN: Statement = {
     update slots set shard_id = $2 where slot = $1 and exists (select from latest) returning slot`,
 };
 
+// The server is meant to be the shard's, whatever timeline was found before.
+const SET_TIMELINE: Statement = {
+  name: "set-timeline",
+  text: "update shards set timeline = $2 where id = $1",
+};
+
 const RELEASE: Statement = { name: "release-slots", text: "select release_slots($1::smallint[], $2)" };
 const ACQUIRE: Statement = { name: "acquire-slots", text: "select acquire_slots($1::smallint[], $2)" };
 
@@ -117,7 +123,8 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
 
 /**
  * Fits a shard that was restored to an earlier moment, or taken over by a replica that missed the last commits, into the
- * cluster: it owns what the catalog says, and its events have versions that nobody has seen. Its nodes must be stopped.
+ * cluster: it owns what the catalog says, its events have versions that nobody has seen, and nodes take it for the shard's,
+ * whatever they found before. Its nodes must be stopped.
  * Returns how many events it has. Throws when the catalog does not know the shard.
  */
 export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
@@ -127,6 +134,7 @@ export async function settleRestoredShard(catalogUrl: string, id: ShardId): Prom
   await settle(change, [shard]);
   await using database = open(shard.databaseUrl);
   const [raised] = await database.database.query<{ events: number }>(RAISE_VERSIONS);
+  await change.catalog.query(SET_TIMELINE, [id, database.database.timeline]);
   return raised?.events ?? 0;
 }
 

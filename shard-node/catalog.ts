@@ -1,6 +1,7 @@
 /**
  * The node's view of the catalog: it announces itself there and keeps the newest shard map in memory, for routers to
- * ask. While the catalog is away everything goes on with the map in memory.
+ * ask. It also shares there which timeline of its shard it has found, so that no node takes a replaced primary for the
+ * shard's. While the catalog is away everything goes on with what is in memory.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ShardId } from "../shared/ids.ts";
@@ -17,10 +18,15 @@ const ANNOUNCE: Statement = {
     on conflict (url) do update set shard_id = excluded.shard_id, seen_at = now()`,
 };
 const WITHDRAW: Statement = { name: "withdraw-node", text: "delete from nodes where url = $1" };
+const RECORD_TIMELINE: Statement = {
+  name: "record-timeline",
+  text: "update shards set timeline = $2 where id = $1 and timeline < $2",
+};
 const READ_MAP: Statement = {
   name: "read-map",
   text: `
     select (select version from map_version)::float8 as version,
+           coalesce((select timeline from shards where id = $2), 0) as timeline,
            coalesce((select json_agg(json_build_object(
              'id', s.id,
              'slots', array(select slot from slots where shard_id = s.id order by slot),
@@ -33,13 +39,18 @@ const READ_MAP: Statement = {
 export class Catalog {
   readonly #database: Database;
   readonly #shard: ShardId;
+  readonly #shardDatabases: readonly Database[];
+  /** The newest timeline of the shard that the catalog is known to have. */
+  #recordedTimeline = 0;
   #url: string | undefined;
   #map: WireShardMap | undefined;
   #refreshing: Promise<void> | undefined;
 
-  constructor(database: Database, shard: ShardId) {
+  /** `shardDatabases` tell it which timeline they found, and hear from it which one others did. */
+  constructor(database: Database, shard: ShardId, shardDatabases: readonly Database[]) {
     this.#database = database;
     this.#shard = shard;
+    this.#shardDatabases = shardDatabases;
   }
 
   /** From the next refresh on, routers learn that this node serves its shard at `url`. */
@@ -52,7 +63,7 @@ export class Catalog {
     return this.#map;
   }
 
-  /** Says that this node serves its shard, and reads the map. Throws DatabaseError when the catalog is away. */
+  /** Says that this node serves its shard, and reads the map and the timeline. Throws DatabaseError when the catalog is away. */
   async refresh(): Promise<void> {
     this.#refreshing ??= this.#announceAndRead().finally(() => (this.#refreshing = undefined));
     return this.#refreshing;
@@ -74,12 +85,17 @@ export class Catalog {
   }
 
   async #announceAndRead(): Promise<void> {
+    const found = Math.max(...this.#shardDatabases.map(({ timeline }) => timeline));
+    if (found > this.#recordedTimeline) await this.#database.query(RECORD_TIMELINE, [this.#shard, found]);
     if (this.#url !== undefined) await this.#database.query(ANNOUNCE, [this.#url, this.#shard]);
     const [row] = await this.#database.query<{
       version: number;
+      timeline: number;
       shards: { id: ShardId; slots: number[]; nodeUrls: string[] }[];
-    }>(READ_MAP, [NODE_FORGOTTEN_SECONDS]);
+    }>(READ_MAP, [NODE_FORGOTTEN_SECONDS, this.#shard]);
     if (row === undefined) return;
+    this.#recordedTimeline = row.timeline;
+    for (const database of this.#shardDatabases) database.refuseBefore(row.timeline);
     const map: WireShardMap = {
       version: row.version,
       shards: row.shards.map(({ id, slots, nodeUrls }) => ({ id, nodeUrls, slotRanges: rangesOf(slots) })),

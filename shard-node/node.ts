@@ -76,11 +76,11 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     waitersMax: 2,
     ...timeouts,
   });
-  const catalog = new Catalog(catalogDatabase, config.SHARD_ID);
   const store = new BookingStore(batches, () => systemClock.now(), others);
   const replicaUrls = config.REPLICA_URL === undefined ? [] : serverUrls(config.REPLICA_URL);
   // Of its own, so that no flood of reads makes replicas look old.
   const marks = shardDatabase(Math.max(1, replicaUrls.length));
+  const catalog = new Catalog(catalogDatabase, config.SHARD_ID, [batches, others, marks]);
   const replicas = replicaUrls.map((url) => {
     const database = new Database({
       url,
@@ -150,6 +150,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     log,
     tracing,
   });
+  // Before the first use of the shard's database: the server that answers may be one that was replaced.
+  await catalog.refreshWithin(config.CONNECT_TIMEOUT_MS);
   const listening = await app.listen({ host: config.HOST, port: config.PORT });
   const url = config.ADVERTISE_URL ?? listening;
   catalog.announceAt(url);

@@ -188,6 +188,17 @@ export class Database {
     }
   }
 
+  /** The newest timeline of its servers that is known here (shared/primary-search.ts); 0 before the first connection. */
+  get timeline(): number {
+    return this.#search.newestTimeline;
+  }
+
+  /** Refuses servers of older timelines from now on, and those that were trusted before are asked again. */
+  refuseBefore(timeline: number): void {
+    if (!this.#search.learn(timeline)) return;
+    for (const server of this.#servers) this.#leave(server);
+  }
+
   /** For a transaction that bounds itself, behind a pooler that drops what this connection was opened with. */
   get bounds(): { lockTimeoutMs: number; transactionTimeoutMs: number } {
     const { lockTimeoutMs, statementTimeoutMs } = this.#options;

@@ -24,6 +24,18 @@ export class PrimarySearch {
     this.#ask = ask;
   }
 
+  /** Of the servers that were found so far; older ones are refused. 0 before the first. */
+  get newestTimeline(): number {
+    return this.#newestTimeline;
+  }
+
+  /** Somebody else has found a server of this timeline. Returns whether that is news. */
+  learn(timeline: number): boolean {
+    if (timeline <= this.#newestTimeline) return false;
+    this.#newestTimeline = timeline;
+    return true;
+  }
+
   /** The URL of the server to write to. One search at a time, however many want to know. Throws an Error that says why each was refused. */
   async find(): Promise<string> {
     const [only] = this.#urls;

@@ -14,6 +14,7 @@ const BACK_MAX_MS = 90_000;
 const IMAGE_MAX_BYTES = 250_000_000;
 /** POOL_SIZE of docker-compose.yml. */
 const POOL_SIZE = 14;
+const COUNT = "select count(*) from bookings";
 const SHARDS = ["shard-a", "shard-b"] as const;
 const OURS = ["router-1", "router-2", "node-a", "node-b", "auditor"] as const;
 const SERVICES = [
@@ -345,6 +346,26 @@ test("D3: a primary is lost, its replica promoted, and the shard sells without a
   );
   expect((await client.readBooking(booked.body.id, booked.body.userId)).status).toBe(200);
   expect(await restartsOf()).toBe(before);
+});
+
+test("P1: a former primary that comes back alone sells nothing", async () => {
+  await stack.compose("stop", "shard-a-replica");
+  await stack.up("--no-deps", "shard-a");
+  await stack.compose("restart", "node-a");
+  const before = await stack.sql("shard-a", "shard", COUNT);
+  const saysWhy = async () => (await stack.compose("logs", "node-a")).includes("was replaced");
+  await eventually("the node refuses it", saysWhy, BACK_MAX_MS);
+  expect((await bookNew(events[0])).body.code).toBe("shard_unavailable");
+  expect(await stack.sql("shard-a", "shard", COUNT)).toBe(before);
+
+  await stack.compose("start", "shard-a-replica");
+  await eventually(
+    "the shard sells where it did",
+    async () => (await bookNew(events[0]).catch(() => undefined))?.status === 201,
+    BACK_MAX_MS,
+  );
+  expect(await stack.sql("shard-a", "shard", COUNT)).toBe(before);
+  await stack.compose("stop", "shard-a");
 });
 
 test("D3: a former primary is made a replica of its successor, and both keep their roles", async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, test, vi } from "vitest";
 import { audit } from "../../audit/audit.ts";
+import { settleRestoredShard } from "../../migrations/shards.ts";
 import { Database } from "../../shared/postgres.ts";
 import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
 import { administer } from "../support/databases.ts";
@@ -111,6 +112,62 @@ test("P1: a primary that comes back after it was replaced is not written to, nei
     message: expect.stringContaining("was replaced") as string,
   });
 });
+
+test("P1 B4: a replaced primary sells nothing, neither by a node that starts when only it can be reached nor by one that used it all along", async () => {
+  await using server = await startReplicatedServer();
+  await using cluster = await startTestCluster({
+    shards: 1,
+    serverOf: () => server.url,
+    env: { CONNECT_TIMEOUT_MS: "1000" },
+  });
+  const [shard] = cluster.shards;
+  if (shard === undefined) throw new Error("a shard");
+  await using former = open(shard.databaseUrl.replace(`,127.0.0.1:${server.replica.port}`, ""));
+  const bookings = async () => former.query({ name: "count", text: "select user_id from bookings" });
+  const event = await cluster.client().createEvent({ totalTickets: 100 });
+  expect((await cluster.client().book(event.id, "before")).status).toBe(201);
+  await replicated(server.primary, server.replica);
+  await server.killPrimary();
+  await server.promote();
+  await eventually("it sells", async () => (await cluster.client().book(event.id, "after")).status === 201);
+  await eventually("the catalog knows", async () => (await timelineOf(cluster)) === 2);
+  await cluster.nodes.shift()?.close();
+  process.kill(server.replica.pid, "SIGKILL");
+  await server.reviveFormerPrimary();
+
+  await cluster.addUnreadyNode(shard);
+  const stranded = cluster.client(await cluster.addRouter());
+  for (const user of ["one", "two", "three"])
+    expect((await stranded.book(event.id, user)).body.code).toBe("shard_unavailable");
+  expect(await bookings()).toEqual([{ user_id: "before" }]);
+
+  // Given up on purpose: the one that is left is the shard's, as after a restore.
+  await cluster.nodes.shift()?.close();
+  await settleRestoredShard(cluster.catalogUrl, shard.id);
+  await cluster.addNode(shard);
+  const client = cluster.client(await cluster.addRouter());
+  await eventually("it sells", async () => (await client.book(event.id, "restored")).status === 201);
+  expect(await timelineOf(cluster)).toBe(1);
+
+  // Another node finds a successor.
+  await administer(cluster.catalogUrl, "update shards set timeline = 2");
+  await eventually(
+    "it has stopped",
+    async () => (await client.book(event.id, "late")).body.code === "shard_unavailable",
+  );
+  const then = await bookings();
+  expect((await client.book(event.id, "later")).body.code).toBe("shard_unavailable");
+  expect(await bookings()).toEqual(then);
+});
+
+async function timelineOf({ catalogUrl }: TestCluster): Promise<number | undefined> {
+  await using catalog = open(catalogUrl);
+  const [shard] = await catalog.query<{ timeline: number }>({
+    name: "timeline",
+    text: "select timeline from shards",
+  });
+  return shard?.timeline;
+}
 
 /** A shard whose node reads from the replica, and two routers: the first one's memory holds next to nothing. */
 async function startReplicatedCluster(server: ReplicatedServer): Promise<TestCluster & { second: Client }> {

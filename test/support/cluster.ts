@@ -35,10 +35,13 @@ export interface TestCluster extends AsyncDisposable {
   readonly routers: RunningRouter[];
   /** A client of the first router, or of the given one. */
   client(router?: RunningRouter): Client;
+  /** Ready when it resolves. */
   addNode(
     shard: { id: ShardId; databaseUrl: string },
     env?: Readonly<Record<string, string>>,
   ): Promise<RunningNode>;
+  /** The same, for one that will not be ready. */
+  addUnreadyNode(shard: { id: ShardId; databaseUrl: string }): Promise<RunningNode>;
   addRouter(env?: Readonly<Record<string, string>>): Promise<RunningRouter>;
 }
 
@@ -65,28 +68,33 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
   };
   const nodes: RunningNode[] = [];
   const routers: RunningRouter[] = [];
+  const addNode: TestCluster["addNode"] = async (shard, more = {}) => {
+    const settings = {
+      ...shared,
+      SHARD_ID: shard.id,
+      DATABASE_URL: shard.databaseUrl,
+      CATALOG_URL: catalogUrl,
+      ...(setup.replicaServer === undefined
+        ? {}
+        : { REPLICA_URL: setup.replicaServer + (shard.databaseUrl.split("/").at(-1) ?? "") }),
+      ...more,
+    };
+    const node = await startNode(readConfig(nodeConfig, settings));
+    nodes.push(node);
+    return node;
+  };
   const cluster: TestCluster = {
     catalogUrl,
     shards,
     nodes,
     routers,
     client: (router) => new Client((router ?? routers[0])?.url ?? ""),
-    async addNode(shard, more = {}) {
-      const settings = {
-        ...shared,
-        SHARD_ID: shard.id,
-        DATABASE_URL: shard.databaseUrl,
-        CATALOG_URL: catalogUrl,
-        ...(setup.replicaServer === undefined
-          ? {}
-          : { REPLICA_URL: setup.replicaServer + (shard.databaseUrl.split("/").at(-1) ?? "") }),
-        ...more,
-      };
-      const node = await startNode(readConfig(nodeConfig, settings));
-      nodes.push(node);
+    async addNode(shard, more) {
+      const node = await addNode(shard, more);
       await eventually("the node is ready", async () => isReady(node.adminUrl));
       return node;
     },
+    addUnreadyNode: addNode,
     async addRouter(more = {}) {
       const NODE_URLS = nodes.map((node) => node.url).join(",");
       const router = await startRouter(
