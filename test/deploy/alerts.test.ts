@@ -93,5 +93,8 @@ test("W1: every alert has its section in the runbook, and every section its aler
   const headings = [...own.matchAll(/^### (\w+)$/gm)].map((match) => match[1] ?? "");
   expect(headings.toSorted()).toEqual(alerts.map(({ alert }) => alert).toSorted());
   for (const { alert, annotations } of alerts)
-    expect(annotations.runbook_url).toBe(`docs/operations.md#${alert.toLowerCase()}`);
+    expect(annotations.runbook_url).toBe(`{{ $externalLabels.runbook }}#${alert.toLowerCase()}`);
+  expect(parse(read("prometheus.yml"))).toMatchObject({
+    global: { external_labels: { runbook: "docs/operations.md" } },
+  });
 });
