@@ -1,18 +1,18 @@
 #!/bin/sh
-# Restarts routers and nodes one after the other without a failed request, with the image and the settings of now: so it
-# upgrades, too. Its arguments are options of docker compose.
+# Exchanges the containers of routers and nodes one by one without a failed request, for new ones with the image and the
+# settings of now: so it upgrades, too. There are as many afterwards as before. Its arguments are options of docker compose.
 set -eu
 cd "$(dirname "$0")/.."
 
 # Nodes first: they take what routers of before send, a new router may send what a node of before refuses.
-for node in node-a node-b; do
-  # A shard always has a node that serves: the new one comes before the old one goes.
-  old=$(docker compose "$@" ps --quiet "$node")
-  docker compose "$@" up --detach --wait --no-deps --no-recreate --scale "$node=$(($(echo "$old" | wc -l) + 1))" "$node"
-  for container in $old; do docker rm "$(docker stop "$container")" >/dev/null; done
-  echo "$node is new"
-done
-for router in router-1 router-2; do
-  docker compose "$@" up --detach --wait --no-deps --force-recreate "$router"
-  echo "$router is new"
+for service in node-a node-b router-1 router-2; do
+  old=$(docker compose "$@" ps --quiet "$service")
+  count=$(echo "$old" | grep -c . || true)
+  [ "$count" -gt 0 ] || { echo "roll: $service does not run; start it first" >&2; exit 1; }
+  for container in $old; do
+    # A new one comes before an old one goes: somebody always serves, and the others get no more to do.
+    docker compose "$@" up --detach --wait --no-deps --no-recreate --scale "$service=$((count + 1))" "$service"
+    docker rm "$(docker stop "$container")" >/dev/null
+  done
+  echo "$service is new ($count)"
 done

@@ -12,10 +12,11 @@ export class ConfigError extends Error {
 
 /** The secrets of .env.example begin so. Everybody can read them, so only a developer may run with them. */
 const EXAMPLE_SECRET = "example-only-";
+const ENVIRONMENTS = ["production", "development"];
 
 /**
  * Reads a role's settings. Empty variables count as absent. Throws ConfigError with all problems together; one of them is a
- * secret of .env.example, also inside a URL, unless ONSALE_ENV is development.
+ * secret of .env.example, also inside a URL, unless ONSALE_ENV is development; one is an ONSALE_ENV that does not exist.
  */
 export function readConfig<Schema extends z.ZodType>(
   schema: Schema,
@@ -25,9 +26,12 @@ export function readConfig<Schema extends z.ZodType>(
     Object.entries(env).filter(([, value]) => value !== undefined && value !== ""),
   );
   const parsed = schema.safeParse(given);
-  const examples = given["ONSALE_ENV"] === "development" ? [] : namesOfExamples(given);
-  if (parsed.success && examples.length === 0) return Object.freeze(parsed.data);
+  const environment = given["ONSALE_ENV"] ?? "production";
+  const examples = environment === "development" ? [] : namesOfExamples(given);
+  const known = ENVIRONMENTS.includes(environment);
+  if (parsed.success && examples.length === 0 && known) return Object.freeze(parsed.data);
   const problems = [
+    ...(known ? [] : [`  ONSALE_ENV: must be ${ENVIRONMENTS.join(" or ")}`]),
     ...(parsed.error?.issues ?? []).map(
       (issue) => `  ${issue.path.join(".") || "settings"}: ${issue.message}`,
     ),

@@ -93,5 +93,8 @@ test("H1: settings are read in the files that start a process, and nowhere else"
       /process\.env\b/.test(readFileSync(`${root}/${file}`, "utf8").replace(/\/\*[\s\S]*?\*\//g, "")),
   );
   for (const file of readers)
-    expect([file, /(^|\/)(main|token|move-slot|after-restore)\.ts$/.test(file)]).toEqual([file, true]);
+    expect([file, /(^|\/)(main|settings|token|move-slot|after-restore)\.ts$/.test(file)]).toEqual([
+      file,
+      true,
+    ]);
 });

@@ -107,8 +107,22 @@ test("D1: the image is small, and every container is bounded and started again; 
 
 test("D2: no service of the file is left out of these tests but two", async () => {
   const all = (await stack.compose("--profile", "*", "config", "--services")).split("\n");
-  const used = [...SERVICES, "migrate", "tools", "k6"];
+  const used = [...SERVICES, "settings", "migrate", "tools", "k6"];
   expect(all.filter((service) => !used.includes(service)).toSorted()).toEqual(["grafana", "jaeger"]);
+});
+
+test("D2: what .env says is looked at before a database is made with it", async () => {
+  const other = ["compose", "--project-name", `${stack.project}-example`, "--env-file", ".env.example"];
+  try {
+    const { code } = await run("docker", [...other, "up", "--detach", "shard-a"], { ONSALE_VERSION: "test" });
+    expect(code).not.toBe(0);
+    expect(await outputOf("docker", [...other, "logs", "settings"])).toContain(
+      "ONSALE_PASSWORD: holds a secret of .env.example",
+    );
+    expect(await outputOf("docker", [...other, "ps", "--quiet", "shard-a"])).toBe("");
+  } finally {
+    await outputOf("docker", [...other, "down", "--volumes"]);
+  }
 });
 
 test("D5: statistics and metrics answer on HAProxy's admin port only", async () => {
@@ -278,20 +292,20 @@ test("D7: Prometheus reaches every target", async () => {
 });
 
 test("D4: routers and nodes are exchanged one by one under load, and no request fails", async () => {
-  const before = await Promise.all(
-    ["router-1", "router-2", "node-a", "node-b"].map(async (s) => stack.containersOf(s)),
-  );
+  const rolled = ["router-1", "router-2", "node-a", "node-b"];
+  const running = async () => Promise.all(rolled.map(async (service) => stack.containersOf(service)));
+  await stack.up("--no-deps", "--no-recreate", "--scale", "router-2=2", "router-2");
+  const before = await running();
   const load = startLoad();
   await outputOf("sh", [`${ROOT}/deploy/roll.sh`, ...stack.options], stack.env);
   const answers = await load.stop();
 
-  const after = await Promise.all(
-    ["router-1", "router-2", "node-a", "node-b"].map(async (s) => stack.containersOf(s)),
-  );
-  expect(after.map(({ length }) => length)).toEqual([1, 1, 1, 1]);
+  const after = await running();
+  expect(after.map(({ length }) => length)).toEqual([1, 2, 1, 1]);
   expect(after.flat().filter((container) => before.flat().includes(container))).toEqual([]);
   expect(Object.keys(answers).toSorted()).toEqual(["200", "201"]);
   expect(answers["201"]).toBeGreaterThan(50);
+  await stack.up("--no-deps", "--no-recreate", "--scale", "router-2=1", "router-2");
 });
 
 test.for(SERVICES)("D3: %s is killed, comes back by itself, and both shards sell", async (service) => {

@@ -114,6 +114,45 @@ test("E4 D2: the secrets of .env.example are refused outside of development, eac
   expect(readConfig(nodeConfig, development).ADVERTISE_URL).toBe(`http://${hostname()}:9090`);
 });
 
+test("E4 D2: every mistake in .env is named before anything starts", async () => {
+  const long = "a-secret-of-the-tests-that-is-long-enough";
+  const good = {
+    AUTH_JWT_SECRET: long,
+    INTERNAL_TOKEN: long,
+    POSTGRES_PASSWORD: "one",
+    ONSALE_PASSWORD: "two",
+    REPLICATION_PASSWORD: "three-3",
+    MONITOR_PASSWORD: "four",
+  };
+  const said = async (env: Record<string, string>) => {
+    await using settings = start("deploy/settings.ts", env);
+    const { code, stdout, stderr } = await settings.exited;
+    return { code, said: stdout + stderr };
+  };
+  expect(await said(good)).toEqual({ code: 0, said: "" });
+
+  const bad = {
+    ...good,
+    ONSALE_ENV: "developement",
+    INTERNAL_TOKEN: "short",
+    ONSALE_PASSWORD: "p@ss/w#rd",
+    MONITOR_PASSWORD: "example-only-monitor-password",
+    CLIENT_CONNECTIONS_MAX: "0",
+    CLIENT_REQUESTS_MAX: "lots",
+  };
+  expect(await said(bad)).toEqual({
+    code: 1,
+    said: `.env: these settings cannot be used:
+  ONSALE_ENV: must be production or development
+  INTERNAL_TOKEN: must be at least 32 characters
+  ONSALE_PASSWORD: must be of letters, digits, and - . _ ~ only
+  CLIENT_CONNECTIONS_MAX: must be at least 1
+  CLIENT_REQUESTS_MAX: must be a whole number from 1 to 1000000
+  MONITOR_PASSWORD: holds a secret of .env.example; make your own (openssl rand -hex 32)
+`,
+  });
+});
+
 test("D4 F5: who is told to stop says so, serves on for its grace, and then ends", async () => {
   await using cluster = await startTestCluster({ shards: 1 });
   const grace = { DRAIN_GRACE_MS: "2000" };
