@@ -1,5 +1,7 @@
-import { readFileSync } from "node:fs";
-import { hostname } from "node:os";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { parseEnv } from "node:util";
 import { expect, test } from "vitest";
 import { AUDITED_RULES } from "../../audit/audit.ts";
@@ -151,6 +153,24 @@ test("E4 D2: every mistake in .env is named before anything starts", async () =>
   MONITOR_PASSWORD: holds a secret of .env.example; make your own (openssl rand -hex 32)
 `,
   });
+});
+
+test("D2: make-env.sh writes secrets of its own, for nobody else to read, and overwrites none", async () => {
+  const file = join(mkdtempSync(join(tmpdir(), "onsale-env-")), "env");
+  const make = () =>
+    spawnSync(`${import.meta.dirname}/../../deploy/make-env.sh`, [file], { encoding: "utf8" });
+  expect(make()).toMatchObject({ status: 0, stderr: "" });
+  const written = readFileSync(file, "utf8");
+  const env = parseEnv(written) as Record<string, string>;
+  await using settings = start("deploy/settings.ts", env);
+  expect(await settings.exited).toMatchObject({ code: 0 });
+  const secrets = Object.entries(env).filter(([name]) => /SECRET|TOKEN|PASSWORD/.test(name));
+  expect(new Set(secrets.map(([, value]) => value)).size).toBe(7);
+  expect(statSync(file).mode & 0o077).toBe(0);
+
+  expect(make()).toMatchObject({ status: 1, stderr: expect.stringContaining("exists already") as string });
+  expect(readFileSync(file, "utf8")).toBe(written);
+  rmSync(dirname(file), { recursive: true });
 });
 
 test("D4 F5: who is told to stop says so, serves on for its grace, and then ends", async () => {
