@@ -182,6 +182,35 @@ test("D3: lists are read from the replica, and from the primary while the replic
   await growsByLists("replica");
 });
 
+test("D3: with synchronous replication nothing is confirmed that the replica does not have", async () => {
+  const names = async (change: string) => {
+    await stack.sql("shard-a", "postgres", `alter system ${change}`);
+    await stack.sql("shard-a", "postgres", "select pg_reload_conf()");
+  };
+  await names("set synchronous_standby_names = 'replica'");
+  const state = "select string_agg(sync_state, ',') from pg_stat_replication";
+  await eventually(
+    "it is synchronous",
+    async () => (await stack.sql("shard-a", "postgres", state)) === "sync",
+  );
+  expect((await bookNew(events[0])).status).toBe(201);
+
+  await stack.compose("stop", "shard-a-replica");
+  const book = async () => client.book(events[0].id, "patient", 1, { "idempotency-key": "of-the-patient" });
+  const unsure = await book();
+  expect([unsure.status, unsure.body.code]).toEqual([503, "outcome_unknown"]);
+  await stack.up("--no-deps", "shard-a-replica");
+  await eventually("the same key finds the booking", async () => (await book()).status === 201, BACK_MAX_MS);
+  expect(await stack.sql("shard-a", "shard", "select count(*) from bookings where user_id = 'patient'")).toBe(
+    "1",
+  );
+  await names("reset synchronous_standby_names");
+  await eventually(
+    "it is as before",
+    async () => (await stack.sql("shard-a", "postgres", state)) === "async",
+  );
+});
+
 test("D6: PostgreSQL's limits of time hold behind PgBouncer, and plans are prepared through it", async () => {
   const through = async (statement: string) =>
     run(
