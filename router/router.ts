@@ -25,7 +25,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const log = createLog("router", config.LOG_LEVEL);
   const registry = createRegistry();
   const metrics = createRouterMetrics(registry);
-  const tracing = await startTracing(config, { name: "onsale-router" }, log);
+  const tracing = await startTracing(config, { name: "onsale-router" }, log, registry);
   const clock = systemClock;
   const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
   const cache: EventCache = new EventCache({

@@ -52,7 +52,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     name: "onsale-shard-node",
     attributes: { "onsale.shard.id": config.SHARD_ID },
   } as const;
-  const tracing = await startTracing(config, service, log);
+  const tracing = await startTracing(config, service, log, registry);
   const timeouts = {
     connectTimeoutMs: config.CONNECT_TIMEOUT_MS,
     statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,

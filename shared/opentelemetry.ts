@@ -21,9 +21,11 @@ import {
   BatchSpanProcessor,
   type ReadableSpan,
   type SpanExporter,
+  type SpanProcessor,
   TracerProvider,
 } from "@opentelemetry/sdk-trace";
 import type { Log } from "./log.ts";
+import { Counter, type Registry } from "./metrics.ts";
 import { Outage } from "./outage.ts";
 import type {
   IncomingHeaders,
@@ -63,9 +65,16 @@ export interface OpenTelemetryOptions {
   readonly ratio: number;
   readonly service: TracedService;
   readonly log: Log;
+  readonly registry: Registry;
 }
 
-export function startOpenTelemetry({ url, ratio, service, log }: OpenTelemetryOptions): Tracing {
+export function startOpenTelemetry({ url, ratio, service, log, registry }: OpenTelemetryOptions): Tracing {
+  const spans = new Counter({
+    name: "onsale_trace_spans_total",
+    help: "Spans that ended, and what became of their export; those that neither wait nor were exported or lost were dropped",
+    labelNames: ["state"],
+    registers: [registry],
+  });
   const exporter = new OTLPTraceExporter({
     url,
     timeoutMillis: EXPORT_MAX_MS,
@@ -82,8 +91,9 @@ export function startOpenTelemetry({ url, ratio, service, log }: OpenTelemetryOp
     sampler: new AlwaysOnSampler(),
     spanLimits: { linkCountLimit: LINKS_MAX, attributeValueLengthLimit: ATTRIBUTE_CHARACTERS_MAX },
     spanProcessors: [
+      new EndedSpans(() => spans.inc({ state: "ended" })),
       new BatchSpanProcessor({
-        exporter: new WatchedExporter(exporter, new Outage(log, "the collector of traces")),
+        exporter: new WatchedExporter(exporter, new Outage(log, "the collector of traces"), spans),
         maxQueueSize: QUEUE_MAX,
         maxExportBatchSize: EXPORT_BATCH_MAX,
         scheduledDelayMillis: EXPORT_EVERY_MS,
@@ -175,19 +185,38 @@ class TracedSpan implements Span {
   }
 }
 
+/** Hears of every span that the queue is offered. */
+class EndedSpans implements SpanProcessor {
+  readonly onEnd: () => void;
+
+  constructor(ended: () => void) {
+    this.onEnd = ended;
+  }
+
+  onStart(): void {}
+
+  async forceFlush(): Promise<void> {}
+
+  async shutdown(): Promise<void> {}
+}
+
 /** Says once when the collector goes away and once when it is back; the spans of that time are lost, and nothing else. */
 class WatchedExporter implements SpanExporter {
   readonly #exporter: SpanExporter;
   readonly #collector: Outage;
+  readonly #spans: Counter<"state">;
 
-  constructor(exporter: SpanExporter, collector: Outage) {
+  constructor(exporter: SpanExporter, collector: Outage, spans: Counter<"state">) {
     this.#exporter = exporter;
     this.#collector = collector;
+    this.#spans = spans;
   }
 
   export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
     this.#exporter.export(spans, (result) => {
-      if (result.code === ExportResultCode.SUCCESS) this.#collector.worked();
+      const exported = result.code === ExportResultCode.SUCCESS;
+      this.#spans.inc({ state: exported ? "exported" : "lost" }, spans.length);
+      if (exported) this.#collector.worked();
       else this.#collector.failed(result.error ?? "the export failed");
       done(result);
     });

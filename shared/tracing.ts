@@ -7,6 +7,7 @@
 import { z } from "zod";
 import { urlOf } from "./config.ts";
 import type { Log } from "./log.ts";
+import type { Registry } from "./metrics.ts";
 
 /** Never anything of a buyer: no user, no token, no idempotency key. */
 export type SpanAttributes = Readonly<Record<string, string | number | boolean>>;
@@ -81,12 +82,13 @@ export async function startTracing(
   settings: TracingSettings,
   service: TracedService,
   log: Log,
+  registry: Registry,
 ): Promise<Tracing | undefined> {
   const base = settings.OTEL_EXPORTER_OTLP_ENDPOINT?.replace(/\/+$/, "");
   const url = settings.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ?? (base && `${base}/v1/traces`);
   if (url === undefined) return undefined;
   const { startOpenTelemetry } = await import("./opentelemetry.ts");
-  return startOpenTelemetry({ url, ratio: settings.OTEL_TRACES_SAMPLER_ARG, service, log });
+  return startOpenTelemetry({ url, ratio: settings.OTEL_TRACES_SAMPLER_ARG, service, log, registry });
 }
 
 /** A span of work for several at once: under `parent`, linked with the span of each of them, both ways. */

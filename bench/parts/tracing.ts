@@ -8,6 +8,7 @@ import { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { nameSpan, spanOf, traced, traceOf } from "../../router/request-trace.ts";
 import { createLog } from "../../shared/log.ts";
+import { createRegistry } from "../../shared/metrics.ts";
 import { startOpenTelemetry } from "../../shared/opentelemetry.ts";
 import type { Tracing } from "../../shared/tracing.ts";
 import type { RequestPlan } from "../load/plan.ts";
@@ -156,7 +157,13 @@ const FEW = 1_000;
 const TIMES = 7;
 
 const tracingAt = (ratio: number, url: string) =>
-  startOpenTelemetry({ url, ratio, service: { name: "onsale-router" }, log: createLog("bench", "silent") });
+  startOpenTelemetry({
+    url,
+    ratio,
+    service: { name: "onsale-router" },
+    log: createLog("bench", "silent"),
+    registry: createRegistry(),
+  });
 
 /** Nanoseconds of processor time that tracing adds to a request of the router, with the span of a call when it is sampled. */
 async function addedBy(tracing: Tracing | undefined, count: number): Promise<number> {

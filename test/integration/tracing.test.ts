@@ -4,6 +4,7 @@ import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { readConfig } from "../../shared/config.ts";
 import { newEventId } from "../../shared/ids.ts";
 import { createLog } from "../../shared/log.ts";
+import { createRegistry } from "../../shared/metrics.ts";
 import { startTracing, tracingSettings } from "../../shared/tracing.ts";
 import { RPC } from "../../shared/wire.ts";
 import { routerConfig } from "../../router/config.ts";
@@ -315,15 +316,22 @@ test("T4: a collector that does not answer, or is not there, costs no answer and
 test("T4: spans wait for the collector in a queue of 2,048; what waits at the end is sent, and more is dropped", async () => {
   await using collector = await startCollector();
   collector.behave("stall");
+  const registry = createRegistry();
   const service = { name: "onsale-router" } as const;
   const settings = readConfig(z.object(tracingSettings), tracedTo(collector, "1"));
-  const tracing = await startTracing(settings, service, createLog("test", "silent"));
+  const tracing = await startTracing(settings, service, createLog("test", "silent"), registry);
   for (let count = 0; count < 5_000; count += 1) tracing?.begin({}, "a request")?.span?.end();
   await eventually("the first export is there", () => collector.exports === 1);
   collector.behave("answer");
   await tracing?.close();
 
   expect(collector.spans.length).toBe(512 + 2_048);
+  const text = await registry.metrics();
+  for (const [state, spans] of [
+    ["ended", 5_000],
+    ["exported", 512 + 2_048],
+  ])
+    expect(text).toContain(`onsale_trace_spans_total{state="${state}"} ${spans}\n`);
 });
 
 test("T4 T5: an outage of the collector is said once, and a failed request's line names its trace", async () => {
