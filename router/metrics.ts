@@ -63,7 +63,7 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
     labelNames: ["reason"] as const,
     registers,
   });
-  // Seen at 0 first, so that the first refusals are seen as a rise.
+  // Seen at 0 first, so that the first refusals and sales are seen as a rise.
   for (const reason of ["shard_queue_full", "deadline", "node_busy", "rate_limited", "connections_full"])
     shed.inc({ reason }, 0);
   const tiers = {
@@ -71,6 +71,7 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
     redis: { hit: cacheRequests.labels("redis", "hit"), miss: cacheRequests.labels("redis", "miss") },
     shard: { hit: cacheRequests.labels("shard", "hit"), miss: cacheRequests.labels("shard", "miss") },
   };
+  for (const outcome of ["booked", "held", "confirmed"] as const) outcomes.inc({ outcome }, 0);
   const outcomeChildren = new Map<string, { inc(): void }>();
   const callChildren = new Map<
     ShardId,

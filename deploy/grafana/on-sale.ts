@@ -1,9 +1,11 @@
 /** Do we sell, and if not, why? The one screen to look at during a sale. */
 import type { DashboardSpec } from "./panels.ts";
-import { perSecond, quantile } from "./queries.ts";
+import { perSecond, quantile, REFUSED_BY_LOAD_BALANCER, shareOf } from "./queries.ts";
 
 const ASKED = `job="router",method="POST",route=~"/v1/events/.*/(bookings|holds)"`;
 const LATENCY = `onsale_http_request_duration_seconds{${ASKED}}`;
+/** Servers of each shard that take writes: those that answer and are no replica. */
+const PRIMARIES = `sum by (shard) (pg_replication_is_replica{shard!=""} == bool 0)`;
 
 export const onSale: DashboardSpec = {
   uid: "onsale-on-sale",
@@ -15,17 +17,22 @@ export const onSale: DashboardSpec = {
       panels: [
         {
           kind: "number",
-          title: "Alerts that fire",
-          asks: "Is something known to be wrong?",
-          unit: "short",
+          title: "Requests",
+          asks: "How much is asked of the cluster? Where there is no load balancer, by the routers' figures.",
+          unit: "reqps",
           source: "onsale",
-          queries: [{ expr: `count(ALERTS{alertstate="firing"}) or vector(0)`, legend: "alerts" }],
+          queries: [
+            {
+              expr: `${perSecond(`haproxy_frontend_http_requests_total{proxy="public"}`)} or ${perSecond(`onsale_http_requests_total{job="router"}`)}`,
+              legend: "requests",
+            },
+          ],
         },
         {
           kind: "number",
           title: "Confirmed bookings",
-          asks: "How many tickets' bookings are confirmed a second, at once or out of a hold?",
-          unit: "reqps",
+          asks: "How many bookings, of one ticket or many, are confirmed a second, at once or out of a hold?",
+          unit: "suffix:/s",
           source: "onsale",
           queries: [
             {
@@ -37,12 +44,16 @@ export const onSale: DashboardSpec = {
         {
           kind: "number",
           title: "Answered without a fault",
-          asks: "Which share of requests do routers answer without a 5xx?",
+          asks: "Which share of requests is answered without a 5xx? By the load balancer's figures, which see what no router could answer; without one by the routers'.",
           unit: "percentunit",
           source: "onsale",
+          red: { below: 0.9995 },
           queries: [
             {
-              expr: `${perSecond(`onsale_http_requests_total{job="router",status!~"5.."}`)} / ${perSecond(`onsale_http_requests_total{job="router"}`)}`,
+              expr: [
+                shareOf("haproxy_frontend_http_responses_total", `proxy="public"`, `code!="5xx"`),
+                shareOf("onsale_http_requests_total", `job="router"`, `status!~"5.."`),
+              ].join(" or "),
               legend: "answered",
             },
           ],
@@ -53,9 +64,10 @@ export const onSale: DashboardSpec = {
           asks: "Which share of bookings and holds is answered in time? 99 % is promised.",
           unit: "percentunit",
           source: "onsale",
+          red: { below: 0.99 },
           queries: [
             {
-              expr: `${perSecond(`onsale_http_request_duration_seconds_bucket{${ASKED},le="0.25"}`)} / ${perSecond(`onsale_http_request_duration_seconds_count{${ASKED}}`)}`,
+              expr: `${perSecond(`onsale_http_request_duration_seconds_bucket{${ASKED},le="0.25"}`)} / (${perSecond(`onsale_http_request_duration_seconds_count{${ASKED}}`)} > 0)`,
               legend: "in time",
             },
           ],
@@ -63,10 +75,16 @@ export const onSale: DashboardSpec = {
         {
           kind: "number",
           title: "Rows that break a rule",
-          asks: "What has the last audit of all shards found?",
+          asks: "What has the last audit of all shards found? Unknown when it is more than an hour old.",
           unit: "short",
           source: "onsale",
-          queries: [{ expr: "sum(onsale_audit_violations)", legend: "rows" }],
+          red: { from: 1 },
+          queries: [
+            {
+              expr: "sum(onsale_audit_violations) and time() - max(onsale_audit_last_run_timestamp_seconds) < 3600",
+              legend: "rows",
+            },
+          ],
         },
         {
           kind: "number",
@@ -74,21 +92,114 @@ export const onSale: DashboardSpec = {
           asks: "How long ago did an audit of all shards end?",
           unit: "s",
           source: "onsale",
+          red: { from: 3600 },
           queries: [
-            { expr: "time() - max(onsale_audit_last_run_timestamp_seconds)", legend: "since the audit" },
+            {
+              expr: "time() - (max(onsale_audit_last_run_timestamp_seconds) > 0)",
+              legend: "since the audit",
+            },
+          ],
+        },
+      ],
+    },
+    {
+      title: "Why not?",
+      panels: [
+        {
+          kind: "number",
+          title: "Shards down",
+          asks: "How many shards have no node that answers and reaches its database?",
+          unit: "short",
+          source: "onsale",
+          red: { from: 1 },
+          queries: [
+            {
+              expr: `sum((max by (shard) (onsale_db_up) or max by (shard) (up{job="node"})) == bool 0)`,
+              legend: "down",
+            },
           ],
         },
         {
+          kind: "number",
+          title: "Breakers open",
+          asks: "How often does a router leave a shard alone now? Once for each router and shard.",
+          unit: "short",
+          source: "onsale",
+          red: { from: 1 },
+          queries: [{ expr: "sum(onsale_shard_breaker_open)", legend: "open" }],
+        },
+        {
+          kind: "number",
+          title: "Routers ready",
+          asks: "To how many routers does the load balancer send requests?",
+          unit: "short",
+          source: "servers",
+          red: { below: 1 },
+          queries: [{ expr: `sum(haproxy_backend_active_servers{proxy="routers"})`, legend: "ready" }],
+        },
+        {
+          kind: "number",
+          title: "Primaries per shard",
+          asks: "Has each shard one primary? None cannot sell; two may sell a ticket twice.",
+          unit: "short",
+          source: "servers",
+          red: { below: 1, from: 2 },
+          queries: [
+            { expr: `min(${PRIMARIES})`, legend: "fewest" },
+            { expr: `max(${PRIMARIES})`, legend: "most" },
+          ],
+        },
+        {
+          kind: "number",
+          title: "Longest lane queue",
+          asks: "How many commands wait for their batch on the node where most do?",
+          unit: "short",
+          source: "onsale",
+          red: { from: 2500 },
+          queries: [{ expr: "max(onsale_lane_queue_length)", legend: "commands" }],
+        },
+        {
+          kind: "number",
+          title: "Refused for want of time or room",
+          asks: "How much work is refused because it could not be done in time, or had no room?",
+          unit: "suffix:/s",
+          source: "onsale",
+          red: { from: 1 },
+          queries: [{ expr: perSecond(`onsale_shed_total{reason!="rate_limited"}`), legend: "refused" }],
+        },
+        {
+          kind: "series",
+          title: "Alerts that fire",
+          asks: "What is known to be wrong, and where? A page wakes somebody; its section of the runbook says what to do.",
+          source: "onsale",
+          sortBy: "severity",
+          queries: [
+            {
+              expr: `count by (severity, alertname, shard, server, instance) (ALERTS{alertstate="firing"}) or vector(0)`,
+              legend: "",
+            },
+          ],
+        },
+      ],
+    },
+    {
+      title: "Since when?",
+      panels: [
+        {
           kind: "lines",
           title: "Offered and confirmed",
-          asks: "How many bookings and holds are asked for, and how many are given?",
-          unit: "reqps",
+          asks: "How many bookings and holds are asked for, and how many are given? A hold is offered and held, and if it is confirmed later, it is a line of its own.",
+          unit: "suffix:/s",
           source: "onsale",
           queries: [
             { expr: perSecond(`onsale_http_requests_total{${ASKED}}`), legend: "offered" },
             {
-              expr: perSecond(`onsale_booking_outcomes_total{outcome=~"booked|held|confirmed"}`, "outcome"),
+              expr: perSecond(`onsale_booking_outcomes_total{outcome=~"booked|held"}`, "outcome"),
               legend: "{{outcome}}",
+            },
+            {
+              expr: perSecond(`onsale_booking_outcomes_total{outcome="confirmed"}`),
+              legend: "confirmed, of those held before",
             },
           ],
         },
@@ -161,7 +272,7 @@ export const onSale: DashboardSpec = {
         {
           kind: "lines",
           title: "Answers of the load balancer",
-          asks: "What do clients get, also when no router is there?",
+          asks: "What do clients get, also when no router is there? Its own 429 is among the 4xx.",
           unit: "reqps",
           source: "servers",
           queries: [
@@ -169,6 +280,7 @@ export const onSale: DashboardSpec = {
               expr: perSecond(`haproxy_frontend_http_responses_total{proxy="public"}`, "code"),
               legend: "{{code}}",
             },
+            ...REFUSED_BY_LOAD_BALANCER,
           ],
         },
       ],

@@ -3,15 +3,23 @@
  * so a panel says what has to be there for its query to show something.
  */
 import type { Builder, Dataquery } from "@grafana/grafana-foundation-sdk/cog";
-import { ReduceDataOptionsBuilder, VisibilityMode } from "@grafana/grafana-foundation-sdk/common";
+import {
+  ReduceDataOptionsBuilder,
+  TableSortByFieldStateBuilder,
+  VisibilityMode,
+} from "@grafana/grafana-foundation-sdk/common";
 import {
   type Dashboard,
   DashboardBuilder,
   DatasourceVariableBuilder,
+  MappingType,
   type Panel,
   RowBuilder,
+  type Threshold,
+  ThresholdsConfigBuilder,
+  ThresholdsMode,
 } from "@grafana/grafana-foundation-sdk/dashboard";
-import { DataqueryBuilder } from "@grafana/grafana-foundation-sdk/prometheus";
+import { DataqueryBuilder, PromQueryFormat } from "@grafana/grafana-foundation-sdk/prometheus";
 import { PanelBuilder as StatBuilder } from "@grafana/grafana-foundation-sdk/stat";
 import { PanelBuilder as TableBuilder } from "@grafana/grafana-foundation-sdk/table";
 import { PanelBuilder as TimeseriesBuilder } from "@grafana/grafana-foundation-sdk/timeseries";
@@ -23,20 +31,40 @@ export interface Query {
 }
 
 /** A unit of Grafana's that the dashboards use. */
-type Unit = "short" | "reqps" | "s" | "percentunit" | "bytes" | "ops";
+type Unit = "short" | "suffix:/s" | "reqps" | "s" | "percentunit" | "bytes" | "ops";
 
 /** Who measures it: routers, nodes and the auditor; the servers around them, by exporters; or a run of k6. */
 export type Source = "onsale" | "servers" | "k6";
 
-export interface MetricPanel {
-  readonly kind: "lines" | "number";
+interface Asking {
   readonly title: string;
   /** The question that it answers. */
   readonly asks: string;
-  readonly unit: Unit;
   readonly source: Source;
   readonly queries: readonly Query[];
 }
+
+export interface Lines extends Asking {
+  readonly kind: "lines";
+  readonly unit: Unit;
+}
+
+/** Its queries give one series each, without labels, and never a number below 0: so that -1 can say "unknown". */
+export interface Numbers extends Asking {
+  readonly kind: "number";
+  readonly unit: Unit;
+  /** Which numbers are bad. */
+  readonly red?: { readonly below?: number; readonly from?: number };
+}
+
+/** A table of the series that there are now: a column for each label, and the value. */
+export interface SeriesTable extends Asking {
+  readonly kind: "series";
+  /** The label whose values come in order. */
+  readonly sortBy: string;
+}
+
+export type MetricPanel = Lines | Numbers | SeriesTable;
 
 /** A table out of each shard's PostgreSQL: one panel for each datasource whose name begins with `shard-`. */
 export interface ShardTable {
@@ -61,7 +89,16 @@ const PROMETHEUS = { type: "prometheus", uid: "prometheus" };
 const POSTGRESQL = "grafana-postgresql-datasource";
 const HEIGHT = 8;
 const NUMBER_HEIGHT = 4;
+const TABLE_HEIGHT = 6;
 const COLUMNS = 24;
+
+/** What a number is when nobody measures it, which must not look like 0, or like the last that was measured. */
+export const UNKNOWN = -1;
+
+/** What Grafana asks for a panel's query. */
+export function askedOf({ kind }: MetricPanel, { expr }: Query): string {
+  return kind === "number" ? `(${expr}) or vector(${UNKNOWN})` : expr;
+}
 
 /** Grafana's JSON of a dashboard, the same for the same description. */
 export function buildDashboard({ uid, title, asks, rows }: DashboardSpec): Dashboard {
@@ -93,17 +130,30 @@ function builderOf(panel: MetricPanel | ShardTable): Builder<Panel> {
         .span(COLUMNS / 3)
         .min(0)
         .fillOpacity(10);
-      return withQueries(lines.showPoints(VisibilityMode.Never), panel);
+      return withQueries(lines.showPoints(VisibilityMode.Never).unit(panel.unit), panel);
     }
     case "number": {
-      const latest = new ReduceDataOptionsBuilder().calcs(["lastNotNull"]);
-      return withQueries(
-        new StatBuilder()
-          .reduceOptions(latest)
-          .height(NUMBER_HEIGHT)
-          .span(COLUMNS / 6),
-        panel,
-      );
+      const number = new StatBuilder()
+        .reduceOptions(new ReduceDataOptionsBuilder().calcs(["lastNotNull"]))
+        .height(NUMBER_HEIGHT)
+        .span(COLUMNS / 6)
+        .unit(panel.unit)
+        .thresholds(new ThresholdsConfigBuilder().mode(ThresholdsMode.Absolute).steps(stepsOf(panel)))
+        .mappings([
+          { type: MappingType.ValueToText, options: { [UNKNOWN]: { text: "unknown", color: "purple" } } },
+        ]);
+      return withQueries(number, panel);
+    }
+    case "series": {
+      const table = new TableBuilder()
+        .height(TABLE_HEIGHT)
+        .span(COLUMNS)
+        .sortBy([new TableSortByFieldStateBuilder().displayName(panel.sortBy).desc(false)])
+        .withTransformation({
+          id: "organize",
+          options: { excludeByName: { Time: true }, renameByName: { Value: "how many" } },
+        });
+      return withQueries(table, panel);
     }
     case "table":
       return new TableBuilder()
@@ -118,13 +168,30 @@ function builderOf(panel: MetricPanel | ShardTable): Builder<Panel> {
   }
 }
 
-function withQueries(builder: TimeseriesBuilder | StatBuilder, panel: MetricPanel): Builder<Panel> {
-  builder.title(panel.title).description(panel.asks).unit(panel.unit).datasource(PROMETHEUS);
-  for (const [index, { expr, legend }] of panel.queries.entries()) {
+function withQueries(
+  builder: TimeseriesBuilder | StatBuilder | TableBuilder,
+  panel: MetricPanel,
+): Builder<Panel> {
+  builder.title(panel.title).description(panel.asks).datasource(PROMETHEUS);
+  for (const [index, query] of panel.queries.entries()) {
     const refId = String.fromCharCode("A".charCodeAt(0) + index);
-    builder.withTarget(new DataqueryBuilder().refId(refId).expr(expr).legendFormat(legend).range());
+    const target = new DataqueryBuilder().refId(refId).expr(askedOf(panel, query)).legendFormat(query.legend);
+    builder.withTarget(
+      panel.kind === "series" ? target.instant().format(PromQueryFormat.Table) : target.range(),
+    );
   }
   return builder;
+}
+
+/** Without steps of its own Grafana makes everything from 80 on red. */
+function stepsOf({ red }: Numbers): Threshold[] {
+  if (red === undefined) return [{ value: null, color: "text" }];
+  const good = { value: red.below ?? null, color: "green" };
+  return [
+    ...(red.below === undefined ? [] : [{ value: null, color: "red" }]),
+    good,
+    ...(red.from === undefined ? [] : [{ value: red.from, color: "red" }]),
+  ];
 }
 
 /** The library has no query of this datasource, which is built into Grafana. */

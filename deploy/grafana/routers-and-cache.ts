@@ -1,6 +1,6 @@
 /** What do routers do, and how much of it do the caches take off the shards? */
 import type { DashboardSpec } from "./panels.ts";
-import { mean, perSecond, quantile } from "./queries.ts";
+import { mean, perSecond, quantile, REFUSED_BY_LOAD_BALANCER } from "./queries.ts";
 
 export const routersAndCache: DashboardSpec = {
   uid: "onsale-routers-and-cache",
@@ -71,12 +71,7 @@ export const routersAndCache: DashboardSpec = {
           asks: "How much is kept off before a router sees it?",
           unit: "reqps",
           source: "servers",
-          queries: [
-            {
-              expr: perSecond(`haproxy_frontend_requests_denied_total{proxy="public"}`),
-              legend: "denied",
-            },
-          ],
+          queries: REFUSED_BY_LOAD_BALANCER,
         },
       ],
     },

@@ -1,15 +1,15 @@
 /** Where does the time of a booking go, on each shard? */
-import type { DashboardSpec, MetricPanel, Query } from "./panels.ts";
+import type { DashboardSpec, Lines, Query } from "./panels.ts";
 import { mean, perSecond, quantile } from "./queries.ts";
 
 /** Most panels here draw one line a shard, or a few. */
 function lines(
   title: string,
   asks: string,
-  unit: MetricPanel["unit"],
-  source: MetricPanel["source"],
+  unit: Lines["unit"],
+  source: Lines["source"],
   ...queries: readonly Query[]
-): MetricPanel {
+): Lines {
   return { kind: "lines", title, asks, unit, source, queries };
 }
 
@@ -144,10 +144,14 @@ export const shards: DashboardSpec = {
     {
       title: "PostgreSQL",
       panels: [
-        lines("Answers", "Does each server answer, and who is a replica?", "short", "servers", {
-          expr: "pg_up",
-          legend: "{{server}} {{role}}",
-        }),
+        lines(
+          "Answers",
+          "Does each server answer, and who is a replica?",
+          "short",
+          "servers",
+          { expr: "pg_up", legend: "{{server}}" },
+          { expr: "pg_replication_is_replica", legend: "{{server}} is a replica" },
+        ),
         lines(
           "Transactions",
           "How many are committed and rolled back?",
