@@ -175,7 +175,7 @@ export const onSale: DashboardSpec = {
           sortBy: "severity",
           queries: [
             {
-              expr: `count by (severity, alertname, shard, server, instance) (ALERTS{alertstate="firing"}) or vector(0)`,
+              expr: `count by (severity, alertname, shard, server, instance) (ALERTS{alertstate="firing"}) or on () vector(0)`,
               legend: "",
             },
           ],
