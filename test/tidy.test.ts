@@ -1,4 +1,4 @@
-import { globSync, readFileSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { dirname, relative, resolve } from "node:path";
 import { expect, test } from "vitest";
 
@@ -97,4 +97,33 @@ test("H1: settings are read in the files that start a process, and nowhere else"
       file,
       true,
     ]);
+});
+
+test("H2: every link between the documents leads to a file, and to a heading of it", () => {
+  const documents = globSync("**/*.md", { cwd: root, exclude: ["node_modules/**", ".onsale/**"] });
+  const headingsOf = (file: string) =>
+    [
+      ...readFileSync(file, "utf8")
+        .replace(/^```[\s\S]*?^```/gm, "")
+        .matchAll(/^#+ +(.+)$/gm),
+    ].map((match) =>
+      (match[1] ?? "")
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-"),
+    );
+  const broken: string[] = [];
+  let anchors = 0;
+  for (const document of documents) {
+    const text = readFileSync(`${root}/${document}`, "utf8");
+    for (const [, target = ""] of text.matchAll(/\]\((?!\w+:)([^)\s]+)\)/g)) {
+      const [path = "", anchor] = target.split("#");
+      const file = path === "" ? `${root}/${document}` : resolve(root, dirname(document), path);
+      if (anchor !== undefined) anchors += 1;
+      if (!existsSync(file) || (anchor !== undefined && !headingsOf(file).includes(anchor)))
+        broken.push(`${document}: ${target}`);
+    }
+  }
+  expect(broken).toEqual([]);
+  expect(anchors).toBeGreaterThan(20);
 });

@@ -4,6 +4,7 @@
 set -euo pipefail
 : "${DATABASE_URL:?is required: the server, as a user with REPLICATION}"
 : "${BACKUP_DIR:?is required: where the backups of this server are kept}"
+. "$(dirname "$0")/same-history.sh"
 
 mkdir -p "$BACKUP_DIR/base"
 draft="$BACKUP_DIR/draft.$$"

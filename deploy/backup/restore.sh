@@ -24,11 +24,15 @@ done
 
 mkdir -p -m 700 "$data"
 cp -a "$newest/." "$data"
-# The last segment, which is still being written, has a name of its own.
+# The last segment, which is still being written, has a name of its own. The log is followed along the base backup's
+# timeline, never into that of an earlier restore. When recovery ends, these settings go: a replica copies them, and would
+# obey. The new timeline's history goes to the archive, so that no other restore from there takes the same number.
 cat >> "$data/postgresql.auto.conf" << SETTINGS
 restore_command = 'cp "$backups/wal/%f" "%p" || cp "$backups/wal/%f.partial" "%p"'
+recovery_target_timeline = 'current'
 recovery_target_time = '$target'
 recovery_target_action = 'promote'
+recovery_end_command = 'sed -i -E "/^(restore_command|recovery_(target|end))/d" postgresql.auto.conf; cp pg_wal/*.history "$backups/wal"'
 SETTINGS
 touch "$data/recovery.signal"
 echo "start PostgreSQL on $data: it begins with base backup ${newest##*/} and replays the log up to ${target:-its end}"

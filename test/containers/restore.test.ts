@@ -1,6 +1,6 @@
 /**
  * A shard on postgres:17 is backed up with the scripts of deploy/backup, ruined, and restored to a moment between two
- * bookings, beside a shard that goes on. PostgreSQL's own tools run where that image has them.
+ * bookings, and then to a later one, beside a shard that goes on. PostgreSQL's own tools run where that image has them.
  */
 import { GenericContainer, type StartedTestContainer, Wait } from "testcontainers";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -19,7 +19,10 @@ const POSTGRES = "postgres:17";
 const PASSWORD = "throw-away";
 const SCRIPTS = "/opt/onsale/backup";
 const RESTORED = "/var/lib/postgresql/restored";
+const RESTORED_LATER = "/var/lib/postgresql/restored-later";
 const RESTORED_PORT = 5433;
+const REPLICA = "/var/lib/postgresql/replica";
+const REPLICA_PORT = 5434;
 const ENVIRONMENT = {
   DATABASE_URL: `postgres://onsale:${PASSWORD}@127.0.0.1/shard_template`,
   BACKUP_DIR: "/var/lib/postgresql/backup",
@@ -57,7 +60,7 @@ afterAll(async () => {
   await postgres?.stop();
 });
 
-test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the cluster notices nothing", async ({
+test("F6 F7 B9 C2: a shard goes back to a moment, exactly, and the rest of the cluster notices nothing", async ({
   skip,
 }) => {
   skip(obstacle !== undefined, `SKIPPED: ${obstacle}`);
@@ -75,20 +78,16 @@ test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the clus
   };
 
   await script("archive-wal.sh", "", "> /tmp/archive.log 2>&1 &");
-  await eventually("the log is archived", isArchived);
+  await eventually("the log is archived", async () => isArchived());
   const before = [await book(popular, "before-base"), await book(scarce, "before-base")];
   expect(await script("base-backup.sh")).toMatch(/^base backup \d{8}T\d{6}\.\d{6}Z\n$/);
   before.push(await book(popular, "before-1"), await book(popular, "before-2"));
-  const moment = await sql(
-    `select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`,
-  );
+  const moment = await sql(NOW);
   const eventsThen = events[0];
 
-  const after = [
-    await book(popular, "after-1"),
-    await book(popular, "after-2"),
-    await book(scarce, "after-1"),
-  ];
+  const after = [await book(popular, "after-1")];
+  const laterMoment = await sql(NOW);
+  after.push(await book(popular, "after-2"), await book(scarce, "after-1"));
   expect([...before, ...after].map(({ status }) => status)).toEqual(Array(7).fill(201));
   expect((await client.book(scarce.id, "too-late")).body.code).toBe("sold_out");
   const created = await eventOn(0, { totalTickets: 5 });
@@ -97,7 +96,7 @@ test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the clus
   await moveEmptySlot(cluster.catalogUrl, taken, shard.id);
   const seen = new Map<string, Event>();
   for (const { id } of [popular, scarce]) seen.set(id, await client.readEvent(id));
-  await eventually("all of it is archived", isArchived);
+  await eventually("all of it is archived", async () => isArchived());
 
   // Somebody drops a table.
   await cluster.nodes.shift()?.close();
@@ -110,22 +109,23 @@ test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the clus
     () => expect.unreachable("a second restore into the same directory"),
     (error: Error) => expect(error.message).toContain("is not empty"),
   );
-  await asPostgres(
-    `pg_ctl -D ${RESTORED} -o '-p ${RESTORED_PORT} -c listen_addresses=*' -l /tmp/restored.log -w start`,
-  );
-  await eventually(
-    "the log is replayed",
-    async () => (await sql("select pg_is_in_recovery()", RESTORED_PORT)) === "f",
-  );
   const databaseUrl = serverUrl(RESTORED_PORT, new URL(shard.databaseUrl).pathname.slice(1));
   const env = { CATALOG_URL: cluster.catalogUrl };
-  expect(await run("migrations/main.ts", { ...env, SHARD_URLS: `${shard.id}=${databaseUrl}` })).toContain(
-    `${shard.id} is up to date`,
-  );
-  expect(await run("migrations/after-restore.ts", env, ["--shard", shard.id])).toBe(
-    `${shard.id} owns what the catalog says, and its ${eventsThen} events have new versions\n`,
-  );
-  await cluster.addNode({ id: shard.id, databaseUrl });
+  const startOn = async (directory: string) => {
+    await startServer(directory, RESTORED_PORT);
+    await eventually(
+      "the log is replayed",
+      async () => (await sql("select pg_is_in_recovery()", RESTORED_PORT)) === "f",
+    );
+    expect(await run("migrations/main.ts", { ...env, SHARD_URLS: `${shard.id}=${databaseUrl}` })).toContain(
+      `${shard.id} is up to date`,
+    );
+    expect(await run("migrations/after-restore.ts", env, ["--shard", shard.id])).toBe(
+      `${shard.id} owns what the catalog says, and its ${eventsThen} events have new versions\n`,
+    );
+    await cluster.addNode({ id: shard.id, databaseUrl });
+  };
+  await startOn(RESTORED);
 
   expect(await run("audit/main.ts", env)).toBe(
     `audit clean: 2 shards, ${eventsThen + events[1]} events, 5 bookings, 5 tickets sold\n`,
@@ -158,7 +158,56 @@ test("F6 B9 C2: a shard goes back to a moment, exactly, and the rest of the clus
     async () => (await client.send("GET", `/v1/events/${created.id}`)).status === 404,
   );
   expect(await run("audit/main.ts", env)).toContain("audit clean");
-}, 180_000);
+
+  // The archive goes on under its supervisor, and finds the restored server in the old one's place.
+  const restoredServer = ENVIRONMENT.DATABASE_URL.replace("127.0.0.1", `127.0.0.1:${RESTORED_PORT}`);
+  for (const writer of ["archive-wal.sh", "base-backup.sh"]) {
+    const answer = await asPostgres(
+      `DATABASE_URL=${restoredServer} timeout 10 ${SCRIPTS}/${writer} 2>&1 || echo "ended with $?"`,
+    );
+    expect(answer).toMatch(
+      /^\S+: \S+ holds another server or timeline .* use a new BACKUP_DIR\nended with 1\n$/,
+    );
+  }
+
+  // A replica of the restored server goes on following it.
+  await asPostgres(
+    `pg_basebackup --dbname=${restoredServer} --pgdata=${REPLICA} --checkpoint=fast --write-recovery-conf`,
+  );
+  await startServer(REPLICA, REPLICA_PORT);
+  expect((await book(popular, "replicated")).status).toBe(201);
+  const written = await sql("select pg_current_wal_flush_lsn()", RESTORED_PORT);
+  await eventually(
+    "the replica has replayed it",
+    async () => (await sql(`select pg_last_wal_replay_lsn() >= '${written}'`, REPLICA_PORT)) === "t",
+  );
+  expect(await sql("select pg_is_in_recovery()", REPLICA_PORT)).toBe("t");
+  expect(await sql("select state from pg_stat_replication", RESTORED_PORT)).toBe("streaming");
+  expect(
+    await asPostgres(`grep -cE '^(restore_command|recovery_)' ${RESTORED}/postgresql.auto.conf || true`),
+  ).toBe("0\n");
+
+  // It was too early. The same base backup leads to a later moment, whatever was done since.
+  await cluster.nodes.pop()?.close();
+  await asPostgres(`pg_ctl -D ${REPLICA} -m fast -w stop && pg_ctl -D ${RESTORED} -m fast -w stop`);
+  await script("restore.sh", `${RESTORED_LATER} ${laterMoment}`);
+  await startOn(RESTORED_LATER);
+  const [kept, ...gone] = after;
+  if (kept === undefined) throw new Error("one was booked before the later moment");
+  expect(await run("audit/main.ts", env)).toBe(
+    `audit clean: 2 shards, ${eventsThen + events[1]} events, 6 bookings, 6 tickets sold\n`,
+  );
+  await eventually(
+    "routers have found the new node",
+    async () => (await client.readBooking(kept.id, kept.user)).status === 200,
+  );
+  for (const { id, user } of before) expect((await client.readBooking(id, user)).status).toBe(200);
+  for (const { id, user } of gone) expect((await client.readBooking(id, user)).status).toBe(404);
+  // Nobody takes one restored server for the other.
+  expect(await sql("select left(pg_walfile_name(pg_current_wal_lsn()), 8)", RESTORED_PORT)).toBe("00000003");
+}, 240_000);
+
+const NOW = `select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
 
 const serverUrl = (port: number, database = "") =>
   `postgres://onsale:${PASSWORD}@${postgres.getHost()}:${postgres.getMappedPort(port)}/${database}`;
@@ -198,18 +247,23 @@ async function asPostgres(command: string): Promise<string> {
   return stdout;
 }
 
+/** Starts a second PostgreSQL in the container. */
+async function startServer(directory: string, port: number): Promise<void> {
+  await asPostgres(
+    `pg_ctl -D ${directory} -o '-p ${port} -c listen_addresses=*' -l ${directory}.log -w start`,
+  );
+}
+
 /** The one value that the statement selects. */
 async function sql(statement: string, port = 5432): Promise<string> {
   const psql = `psql -h 127.0.0.1 -p ${port} -U onsale -d shard_template -At`;
   return (await asPostgres(`${psql} <<< ${JSON.stringify(statement)}`)).trim();
 }
 
-async function isArchived(): Promise<boolean> {
+async function isArchived(port?: number): Promise<boolean> {
   const archived = "bool_or(flush_lsn >= pg_current_wal_flush_lsn())";
-  return (
-    (await sql(`select ${archived} from pg_stat_replication where application_name = 'pg_receivewal'`)) ===
-    "t"
-  );
+  const receivers = "pg_stat_replication where application_name = 'pg_receivewal'";
+  return (await sql(`select ${archived} from ${receivers}`, port)) === "t";
 }
 
 /** What one of the project's programs prints. Throws when it fails. */

@@ -1,0 +1,16 @@
+# Sourced by the scripts that write into BACKUP_DIR: ends them, with one line, when it holds the backups of another history
+# than the server's. Each failover and each restore begins a new one (a timeline), which must not follow the old one's log.
+asked=$DATABASE_URL
+case $asked in *\?*) asked+='&' ;; *) asked+='?' ;; esac
+ask() { psql --no-psqlrc -At --field-separator=' ' "${asked}replication=true" --command="$1"; }
+
+history=$(ask IDENTIFY_SYSTEM | cut -d ' ' -f 1,2)
+timeline=${history#* }
+# Two servers may have the same number, and have branched off at different moments.
+[ "$timeline" = 1 ] || history+=$'\n'$(ask "TIMELINE_HISTORY $timeline")
+mkdir -p "$BACKUP_DIR"
+[ -e "$BACKUP_DIR/history" ] || echo "$history" >"$BACKUP_DIR/history"
+if [ "$history" != "$(cat "$BACKUP_DIR/history")" ]; then
+  echo "${0##*/}: $BACKUP_DIR holds another server or timeline than $timeline of this one: use a new BACKUP_DIR" >&2
+  exit 1
+fi
