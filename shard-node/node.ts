@@ -25,6 +25,8 @@ import { Replica } from "./replica.ts";
 
 const CATALOG_REFRESH_MS = 1_000;
 const SAMPLE_MS = 1_000;
+/** How often all servers of the shard are asked which of them is the primary. */
+const SUCCESSOR_CHECK_MS = 1_000;
 const REPLICA_CHECK_MS = 100;
 /** For a connection to a replica, and for a statement there: then the primary still has time to answer. */
 const REPLICA_TIMEOUT_MS = 500;
@@ -80,7 +82,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const replicaUrls = config.REPLICA_URL === undefined ? [] : serverUrls(config.REPLICA_URL);
   // Of its own, so that no flood of reads makes replicas look old.
   const marks = shardDatabase(Math.max(1, replicaUrls.length));
-  const catalog = new Catalog(catalogDatabase, config.SHARD_ID, [batches, others, marks]);
+  const shardDatabases = [batches, others, marks];
+  const catalog = new Catalog(catalogDatabase, config.SHARD_ID, shardDatabases);
   const replicas = replicaUrls.map((url) => {
     const database = new Database({
       url,
@@ -166,6 +169,14 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     CATALOG_REFRESH_MS,
     (error) => catalogState.failed(error),
   );
+  const lookingForSuccessor = repeat(
+    async () => {
+      await others.lookForSuccessor();
+      for (const database of shardDatabases) database.refuseBefore(others.timeline);
+    },
+    SUCCESSOR_CHECK_MS,
+    (error) => databaseState.failed(error),
+  );
   const sampling = repeat(
     async () => {
       const [sample] = await others.query<{
@@ -236,6 +247,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       await catalog.withdraw().catch(() => undefined);
       await drain(app, config.DRAIN_GRACE_MS);
       await announcing.stop();
+      await lookingForSuccessor.stop();
       await lanes.drained();
       await Promise.all([
         sweeping.stop(),

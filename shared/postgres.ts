@@ -199,6 +199,14 @@ export class Database {
     for (const server of this.#servers) this.#leave(server);
   }
 
+  /**
+   * Looks whether another server has become the primary: the one that it replaced works on, if nobody stops it, and says
+   * nothing. Never throws, and takes half of `connectTimeoutMs` at most.
+   */
+  async lookForSuccessor(): Promise<void> {
+    if (this.#servers.length > 1) this.refuseBefore(await this.#search.newestNow());
+  }
+
   /** For a transaction that bounds itself, behind a pooler that drops what this connection was opened with. */
   get bounds(): { lockTimeoutMs: number; transactionTimeoutMs: number } {
     const { lockTimeoutMs, statementTimeoutMs } = this.#options;

@@ -44,6 +44,13 @@ export class PrimarySearch {
     return this.#searching;
   }
 
+  /** The newest timeline that one of the servers writes now, or 0; those that do not answer do not matter. */
+  async newestNow(): Promise<number> {
+    const answers = await Promise.allSettled(this.#urls.map(this.#ask));
+    const timelines = answers.map((answer) => (answer.status === "fulfilled" ? answer.value.timeline : 0));
+    return Math.max(0, ...timelines);
+  }
+
   /** Why this server must not be written to, or undefined when it may. */
   objectionTo({ writable, timeline }: ServerState): string | undefined {
     if (!writable) return "accepts no writes";

@@ -160,6 +160,30 @@ test("P1 B4: a replaced primary sells nothing, neither by a node that starts whe
   expect(await bookings()).toEqual(then);
 });
 
+test("P1 B4: a primary that lives on after its replica was promoted is left within seconds", async () => {
+  await using server = await startReplicatedServer();
+  await using cluster = await startTestCluster({ shards: 1, serverOf: () => server.url });
+  const client = cluster.client();
+  const event = await client.createEvent({ totalTickets: 1_000 });
+  await replicated(server.primary, server.replica);
+  await using former = open(
+    cluster.shards[0]?.databaseUrl.replace(`,127.0.0.1:${server.replica.port}`, "") ?? "",
+  );
+  const count = { name: "count", text: "select count(*)::integer as bookings from bookings" };
+  await server.promote();
+
+  let buyers = 0;
+  const book = async () => client.book(event.id, `buyer-${(buyers += 1)}`);
+  await eventually("the catalog knows", async () => {
+    await book();
+    return (await timelineOf(cluster)) === 2;
+  });
+  await eventually("the successor sells", async () => (await book()).status === 201);
+  const then = await former.query(count);
+  for (let times = 0; times < 20; times += 1) expect((await book()).status).toBe(201);
+  expect(await former.query(count)).toEqual(then);
+});
+
 async function timelineOf({ catalogUrl }: TestCluster): Promise<number | undefined> {
   await using catalog = open(catalogUrl);
   const [shard] = await catalog.query<{ timeline: number }>({
