@@ -165,6 +165,8 @@ test("P1 B4: a primary that lives on after its replica was promoted is left with
   await using cluster = await startTestCluster({ shards: 1, serverOf: () => server.url });
   const client = cluster.client();
   const event = await client.createEvent({ totalTickets: 1_000 });
+  // So that it is connected already, and has no cause to look for anybody else.
+  expect((await client.book(event.id, "before")).status).toBe(201);
   await replicated(server.primary, server.replica);
   await using former = open(
     cluster.shards[0]?.databaseUrl.replace(`,127.0.0.1:${server.replica.port}`, "") ?? "",
