@@ -107,7 +107,7 @@ test("D1: the image is small, and every container is bounded and started again; 
 
 test("D2: no service of the file is left out of these tests but two", async () => {
   const all = (await stack.compose("--profile", "*", "config", "--services")).split("\n");
-  const used = [...SERVICES, "settings", "migrate", "tools", "k6"];
+  const used = [...SERVICES, "settings", "migrate", "tools", "k6", "backup-a", "backup-b", "backup-catalog"];
   expect(all.filter((service) => !used.includes(service)).toSorted()).toEqual(["grafana", "jaeger"]);
 });
 

@@ -126,6 +126,9 @@ test("F6 F7 B9 C2: a shard goes back to a moment, exactly, and the rest of the c
     await cluster.addNode({ id: shard.id, databaseUrl });
   };
   await startOn(RESTORED);
+  const restoredServer = ENVIRONMENT.DATABASE_URL.replace("127.0.0.1", `127.0.0.1:${RESTORED_PORT}`);
+  const own = `DATABASE_URL=${restoredServer} BACKUP_DIR=/tmp/own ${SCRIPTS}/archive-wal.sh`;
+  await asPostgres(`${own} > /tmp/own.log 2>&1 &`);
 
   expect(await run("audit/main.ts", env)).toBe(
     `audit clean: 2 shards, ${eventsThen + events[1]} events, 5 bookings, 5 tickets sold\n`,
@@ -160,7 +163,6 @@ test("F6 F7 B9 C2: a shard goes back to a moment, exactly, and the rest of the c
   expect(await run("audit/main.ts", env)).toContain("audit clean");
 
   // The archive goes on under its supervisor, and finds the restored server in the old one's place.
-  const restoredServer = ENVIRONMENT.DATABASE_URL.replace("127.0.0.1", `127.0.0.1:${RESTORED_PORT}`);
   for (const writer of ["archive-wal.sh", "base-backup.sh"]) {
     const answer = await asPostgres(
       `DATABASE_URL=${restoredServer} timeout 10 ${SCRIPTS}/${writer} 2>&1 || echo "ended with $?"`,
@@ -182,10 +184,15 @@ test("F6 F7 B9 C2: a shard goes back to a moment, exactly, and the rest of the c
     async () => (await sql(`select pg_last_wal_replay_lsn() >= '${written}'`, REPLICA_PORT)) === "t",
   );
   expect(await sql("select pg_is_in_recovery()", REPLICA_PORT)).toBe("t");
-  expect(await sql("select state from pg_stat_replication", RESTORED_PORT)).toBe("streaming");
+  const state = "select state from pg_stat_replication where application_name = 'walreceiver'";
+  expect(await sql(state, RESTORED_PORT)).toBe("streaming");
   expect(
     await asPostgres(`grep -cE '^(restore_command|recovery_)' ${RESTORED}/postgresql.auto.conf || true`),
   ).toBe("0\n");
+
+  // Somebody puts both archives into one directory: it does not lead astray.
+  await eventually("the new timeline is archived", async () => isArchived(RESTORED_PORT));
+  await asPostgres(`cp /tmp/own/wal/* ${ENVIRONMENT.BACKUP_DIR}/wal`);
 
   // It was too early. The same base backup leads to a later moment, whatever was done since.
   await cluster.nodes.pop()?.close();
