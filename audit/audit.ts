@@ -83,7 +83,7 @@ const COUNTS: Statement = {
 const SHARDS: Statement = {
   name: "audit-shards",
   text: `
-    select s.id, s.database_url as "databaseUrl",
+    select s.id, s.database_url as "databaseUrl", s.timeline,
            array(select slot from slots where shard_id = s.id)::integer[] as slots
     from shards s order by s.id`,
 };
@@ -96,14 +96,14 @@ const SLOTS_PAGE: Statement = {
   text: `select id, slot from events where $1::uuid is null or id > $1 order by id limit 10000`,
 };
 
-/** Audits every shard of the catalog. Throws DatabaseError when one of them does not answer. */
+/** Audits every shard of the catalog. Throws DatabaseError when one of them does not answer, or was replaced. */
 export async function audit(catalogUrl: string): Promise<AuditReport> {
   const shards = await withDatabase(catalogUrl, async (catalog) =>
-    catalog.query<{ id: string; databaseUrl: string; slots: number[] }>(SHARDS),
+    catalog.query<{ id: string; databaseUrl: string; timeline: number; slots: number[] }>(SHARDS),
   );
   const parts = await Promise.all(
     shards.map(async (shard) =>
-      withDatabase(shard.databaseUrl, async (database) => auditShard(shard, database)),
+      withDatabase(shard.databaseUrl, async (database) => auditShard(shard, database), shard.timeline),
     ),
   );
   const owners = new Map<number, string[]>();
@@ -163,7 +163,12 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
   };
 }
 
-async function withDatabase<T>(url: string, use: (database: Database) => Promise<T>): Promise<T> {
+/** A server of an older timeline was replaced, and is not the one to be audited. */
+async function withDatabase<T>(
+  url: string,
+  use: (database: Database) => Promise<T>,
+  timeline = 0,
+): Promise<T> {
   const database = new Database({
     url,
     applicationName: "onsale-audit",
@@ -173,6 +178,7 @@ async function withDatabase<T>(url: string, use: (database: Database) => Promise
     statementTimeoutMs: 600_000,
     lockTimeoutMs: 10_000,
   });
+  database.refuseBefore(timeline);
   try {
     return await use(database);
   } finally {

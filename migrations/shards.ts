@@ -51,7 +51,7 @@ const DEAL: Statement = {
 const OWNERS: Statement = {
   name: "slot-owners",
   text: `
-    select s.id, s.database_url as "databaseUrl",
+    select s.id, s.database_url as "databaseUrl", s.timeline,
            array(select slot from slots where shard_id = s.id order by slot)::integer[] as slots
     from shards s order by s.id`,
 };
@@ -131,7 +131,7 @@ export async function settleRestoredShard(catalogUrl: string, id: ShardId): Prom
   await using change = await beginChange(catalogUrl);
   const shard = (await ownersIn(change)).find((owner) => owner.id === id);
   if (shard === undefined) throw new Error(`there is no shard ${id} in the catalog`);
-  await settle(change, [shard]);
+  await settle(change, [{ ...shard, timeline: 0 }]);
   await using database = open(shard.databaseUrl);
   const [raised] = await database.database.query<{ events: number }>(RAISE_VERSIONS);
   await change.catalog.query(SET_TIMELINE, [id, database.database.timeline]);
@@ -148,6 +148,8 @@ interface Change extends AsyncDisposable {
 interface Owner {
   readonly id: string;
   readonly databaseUrl: string;
+  /** The newest that nodes have found; a server of an older one was replaced. */
+  readonly timeline: number;
   readonly slots: readonly number[];
 }
 
@@ -190,11 +192,12 @@ async function settle(change: Change, owners: readonly Owner[]): Promise<void> {
 /** Has a shard give up or take slots. Throws with the shard's name and its reason when it refuses. */
 async function tell(
   { token }: Change,
-  { id, databaseUrl }: Owner,
+  { id, databaseUrl, timeline }: Owner,
   statement: Statement,
   slots: readonly number[],
 ): Promise<void> {
   await using shard = open(databaseUrl);
+  shard.database.refuseBefore(timeline);
   try {
     await shard.database.query(statement, [slots, token]);
   } catch (cause) {

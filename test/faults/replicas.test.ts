@@ -1,7 +1,9 @@
 import { describe, expect, test, vi } from "vitest";
 import { audit } from "../../audit/audit.ts";
-import { settleRestoredShard } from "../../migrations/shards.ts";
+import { moveEmptySlot, settleRestoredShard, settleShards } from "../../migrations/shards.ts";
+import type { EventId } from "../../shared/ids.ts";
 import { Database } from "../../shared/postgres.ts";
+import { slotOf } from "../../shared/slots.ts";
 import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
@@ -140,6 +142,15 @@ test("P1 B4: a replaced primary sells nothing, neither by a node that starts whe
   for (const user of ["one", "two", "three"])
     expect((await stranded.book(event.id, user)).body.code).toBe("shard_unavailable");
   expect(await bookings()).toEqual([{ user_id: "before" }]);
+
+  // Nor do those who look after it take it for the shard.
+  const replaced = expect.stringContaining("was replaced: it writes timeline 1, and there is 2") as string;
+  await expect(audit(cluster.catalogUrl)).rejects.toMatchObject({ message: replaced });
+  await expect(settleShards(cluster.catalogUrl, cluster.shards)).rejects.toMatchObject({ message: replaced });
+  const slot = slotOf(event.id as EventId);
+  await expect(moveEmptySlot(cluster.catalogUrl, slot, shard.id)).rejects.toMatchObject({
+    message: replaced,
+  });
 
   // Given up on purpose: the one that is left is the shard's, as after a restore.
   await cluster.nodes.shift()?.close();
