@@ -11,7 +11,7 @@ for service in node-a node-b router-1 router-2; do
   [ "$count" -gt 0 ] || { echo "roll: $service does not run; start it first" >&2; exit 1; }
   for container in $old; do
     # A new one comes before an old one goes: somebody always serves, and the others get no more to do.
-    docker compose "$@" up --detach --wait --no-deps --no-recreate --scale "$service=$((count + 1))" "$service"
+    docker compose "$@" up --detach --wait --no-recreate --scale "$service=$((count + 1))" "$service"
     docker rm "$(docker stop "$container")" >/dev/null
   done
   echo "$service is new ($count)"
