@@ -75,6 +75,10 @@ test("D2: the cluster is healthy within two minutes, on ports of 127.0.0.1 only,
   }
 });
 
+test("D2: up changes nothing on a cluster that runs", async () => {
+  expect(await wouldRecreate()).toBe("");
+});
+
 test("D1: the image is small, and every container is bounded and started again; ours write nothing and are nobody", async () => {
   const sizeOf = async (image: string) =>
     Number(await outputOf("docker", ["image", "inspect", "--format", "{{.Size}}", image]));
@@ -323,7 +327,7 @@ test("D7: Prometheus reaches every target", async () => {
 test("D4: routers and nodes are exchanged one by one under load, and no request fails", async () => {
   const rolled = ["router-1", "router-2", "node-a", "node-b"];
   const running = async () => Promise.all(rolled.map(async (service) => stack.containersOf(service)));
-  await stack.up("--no-deps", "--no-recreate", "--scale", "router-2=2", "router-2");
+  await stack.up("--no-recreate", "--scale", "router-2=2", "router-2");
   const before = await running();
   const load = startLoad();
   await outputOf("sh", [`${ROOT}/deploy/roll.sh`, ...stack.options], stack.env);
@@ -334,7 +338,9 @@ test("D4: routers and nodes are exchanged one by one under load, and no request 
   expect(after.flat().filter((container) => before.flat().includes(container))).toEqual([]);
   expect(Object.keys(answers).toSorted()).toEqual(["200", "201"]);
   expect(answers["201"]).toBeGreaterThan(50);
-  await stack.up("--no-deps", "--no-recreate", "--scale", "router-2=1", "router-2");
+  await stack.up("--no-recreate", "--scale", "router-2=1", "router-2");
+  // Whoever types "up" afterwards exchanges none of them.
+  expect(await wouldRecreate()).not.toMatch(/node|router/);
 });
 
 test.for(SERVICES)("D3: %s is killed, comes back by itself, and both shards sell", async (service) => {
@@ -412,13 +418,8 @@ test("P1: a former primary that comes back alone sells nothing", async () => {
 });
 
 test("D3: a former primary is made a replica of its successor, and both keep their roles", async () => {
-  const slot = "select pg_create_physical_replication_slot('replica', true)";
-  await stack.sql("shard-a-replica", "postgres", slot);
-  const once = ["run", "--rm", "--no-deps", "-T"];
-  await stack.compose(...once, "--entrypoint", "bash", "shard-a", "-c", 'rm -rf "$PGDATA"');
-  const copier = ["-v", `${ROOT}/deploy/postgres/replica.sh:/replica.sh:ro`, "--entrypoint", "/replica.sh"];
-  await stack.compose(...once, ...copier, "-e", "PRIMARY_HOST=shard-a-replica", "shard-a", "true");
-  await stack.up("--no-deps", "shard-a");
+  const rejoin = [`${ROOT}/deploy/rejoin.sh`, "shard-a", "shard-a-replica", ...stack.options];
+  expect(await outputOf("sh", rejoin, stack.env)).toContain("shard-a follows shard-a-replica");
   const streams = async () => {
     const state = "select string_agg(application_name || ' ' || state, ',') from pg_stat_replication";
     return (await stack.sql("shard-a-replica", "postgres", state)) === "replica streaming";
@@ -442,6 +443,18 @@ test("D3: a former primary is made a replica of its successor, and both keep the
   });
 });
 
+test("D3: and back again", async () => {
+  await stack.compose("stop", "shard-a-replica");
+  await stack.sql("shard-a", "postgres", "select pg_promote()");
+  await eventually(
+    "the shard sells",
+    async () => (await bookNew(events[0]).catch(() => undefined))?.status === 201,
+    BACK_MAX_MS,
+  );
+  const rejoin = [`${ROOT}/deploy/rejoin.sh`, "shard-a-replica", "shard-a", ...stack.options];
+  expect(await outputOf("sh", rejoin, stack.env)).toContain("shard-a-replica follows shard-a");
+});
+
 test("D1 B1 B2 B3 B4 R1 R2 R3: after all of it the audit is clean, with the tools of the image", async () => {
   const said = await stack.compose("run", "--rm", "--no-deps", "-T", "tools", "audit/main.ts");
   expect(said).toMatch(/^audit clean: 2 shards, /m);
@@ -458,6 +471,15 @@ async function givenEventOn(shard: "shard-a" | "shard-b"): Promise<Event> {
     const event = await client.createEvent({ totalTickets: 100_000 });
     return slotOf(event.id as EventId) < 2048 === (shard === "shard-a") && event;
   });
+}
+
+/** The containers that "up" would exchange, a line each. */
+async function wouldRecreate(): Promise<string> {
+  const up = ["compose", "--dry-run", ...stack.options, "up", "--detach"];
+  const { code, stdout, stderr } = await run("docker", up, stack.env);
+  expect([code, stderr]).toEqual([0, expect.stringContaining("DRY-RUN MODE")]);
+  const lines = (stdout + stderr).split("\n");
+  return lines.filter((line) => line.includes("Recreate ")).join("\n");
 }
 
 /** One ticket for a user who has none. */
