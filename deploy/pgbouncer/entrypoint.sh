@@ -7,10 +7,15 @@ printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" 
 # PostgreSQL's own limits of a node (shared/postgres.ts). In transaction mode a client's startup parameters cannot follow
 # it to each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
-cat >pgbouncer.ini <<INI
+
+# Addresses, not names: its resolver (c-ares) keeps what Docker's name server says for ten minutes, whatever dns_max_ttl is, and
+# a container that was made anew may have another address. One that has none is not looked for here: nothing answers.
+address() { getent ahostsv4 "$1" | { read -r first _ || first=$2; echo "$first"; }; }
+configure() {
+  cat >pgbouncer.new <<INI
 [databases]
-shard = host=$PRIMARY_HOST port=5432 pool_size=$POOL_SIZE connect_query='$limits'
-shard_replica = host=$REPLICA_HOST port=5432 dbname=shard pool_size=$POOL_SIZE connect_query='$limits'
+shard = host=$primary port=5432 pool_size=$POOL_SIZE connect_query='$limits'
+shard_replica = host=$replica port=5432 dbname=shard pool_size=$POOL_SIZE connect_query='$limits'
 
 [pgbouncer]
 listen_addr = 0.0.0.0
@@ -27,13 +32,26 @@ stats_users = onsale, monitor
 max_client_conn = 200
 query_wait_timeout = 2
 server_connect_timeout = 2
-# A server that came back is found within a second, also at another address.
+# A server that came back is found within a second.
 server_login_retry = 1
-dns_max_ttl = 1
-dns_nxdomain_ttl = 1
 
 log_connections = 0
 log_disconnections = 0
 log_stats = 0
 INI
+  mv pgbouncer.new pgbouncer.ini
+}
+primary=$(address "$PRIMARY_HOST" 127.0.0.1)
+replica=$(address "$REPLICA_HOST" 127.0.0.1)
+configure
+
+# Looks every second, and has PgBouncer read its configuration again when an address has changed.
+while sleep 1; do
+  before="$primary $replica"
+  primary=$(address "$PRIMARY_HOST" "$primary")
+  replica=$(address "$REPLICA_HOST" "$replica")
+  [ "$primary $replica" = "$before" ] && continue
+  configure
+  kill -HUP $$
+done &
 exec pgbouncer pgbouncer.ini
