@@ -110,7 +110,8 @@ async function query<Row extends object>(
   }
 }
 
-const DATABASE = {
+/** The benchmark's own connection to a database. */
+export const DATABASE = {
   applicationName: "onsale-bench",
   connectionsMax: 1,
   waitersMax: 10,

@@ -25,7 +25,7 @@ import { Replica } from "./replica.ts";
 
 const CATALOG_REFRESH_MS = 1_000;
 const SAMPLE_MS = 1_000;
-/** How often all servers of the shard are asked which of them is the primary. */
+/** How often the shard's other servers are asked whether one of them has become the primary. */
 const SUCCESSOR_CHECK_MS = 1_000;
 const REPLICA_CHECK_MS = 100;
 /** For a connection to a replica, and for a statement there: then the primary still has time to answer. */

@@ -204,7 +204,7 @@ export class Database {
    * nothing. Never throws, and takes half of `connectTimeoutMs` at most.
    */
   async lookForSuccessor(): Promise<void> {
-    if (this.#servers.length > 1) this.refuseBefore(await this.#search.newestNow());
+    if (this.#servers.length > 1) this.refuseBefore(await this.#search.newestBeside(this.#primary?.url));
   }
 
   /** For a transaction that bounds itself, behind a pooler that drops what this connection was opened with. */

@@ -44,9 +44,10 @@ export class PrimarySearch {
     return this.#searching;
   }
 
-  /** The newest timeline that one of the servers writes now, or 0; those that do not answer do not matter. */
-  async newestNow(): Promise<number> {
-    const answers = await Promise.allSettled(this.#urls.map(this.#ask));
+  /** The newest timeline that one of the servers but `known` writes now, or 0; those that do not answer do not matter. */
+  async newestBeside(known: string | undefined): Promise<number> {
+    const others = this.#urls.filter((url) => url !== known);
+    const answers = await Promise.allSettled(others.map(this.#ask));
     const timelines = answers.map((answer) => (answer.status === "fulfilled" ? answer.value.timeline : 0));
     return Math.max(0, ...timelines);
   }

@@ -11,6 +11,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { STANDBY_NAME, startStandbyServer } from "../../deploy/embedded/standby-server.ts";
 import { Database, type Statement } from "../../shared/postgres.ts";
+import { DATABASE } from "../cluster-events.ts";
 import { startGenerator } from "../load/run.ts";
 import { type ClusterPart, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 import type { Table } from "../tables.ts";
@@ -199,13 +200,13 @@ async function startReplica(primaryUrl: string): Promise<Replica> {
   };
   // Or nothing that is still to be written, such as its events' versions, would ever be confirmed.
   started.defer(async () => {
-    await primary.query(name(""), []);
+    await primary.query(name(""));
     await primary.query(RELOAD);
   });
   const running = started.move();
   return {
     async become(setting, signal) {
-      await primary.query(name(setting === "synchronous" ? STANDBY_NAME : ""), []);
+      await primary.query(name(setting === "synchronous" ? STANDBY_NAME : ""));
       await primary.query(RELOAD);
       const deadline = performance.now() + SWITCH_MAX_MS;
       while ((await seen()) !== SYNC_STATES[setting]) {
@@ -221,12 +222,3 @@ async function startReplica(primaryUrl: string): Promise<Replica> {
     [Symbol.asyncDispose]: async () => running.disposeAsync(),
   };
 }
-
-const DATABASE = {
-  applicationName: "onsale-bench",
-  connectionsMax: 1,
-  waitersMax: 10,
-  connectTimeoutMs: 10_000,
-  statementTimeoutMs: 60_000,
-  lockTimeoutMs: 10_000,
-};

@@ -28,8 +28,8 @@ const NOT_COPIED = ["postmaster.pid", "postmaster.opts", "pg_replslot", "pg_wal"
 
 /**
  * Copies a primary on this machine into `dataDir`, which must not exist, and starts the copy as its replica; it accepts
- * connections when this resolves, and begins to stream. `url` is the primary's `postgres` database, for a superuser; `password` is that superuser's. Throws what
- * PostgreSQL or `cp` said. The primary's slot stays: it is for servers that are thrown away together.
+ * connections when this resolves, and begins to stream. `url` is any database of the primary, for the superuser whose
+ * `password` is given, too. Throws what PostgreSQL or `cp` said. The primary's slot stays: it is for servers that are thrown away together.
  */
 export async function startStandbyServer(options: {
   url: string;

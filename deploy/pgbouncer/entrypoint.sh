@@ -8,8 +8,8 @@ printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" 
 # it to each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
 
-# Addresses, not names: its resolver (c-ares) keeps what Docker's name server says for ten minutes, whatever dns_max_ttl is, and
-# a container that was made anew may have another address. One that has none is not looked for here: nothing answers.
+# Addresses, not names: PgBouncer goes on with a name's old address long after dns_max_ttl (test/compose, D6), and a container
+# that was made anew may have another. One that has none is not looked for here: nothing answers.
 address() { getent ahostsv4 "$1" | { read -r first _ || first=$2; echo "$first"; }; }
 configure() {
   cat >pgbouncer.new <<INI
