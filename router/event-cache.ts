@@ -14,7 +14,7 @@ import type { Clock } from "../shared/clock.ts";
 import type { EventId } from "../shared/ids.ts";
 import type { SnapshotStore } from "../shared/redis.ts";
 import type { Span } from "../shared/tracing.ts";
-import { bodyOfJson, type ResponseBody } from "./response-body.ts";
+import { bodyOfJson, type ResponseBody } from "./http/answers.ts";
 import type { Event, Failure, ReadResult, Snapshot } from "../shared/wire.ts";
 
 /** How long memory answers reads; with the time of a load it stays under the second that is promised. */

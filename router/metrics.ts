@@ -7,6 +7,7 @@ import {
   LATENCY_BUCKETS,
   type Registry,
   SIZE_BUCKETS,
+  Tally,
 } from "../shared/metrics.ts";
 import type { ShardId } from "../shared/ids.ts";
 import type { CommandResult } from "../shared/wire.ts";
@@ -26,22 +27,22 @@ export interface RouterMetrics extends ShardObserver {
 
 export function createRouterMetrics(registry: Registry): RouterMetrics {
   const registers = [registry];
-  const outcomes = new Counter({
+  const outcomes = new Tally({
     name: "onsale_booking_outcomes_total",
     help: "Booking commands by outcome: are we selling, and if not, why?",
     labelNames: ["outcome"] as const,
-    registers,
+    registry,
   });
-  const soldOutFast = new Counter({
+  const soldOutFast = new Tally({
     name: "onsale_sold_out_fast_rejects_total",
     help: "Booking commands refused from memory because the event is sold out.",
-    registers,
-  });
-  const cacheRequests = new Counter({
+    registry,
+  }).of({});
+  const cacheRequests = new Tally({
     name: "onsale_event_cache_requests_total",
     help: "Event reads by the tier that was asked and what it had.",
     labelNames: ["tier", "result"] as const,
-    registers,
+    registry,
   });
   const batchSize = new Histogram({
     name: "onsale_shard_rpc_batch_size",
@@ -66,13 +67,18 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
   // Seen at 0 first, so that the first refusals and sales are seen as a rise.
   for (const reason of ["shard_queue_full", "deadline", "node_busy", "rate_limited", "connections_full"])
     shed.inc({ reason }, 0);
-  const tiers = {
-    memory: { hit: cacheRequests.labels("memory", "hit"), miss: cacheRequests.labels("memory", "miss") },
-    redis: { hit: cacheRequests.labels("redis", "hit"), miss: cacheRequests.labels("redis", "miss") },
-    shard: { hit: cacheRequests.labels("shard", "hit"), miss: cacheRequests.labels("shard", "miss") },
+  const cacheReads = (tier: CacheTier) => ({
+    hit: cacheRequests.of({ tier, result: "hit" }),
+    miss: cacheRequests.of({ tier, result: "miss" }),
+  });
+  const tiers = { memory: cacheReads("memory"), redis: cacheReads("redis"), shard: cacheReads("shard") };
+  const outcomeTallies = new Map<CommandResult["outcome"], { add(): void }>();
+  const outcomeTally = (outcome: CommandResult["outcome"]): { add(): void } => {
+    let tally = outcomeTallies.get(outcome);
+    if (tally === undefined) outcomeTallies.set(outcome, (tally = outcomes.of({ outcome })));
+    return tally;
   };
-  for (const outcome of ["booked", "held", "confirmed"] as const) outcomes.inc({ outcome }, 0);
-  const outcomeChildren = new Map<string, { inc(): void }>();
+  for (const outcome of ["booked", "held", "confirmed"] as const) outcomeTally(outcome);
   const callChildren = new Map<
     ShardId,
     { size: { observe(v: number): void }; seconds: { observe(v: number): void } }
@@ -80,13 +86,9 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
 
   return {
     http: new HttpMetrics(registry),
-    outcome(outcome) {
-      let child = outcomeChildren.get(outcome);
-      if (child === undefined) outcomeChildren.set(outcome, (child = outcomes.labels(outcome)));
-      child.inc();
-    },
-    soldOutFast: () => soldOutFast.inc(),
-    cacheRead: (tier, result) => tiers[tier][result].inc(),
+    outcome: (outcome) => outcomeTally(outcome).add(),
+    soldOutFast: () => soldOutFast.add(),
+    cacheRead: (tier, result) => tiers[tier][result].add(),
     called(shard, size, seconds) {
       let child = callChildren.get(shard);
       if (child === undefined) {

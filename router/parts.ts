@@ -20,6 +20,13 @@ export interface RouterParts {
   readonly tracing: Tracing | undefined;
   readonly commandDeadlineMs: number;
   readonly connectionsMax: number;
-  /** Per user and second; false leaves limiting to the load balancer. */
-  readonly writeLimit: false | { readonly max: number };
+  /** undefined leaves limiting to the load balancer. */
+  readonly writeLimits:
+    | {
+        admit(
+          userId: string,
+          incoming: unknown,
+        ): undefined | Record<string, string> | Promise<undefined | Record<string, string>>;
+      }
+    | undefined;
 }

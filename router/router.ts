@@ -1,18 +1,18 @@
 /** The parts of a router, put together. */
 import { startAdminServer } from "../shared/admin-server.ts";
 import { systemClock } from "../shared/clock.ts";
-import { drain } from "../shared/drain.ts";
+import { drain, listen } from "../shared/http-server.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { createRegistry } from "../shared/metrics.ts";
 import { SnapshotFeed, SnapshotStore } from "../shared/redis.ts";
 import { startTracing } from "../shared/tracing.ts";
 import { TokenVerifier } from "../shared/tokens.ts";
-import { createRouterApp } from "./app.ts";
 import { Booker } from "./booker.ts";
 import { Cluster } from "./cluster.ts";
 import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./event-cache.ts";
+import { createRouterServer } from "./http/server.ts";
 import { createRouterMetrics } from "./metrics.ts";
 
 export interface RunningRouter extends Running {
@@ -56,7 +56,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   });
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
-  const app = await createRouterApp({
+  const server = createRouterServer({
     cluster,
     cache,
     booker: new Booker({ cluster, cache, metrics }),
@@ -77,10 +77,10 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     connectionsMax: config.CONNECTIONS_MAX,
-    writeLimit: config.RATE_LIMIT_PER_USER === 0 ? false : { max: config.RATE_LIMIT_PER_USER },
+    writeLimits: undefined,
   });
   let draining = false;
-  const url = await app.listen({ host: config.HOST, port: config.PORT });
+  const url = await listen(server, { host: config.HOST, port: config.PORT });
   const admin = await startAdminServer({
     host: config.ADMIN_HOST ?? config.HOST,
     port: config.ADMIN_PORT,
@@ -95,7 +95,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     adminUrl: admin.url,
     async close() {
       draining = true;
-      await drain(app, config.DRAIN_GRACE_MS);
+      await drain(server, config.DRAIN_GRACE_MS);
       await cluster.close();
       feed?.close();
       redis?.close();

@@ -1,7 +1,7 @@
 /** The parts of a shard node, put together. */
 import { startAdminServer } from "../shared/admin-server.ts";
 import { systemClock } from "../shared/clock.ts";
-import { drain } from "../shared/drain.ts";
+import { drain, listen } from "../shared/http-server.ts";
 import type { Running } from "../shared/lifecycle.ts";
 import { createLog } from "../shared/log.ts";
 import { Outage } from "../shared/outage.ts";
@@ -12,7 +12,7 @@ import { SnapshotStore } from "../shared/redis.ts";
 import { repeat } from "../shared/repeat.ts";
 import { startTracing } from "../shared/tracing.ts";
 import type { Snapshot } from "../shared/wire.ts";
-import { createNodeApp } from "./app.ts";
+import { createNodeServer } from "./rpc.ts";
 import { BookingStore } from "./booking-store.ts";
 import { Catalog } from "./catalog.ts";
 import type { NodeConfig } from "./config.ts";
@@ -140,7 +140,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     databaseUp: () => databaseUp,
     redisUp: () => redis?.up ?? false,
   });
-  const app = createNodeApp({
+  const server = createNodeServer({
     internalTokens: [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS].filter((t) => t !== undefined),
     store,
     reader,
@@ -155,7 +155,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   });
   // Before the first use of the shard's database: the server that answers may be one that was replaced.
   await catalog.refreshWithin(config.CONNECT_TIMEOUT_MS);
-  const listening = await app.listen({ host: config.HOST, port: config.PORT });
+  const listening = await listen(server, { host: config.HOST, port: config.PORT });
   const url = config.ADVERTISE_URL ?? listening;
   catalog.announceAt(url);
 
@@ -245,7 +245,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       draining = true;
       // From now on routers learn of the other nodes only, also from this one while it serves on.
       await catalog.withdraw().catch(() => undefined);
-      await drain(app, config.DRAIN_GRACE_MS);
+      await drain(server, config.DRAIN_GRACE_MS);
       await announcing.stop();
       await lookingForSuccessor.stop();
       await lanes.drained();

@@ -1,5 +1,6 @@
 /** The admin port of a process: is it alive, can it serve, what does it measure. Never reachable on the public port. */
-import Fastify from "fastify";
+import { Hono } from "hono";
+import { createHttpServer, listen } from "./http-server.ts";
 import type { Registry } from "./metrics.ts";
 
 export interface AdminServer {
@@ -14,15 +15,28 @@ export async function startAdminServer(options: {
   registry: Registry;
   unready: () => string | undefined;
 }): Promise<AdminServer> {
-  const app = Fastify({ forceCloseConnections: true });
-  app.get("/healthz", () => ({ status: "alive" }));
-  app.get("/readyz", async (_request, reply) => {
+  const app = new Hono();
+  app.get("/healthz", (context) => context.json({ status: "alive" }));
+  app.get("/readyz", (context) => {
     const reason = options.unready();
-    return reason === undefined ? { status: "ready" } : reply.code(503).send({ status: "unready", reason });
+    return reason === undefined
+      ? context.json({ status: "ready" })
+      : context.json({ status: "unready", reason }, 503);
   });
-  app.get("/metrics", async (_request, reply) =>
-    reply.type(options.registry.contentType).send(await options.registry.metrics()),
+  app.get("/metrics", async (context) =>
+    context.body(await options.registry.metrics(), 200, { "content-type": options.registry.contentType }),
   );
-  const url = await app.listen({ host: options.host, port: options.port });
-  return { url, close: async () => app.close() };
+  const server = createHttpServer({
+    fetch: app.fetch,
+    badRequest: () => new Response(null, { status: 400 }),
+  });
+  const url = await listen(server, options);
+  return {
+    url,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
 }

@@ -20,3 +20,11 @@ export function invariant(
 ): asserts condition {
   if (!condition) throw new InvariantViolation(statement, facts);
 }
+
+/** Ends the process when `error` is a broken invariant, wherever it was caught. */
+export function endOnBug(error: unknown): void {
+  if (error instanceof InvariantViolation)
+    queueMicrotask(() => {
+      throw error;
+    });
+}

@@ -3,99 +3,75 @@
  * token is checked before the body is read, input is validated by schema, refusals are problem documents with onsale's codes.
  */
 import { randomUUIDv7 } from "node:crypto";
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from "fastify";
+import { type Context, Hono } from "hono";
+import { z } from "zod";
 import { PROBLEMS, type ProblemCode } from "../../shared/errors.ts";
+import { bodyOf, BodyError, type Fetch, type HttpEnv } from "../../shared/http-server.ts";
 import type { TokenVerifier } from "../../shared/tokens.ts";
 import { isOverload } from "./pool.ts";
 import type { BookingRequest, Decision, Strategy } from "./strategy.ts";
 
 const BODY_MAX_BYTES = 16 * 1024;
-const KEEP_ALIVE_MS = 65_000;
 const BEARER = /^Bearer +([A-Za-z0-9\-._~+/]+=*)$/i;
-const BUYER = "buyer";
+const JSON_TYPE = "application/json; charset=utf-8";
 
-const schema = {
-  params: { type: "object", required: ["id"], properties: { id: { type: "string", format: "uuid" } } },
-  body: {
-    type: "object",
-    required: ["quantity"],
-    additionalProperties: false,
-    properties: { quantity: { type: "integer", minimum: 1, maximum: 100 } },
-  },
-  // Known shapes are written faster than JSON.stringify writes them.
-  response: {
-    201: {
-      type: "object",
-      properties: {
-        id: { type: "string" },
-        eventId: { type: "string" },
-        userId: { type: "string" },
-        quantity: { type: "integer" },
-        status: { type: "string" },
-        createdAt: { type: "string" },
-      },
-    },
-  },
-};
+const params = z.uuid().transform((id) => id.toLowerCase());
+const body = z.strictObject({ quantity: z.int().min(1).max(100) });
 
-export function createApp(strategy: Strategy, verifier: TokenVerifier): FastifyInstance {
-  const app = Fastify({
-    bodyLimit: BODY_MAX_BYTES,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    return503OnClosing: false,
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false } },
+export function createApp(strategy: Strategy, verifier: TokenVerifier): Fetch {
+  const app = new Hono<HttpEnv>();
+  app.onError((error) => answerError(error));
+  app.notFound(() => refuse("not_found"));
+  app.post("/v1/events/:id/bookings", async (context) => {
+    const token = BEARER.exec(context.env.incoming.headers.authorization ?? "")?.[1];
+    const caller = token === undefined ? undefined : await verifier.verify(token);
+    if (caller === undefined) return refuse("unauthenticated");
+    const asked = await read(context);
+    if (asked === undefined) return refuse("invalid_request");
+    const booking = {
+      ...asked,
+      id: randomUUIDv7(),
+      userId: caller.userId,
+      createdAt: new Date().toISOString(),
+    };
+    return answer(booking, await strategy.book(booking));
   });
-  app.decorateRequest(BUYER, "");
-  app.setErrorHandler(async (error: FastifyError, _request, reply) => answerError(error, reply));
-  app.setNotFoundHandler(async (_request, reply) => refuse(reply, "not_found"));
-  app.post<{ Params: { id: string }; Body: { quantity: number } }>(
-    "/v1/events/:id/bookings",
-    {
-      schema,
-      async onRequest(request, reply) {
-        const token = BEARER.exec(request.headers.authorization ?? "")?.[1];
-        const caller = token === undefined ? undefined : await verifier.verify(token);
-        if (caller === undefined) return refuse(reply, "unauthenticated");
-        request.setDecorator(BUYER, caller.userId);
-        return undefined;
-      },
-    },
-    async (request, reply) => {
-      const booking = {
-        id: randomUUIDv7(),
-        eventId: request.params.id.toLowerCase(),
-        userId: request.getDecorator<string>(BUYER),
-        quantity: request.body.quantity,
-        createdAt: new Date().toISOString(),
-      };
-      return answer(reply, booking, await strategy.book(booking));
-    },
-  );
-  return app;
+  return (request, env) => app.fetch(request, env);
 }
 
-function answer(reply: FastifyReply, booking: BookingRequest, decision: Decision): FastifyReply {
+/** What was asked for, or undefined when it is not valid. */
+async function read(context: Context<HttpEnv>): Promise<{ eventId: string; quantity: number } | undefined> {
+  const { incoming } = context.env;
+  if (incoming.headers["content-type"]?.startsWith("application/json") !== true) return undefined;
+  const eventId = params.safeParse(context.req.param("id"));
+  const wanted = body.safeParse(JSON.parse(await bodyOf(incoming, BODY_MAX_BYTES)));
+  return eventId.success && wanted.success ? { eventId: eventId.data, ...wanted.data } : undefined;
+}
+
+function answer(booking: BookingRequest, decision: Decision): Response {
   const { outcome, ...members } = decision;
-  if (outcome !== "booked") return refuse(reply, outcome, members);
-  return reply
-    .code(201)
-    .header("location", `/v1/bookings/${booking.id}`)
-    .send({ ...booking, status: "confirmed" });
+  if (outcome !== "booked") return refuse(outcome, members);
+  return new Response(JSON.stringify({ ...booking, status: "confirmed" }), {
+    status: 201,
+    headers: { "content-type": JSON_TYPE, location: `/v1/bookings/${booking.id}` },
+  });
 }
 
 /** A problem document (RFC 9457). */
-function refuse(reply: FastifyReply, code: ProblemCode, members: object = {}): FastifyReply {
+function refuse(code: ProblemCode, members: object = {}): Response {
   const { status, title } = PROBLEMS[code];
-  return reply
-    .code(status)
-    .header("content-type", "application/problem+json; charset=utf-8")
-    .send(JSON.stringify({ type: `urn:onsale:problem:${code}`, title, status, code, ...members }));
+  return new Response(
+    JSON.stringify({ type: `urn:onsale:problem:${code}`, title, status, code, ...members }),
+    {
+      status,
+      headers: { "content-type": "application/problem+json; charset=utf-8" },
+    },
+  );
 }
 
-function answerError(error: FastifyError, reply: FastifyReply): FastifyReply {
-  if (isOverload(error)) return refuse(reply, "overloaded");
-  if (error.validation !== undefined || (error.statusCode !== undefined && error.statusCode < 500))
-    return refuse(reply, "invalid_request");
+function answerError(error: Error): Response {
+  if (isOverload(error)) return refuse("overloaded");
+  if (error instanceof SyntaxError || error instanceof BodyError) return refuse("invalid_request");
   process.stderr.write(`a request failed: ${error.stack ?? error.message}\n`);
-  return refuse(reply, "internal");
+  return refuse("internal");
 }

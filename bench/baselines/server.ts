@@ -1,6 +1,6 @@
 /** The process of a baseline that answers HTTP: its strategy behind the shared server. */
 import { systemClock } from "../../shared/clock.ts";
-import { drain } from "../../shared/drain.ts";
+import { createHttpServer, drain, listen } from "../../shared/http-server.ts";
 import { TokenVerifier } from "../../shared/tokens.ts";
 import { createApp } from "./app.ts";
 import { serveParent } from "./service.ts";
@@ -9,8 +9,11 @@ import { STRATEGIES } from "./strategies/all.ts";
 await serveParent(async (settings) => {
   const strategy = await STRATEGIES[settings.name].start(settings);
   const verifier = new TokenVerifier({ keys: { secret: settings.secret } }, systemClock);
-  const app = createApp(strategy, verifier);
-  const url = await app.listen({ host: "127.0.0.1", port: 0 });
+  const server = createHttpServer({
+    fetch: createApp(strategy, verifier),
+    badRequest: () => new Response(null, { status: 400 }),
+  });
+  const url = await listen(server, { host: "127.0.0.1", port: 0 });
   return {
     url,
     get stats() {
@@ -19,7 +22,7 @@ await serveParent(async (settings) => {
     created: async (eventIds) => strategy.created?.(eventIds),
     settle: async () => strategy.settle?.(),
     async [Symbol.asyncDispose]() {
-      await drain(app, 0);
+      await drain(server, 0);
       await strategy[Symbol.asyncDispose]();
     },
   };

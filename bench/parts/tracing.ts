@@ -6,7 +6,7 @@
 import { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { nameSpan, spanOf, traced, traceOf } from "../../router/request-trace.ts";
+import { namedSpan, traced, traceOf } from "../../router/http/request-trace.ts";
 import { createLog } from "../../shared/log.ts";
 import { createRegistry } from "../../shared/metrics.ts";
 import { startOpenTelemetry } from "../../shared/opentelemetry.ts";
@@ -168,8 +168,7 @@ const tracingAt = (ratio: number, url: string) =>
 /** Nanoseconds of processor time that tracing adds to a request of the router, with the span of a call when it is sampled. */
 async function addedBy(tracing: Tracing | undefined, count: number): Promise<number> {
   const handle = traced(tracing, (request) => {
-    nameSpan(request, "/v1/events/{id}/bookings", "a-request");
-    const parent = spanOf(request);
+    const parent = namedSpan(request, "/v1/events/{id}/bookings", "a-request");
     if (parent === undefined || traceOf(request) === undefined) return;
     const call = parent.child("POST /rpc/commands", "client", { "http.request.method": "POST" });
     call.link(parent);

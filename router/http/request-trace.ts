@@ -1,6 +1,6 @@
 /** The traces of requests that are under way. Most requests have none, and finding that out must cost next to nothing. */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { RequestTrace, Span, Tracing } from "../shared/tracing.ts";
+import type { RequestTrace, Span, Tracing } from "../../shared/tracing.ts";
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -11,17 +11,12 @@ export function traceOf(request: IncomingMessage): RequestTrace | undefined {
   return traces.get(request);
 }
 
-/** The request's span, when it is sampled. */
-export function spanOf(request: IncomingMessage): Span | undefined {
-  return traces.get(request)?.span;
-}
-
-/** Names the request's span, if it has one, by its route (OpenTelemetry semantic conventions, HTTP server spans). */
-export function nameSpan(request: IncomingMessage, route: string, requestId: string): void {
-  const span = spanOf(request);
-  if (span === undefined) return;
-  span.rename(`${request.method} ${route}`);
-  span.set({ "http.route": route, "onsale.request_id": requestId });
+/** The request's span, if it is sampled, named by its route (OpenTelemetry semantic conventions, HTTP server spans). */
+export function namedSpan(request: IncomingMessage, route: string, requestId: string): Span | undefined {
+  const span = traces.get(request)?.span;
+  span?.rename(`${request.method} ${route}`);
+  span?.set({ "http.route": route, "onsale.request_id": requestId });
+  return span;
 }
 
 /** `handle`, with a span around those requests that are sampled; `handle` itself when tracing is off. */

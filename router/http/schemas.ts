@@ -1,18 +1,18 @@
 /** The shapes of the public API: one source for validation, types and the OpenAPI document. */
-import { z } from "zod";
-import { parseBookingId, parseEventId } from "../shared/ids.ts";
-import { BOOKING_STATUSES, EVENT_STATUSES, LIMITS } from "../shared/wire.ts";
-import { PROBLEMS, type ProblemCode } from "../shared/errors.ts";
+import { z } from "@hono/zod-openapi";
+import { type BookingId, type EventId, parseBookingId, parseEventId } from "../../shared/ids.ts";
+import { BOOKING_STATUSES, EVENT_STATUSES, LIMITS } from "../../shared/wire.ts";
+import { PROBLEMS, type ProblemCode } from "../../shared/errors.ts";
+
+const VISIBLE = /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u;
 
 /** Text that people read: no control characters, and something to see. */
 const text = z
   .string()
   .min(1)
   .max(LIMITS.nameCharactersMax)
-  .regex(
-    /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u,
-    "must be visible text without control characters",
-  );
+  .regex(VISIBLE, "must be visible text without control characters")
+  .openapi({ pattern: VISIBLE.source });
 
 /** RFC 3339 with an offset, within the years that PostgreSQL and JavaScript agree on; canonical UTC after parsing. */
 const time = z.iso.datetime({ offset: true }).transform((value, context) => {
@@ -65,17 +65,16 @@ export const holdBody = z.strictObject({
 /** For requests that say everything in their address: no body, or an empty object. */
 export const emptyBody = z.strictObject({}).nullish();
 
-function idParam<Id extends string>(parse: (value: string) => Id | undefined) {
-  const id = z.string().transform((value, context): Id => {
-    const parsed = parse(value);
-    if (parsed !== undefined) return parsed;
-    context.addIssue({ code: "custom", message: "must be a UUID" });
-    return z.NEVER;
-  });
-  return z.strictObject({ id });
+/** What an `{id}` in a path is the id of. */
+export interface IdKind<Id> {
+  /** As the document shows it. */
+  readonly params: z.ZodObject;
+  /** The canonical id, or undefined when `text` is none. */
+  readonly parse: (text: string) => Id | undefined;
 }
-export const eventParams = idParam(parseEventId);
-export const bookingParams = idParam(parseBookingId);
+const params = z.object({ id: z.uuid() });
+export const eventId: IdKind<EventId> = { params, parse: parseEventId };
+export const bookingId: IdKind<BookingId> = { params, parse: parseBookingId };
 
 /** A cursor is the id of the last event of the page before, so a page stays what it is while events are added. */
 const cursor = z.string().transform((value, context) => {
@@ -90,7 +89,8 @@ export const listQuery = z.strictObject({
     .regex(/^\d{1,3}$/, `must be a whole number from 1 to ${LIMITS.pageItemsMax}`)
     .transform(Number)
     .pipe(z.number().min(1).max(LIMITS.pageItemsMax))
-    .default(LIMITS.pageItemsDefault),
+    .default(LIMITS.pageItemsDefault)
+    .openapi({ type: "integer", minimum: 1, maximum: LIMITS.pageItemsMax }),
   cursor: cursor.optional(),
 });
 

@@ -1,0 +1,53 @@
+/** What becomes no request: bytes that are not HTTP, headers beyond the limit, requests that do not arrive in time. */
+import { type Server, type ServerResponse, STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
+import { Problem, PROBLEMS } from "../../shared/errors.ts";
+import { HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
+import { problemDocument, problemHeaders } from "./answers.ts";
+import { newRequestId } from "./request-id.ts";
+
+/** Has the server answer them with a problem document and hang up; `refused` counts. */
+export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
+  const answers = new WeakMap<Socket, ServerResponse>();
+  server.on("request", ({ socket }, response) => answers.set(socket, response));
+  server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
+    const socket = stream as Socket;
+    refused();
+    const underWay = answers.get(socket);
+    // Never into an answer that is under way: whoever waits for it would be told of another request's fault.
+    if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
+    else underWay.once("close", () => socket.destroySoon());
+  });
+  // Node.js would answer these two by itself, without a problem document.
+  server.on("checkExpectation", (request, response) => server.emit("request", request, response));
+  server.on("connect", (_request, socket) => {
+    refused();
+    refuse(new Error("CONNECT"), socket as Socket);
+  });
+}
+
+function refuse(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const problem = new Problem("invalid_request", reasonOf(error));
+  const requestId = newRequestId();
+  const body = JSON.stringify(problemDocument(problem, requestId));
+  const { status } = PROBLEMS[problem.code];
+  const headers = {
+    ...problemHeaders(problem.code),
+    "x-request-id": requestId,
+    "content-length": String(Buffer.byteLength(body)),
+    connection: "close",
+  };
+  const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head.join("")}\r\n${body}`);
+}
+
+function reasonOf({ code }: NodeJS.ErrnoException): string {
+  if (code === "HPE_HEADER_OVERFLOW")
+    return `The request's headers have more than ${HEADERS_MAX_BYTES} bytes.`;
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") return "The request did not arrive in time.";
+  return "The request is not valid HTTP.";
+}

@@ -1,0 +1,245 @@
+/** The RPC of a shard node (shared/wire.ts). It refuses everybody who does not hold the internal token. */
+import { timingSafeEqual } from "node:crypto";
+import type { IncomingMessage, Server } from "node:http";
+import { Hono } from "hono";
+import type { z } from "zod";
+import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/http-server.ts";
+import type { EventId } from "../shared/ids.ts";
+import { endOnBug } from "../shared/invariant.ts";
+import type { Log } from "../shared/log.ts";
+import type { HttpMetrics } from "../shared/metrics.ts";
+import { DatabaseError } from "../shared/postgres.ts";
+import type { Span, Tracing } from "../shared/tracing.ts";
+import {
+  changeEventRequestSchema,
+  type CommandsRequest,
+  commandsRequestSchema,
+  type CommandsResponse,
+  createEventRequestSchema,
+  type EventResult,
+  type Failure,
+  listRequestSchema,
+  readRequestSchema,
+  RPC,
+  type Snapshot,
+} from "../shared/wire.ts";
+import type { BookingStore } from "./booking-store.ts";
+import type { Catalog } from "./catalog.ts";
+import { type Decided, failureOf } from "./decider.ts";
+import type { Lanes } from "./lanes.ts";
+import type { Reader } from "./reader.ts";
+
+/** A full batch of the largest commands fits many times over. */
+const BODY_MAX_BYTES = 8 * 1024 * 1024;
+
+/** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
+const MAP_REFRESH_MAX_MS = 200;
+
+export interface NodeParts {
+  /** Any of them opens the RPC. */
+  readonly internalTokens: readonly string[];
+  readonly store: BookingStore;
+  readonly reader: Reader;
+  readonly lanes: Lanes;
+  readonly catalog: Catalog;
+  readonly changed: (snapshots: readonly Snapshot[]) => void;
+  /** Whether the database answered when it was last sampled. */
+  readonly databaseUp: () => boolean;
+  readonly metrics: HttpMetrics;
+  /** Told when a statement was refused because too many wait for a connection already. */
+  readonly shed: () => void;
+  readonly log: Log;
+  /** undefined when it is off. */
+  readonly tracing: Tracing | undefined;
+}
+
+/** What a call is answered with, in JSON. */
+interface Reply {
+  readonly status: number;
+  readonly body: object;
+}
+
+const ok = (body: object): Reply => ({ status: 200, body });
+
+/** A server that answers routers; it does not listen yet. */
+export function createNodeServer(parts: NodeParts): Server {
+  const { metrics } = parts;
+  const app = new Hono<HttpEnv>();
+  addCalls(app, parts);
+  const refuse = ({ method = "" }: IncomingMessage, { status, body }: Reply): Response => {
+    metrics.answered("unmatched", method, status, 0);
+    return Response.json(body, { status });
+  };
+  app.notFound(({ env }) => refuse(env.incoming, { status: 404, body: { error: "there is no such call" } }));
+  const admits = admission(parts.internalTokens);
+  return createHttpServer({
+    fetch: (request, env) =>
+      admits(env.incoming)
+        ? app.fetch(request, env)
+        : refuse(env.incoming, { status: 401, body: { error: "this port answers only to routers" } }),
+    badRequest: () => Response.json({ error: "the request is not valid HTTP" }, { status: 400 }),
+  });
+}
+
+function admission(tokens: readonly string[]): (incoming: IncomingMessage) => boolean {
+  const expected = tokens.map((token) => Buffer.from(`Bearer ${token}`));
+  return ({ headers }) => {
+    const given = Buffer.from(headers.authorization ?? "");
+    return expected.some((token) => token.length === given.length && timingSafeEqual(token, given));
+  };
+}
+
+function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
+  const { store, reader, lanes, catalog, tracing } = parts;
+  const mapVersion = (): number => catalog.map?.version ?? 0;
+  const call = <Body>(
+    path: string,
+    schema: z.ZodType<Body>,
+    run: (body: Body, span: Span | undefined) => Promise<Reply>,
+  ): void => {
+    app.post(path, async ({ env }) =>
+      served(parts, path, env.incoming, async (span) =>
+        run(valid(schema, await bodyOf(env.incoming, BODY_MAX_BYTES)), span),
+      ),
+    );
+  };
+  /**
+   * RFC 9110 §15.5.20: what was asked for belongs elsewhere; the body says so for each item. The node reads the map
+   * before it says so, because the router will ask for it next.
+   */
+  const judged = async (outcomes: readonly { outcome: string }[], body: object): Promise<Reply> => {
+    if (outcomes.some(({ outcome }) => outcome === "wrong_shard")) {
+      await catalog.refreshWithin(MAP_REFRESH_MAX_MS);
+      if (outcomes.every(({ outcome }) => outcome === "wrong_shard")) return { status: 421, body };
+    }
+    return ok(body);
+  };
+  const saved = async (result: EventResult): Promise<Reply> => {
+    if ("snapshot" in result) parts.changed([result.snapshot]);
+    return judged([result], result);
+  };
+
+  call(RPC.commands, commandsRequestSchema, async ({ commands, traces }, span) => {
+    const spans = tracing && traces && parentsOf(tracing, traces, span);
+    const decided = await Promise.all(
+      commands.map(async (command, index) => lanes.run(command, spans?.get(index))),
+    );
+    // What waited in vain for a database that is away was not too much work: the router shall stop sending more.
+    const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
+    const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
+    const answer: CommandsResponse = { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
+    return judged(results, answer);
+  });
+  call(RPC.read, readRequestSchema, async (asked, span) => {
+    const results =
+      asked.kind === "event"
+        ? await reader.readEvents(asked.ids, asked.maxAgesMs, span)
+        : await store.readBookings(asked.ids, span);
+    return judged(results, { results, mapVersion: mapVersion() });
+  });
+  call(RPC.list, listRequestSchema, async ({ before, limit, maxAgeMs }, span) =>
+    ok(await reader.listEvents(before, limit, maxAgeMs, span)),
+  );
+  call(RPC.createEvent, createEventRequestSchema, async (request, span) =>
+    saved(await store.createEvent(request, span)),
+  );
+  call(RPC.changeEvent, changeEventRequestSchema, async (request, span) =>
+    saved(await store.changeEvent(request, undefined, span)),
+  );
+  app.get(RPC.map, async ({ env }) =>
+    served(parts, RPC.map, env.incoming, async () =>
+      catalog.map === undefined ? { status: 503, body: { error: "no map was read yet" } } : ok(catalog.map),
+    ),
+  );
+}
+
+/** The body of a call is not what this RPC takes. */
+class InvalidCall extends Error {
+  override readonly name = "InvalidCall";
+}
+
+/** Answers a call, counted and with its span, whatever becomes of it. */
+async function served(
+  { metrics, tracing, shed, log }: NodeParts,
+  path: string,
+  { headers, method = "" }: IncomingMessage,
+  run: (span: Span | undefined) => Promise<Reply>,
+): Promise<Response> {
+  const started = performance.now();
+  const span = tracing && startCallSpan(tracing, headers, method, path);
+  let reply: Reply;
+  try {
+    reply = await run(span);
+  } catch (error) {
+    endOnBug(error);
+    if (error instanceof DatabaseError) {
+      if (error.kind === "busy") shed();
+      reply = { status: 503, body: failureOf(error) };
+    } else if (error instanceof InvalidCall || error instanceof BodyError) {
+      reply = { status: 400, body: { outcome: "internal", error: error.message } };
+    } else {
+      log.error({ err: error, traceId: span?.traceId }, "an RPC failed");
+      reply = { status: 500, body: { outcome: "internal" } };
+    }
+  }
+  const { status, body } = reply;
+  metrics.answered(path, method, status, (performance.now() - started) / 1000);
+  span?.set({ "http.response.status_code": status });
+  if (status >= 500) span?.failed(String(status));
+  span?.end();
+  return new Response(JSON.stringify(body), { status, headers: { "content-type": "application/json" } });
+}
+
+/** The call's own span, when its caller's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
+function startCallSpan(
+  tracing: Tracing,
+  headers: IncomingMessage["headers"],
+  method: string,
+  route: string,
+): Span | undefined {
+  return tracing.remote(headers)?.child(`${method} ${route}`, "server", {
+    "http.request.method": method,
+    "http.route": route,
+    "url.path": route,
+    "url.scheme": "http",
+  });
+}
+
+/** What the commands of a call hang under: the call itself where it is of their trace, else the request that made them. */
+function parentsOf(
+  tracing: Tracing,
+  traces: Exclude<CommandsRequest["traces"], undefined>,
+  call: Span | undefined,
+): ReadonlyMap<number, Span> {
+  const parents = new Map<number, Span>();
+  for (const { command, ...headers } of traces) {
+    const request = tracing.remote(headers);
+    const parent = call !== undefined && request?.traceId === call.traceId ? call : request;
+    if (parent !== undefined) parents.set(command, parent);
+  }
+  return parents;
+}
+
+/** Each event once, at its newest version: the commands of one call may have been decided in several batches. */
+function newestOf(decided: readonly Decided[]): Snapshot[] {
+  const newest = new Map<EventId, Snapshot>();
+  for (const { snapshot } of decided) {
+    if (snapshot === undefined) continue;
+    const known = newest.get(snapshot.event.id);
+    if (known === undefined || known.event.version < snapshot.event.version)
+      newest.set(snapshot.event.id, snapshot);
+  }
+  return [...newest.values()];
+}
+
+function valid<Body>(schema: z.ZodType<Body>, text: string): Body {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new InvalidCall("the body of the call is not JSON", { cause });
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new InvalidCall("the body of the call is not valid", { cause: parsed.error });
+}
