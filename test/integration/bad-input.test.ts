@@ -230,6 +230,17 @@ test("S2: what is not HTTP, and headers beyond 16 KiB, are refused without harm"
   expect((await client.send("GET", `/v1/events/${event.id}`)).status).toBe(200);
 });
 
+test("S2 F1: what follows a booking on its connection never answers in its place", async () => {
+  const socket = connect(Number(new URL(client.url).port), "127.0.0.1");
+  const head = `POST /v1/events/${event.id}/bookings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${await tokenOf("followed")}\r\n`;
+  socket.write(
+    `${head}content-type: application/json\r\ncontent-length: 14\r\n\r\n{"quantity":1}hello\r\n\r\n`,
+  );
+  const answer = await text(socket);
+  expect(answer).toMatch(/^HTTP\/1\.1 201 /);
+  expect(answer.match(/HTTP\/1\.1/g)).toHaveLength(1);
+});
+
 test("S1: without a valid token nothing is written and no booking is read", async () => {
   const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const forge = (header: object, claims: object, key = SECRET) => {
