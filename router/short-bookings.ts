@@ -63,12 +63,7 @@ export function shortBookings(
     observe(seconds);
   };
 
-  const refuse = (
-    { request, token, started }: ShortRequest,
-    response: ServerResponse,
-    caller: Caller,
-  ): void => {
-    verifier.expectAgain(token, caller);
+  const refuse = ({ request, started }: ShortRequest, response: ServerResponse): void => {
     const requestId = requestIdOf(request);
     nameSpan(request, ROUTE, requestId);
     const traceId = traceOf(request)?.traceId;
@@ -112,7 +107,7 @@ export function shortBookings(
       if (quantity === 0 || quantity > LIMITS.ticketsPerBookingMax) return leave();
       const decide = (caller: Caller | undefined): void => {
         if (caller?.role !== "buyer") leave();
-        else if (booker.isRefused(short.eventId, short.given)) refuse(short, response, caller);
+        else if (booker.isRefused(short.eventId, short.given)) refuse(short, response);
         else void book(short, response, caller, quantity);
       };
       const caller = verifier.verify(short.token);

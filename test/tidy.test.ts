@@ -35,7 +35,6 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "node-pg-migrate": ["migrations/runner.ts"],
   ioredis: ["shared/redis.ts"],
   jose: ["shared/tokens.ts"],
-  jsonwebtoken: ["shared/tokens.ts"],
   pino: ["shared/log.ts"],
   "prom-client": ["shared/metrics.ts"],
   "@opentelemetry/api": ["shared/opentelemetry.ts"],
