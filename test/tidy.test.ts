@@ -34,6 +34,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   pg: ["shared/postgres.ts", "migrations/runner.ts"],
   "node-pg-migrate": ["migrations/runner.ts"],
   ioredis: ["shared/redis.ts"],
+  "rate-limiter-flexible": ["router/http/write-limits.ts"],
   jose: ["shared/tokens.ts"],
   pino: ["shared/log.ts"],
   "prom-client": ["shared/metrics.ts"],
