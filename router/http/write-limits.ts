@@ -1,15 +1,17 @@
 /**
- * Limits of what buyers write, per user and per client address, each second. They keep one from taking what all need; no
- * honest buyer meets them. Organizers and operators are trusted, and import or cancel by the thousand.
+ * Limits of what buyers write each second, per user and per client address. They keep one user or one address from taking
+ * what all need, and honest buyers never reach them. Organizers and operators are trusted and not limited: they import
+ * events and cancel bookings by the thousand.
  *
- * Nearly every write of a rush is the first of its user in this second, so that case must cost next to nothing. It is told
- * by a table of counters with a fixed size: a key counts at the place of its hash. Several keys may share a place, so its
- * counter says only who need not be asked about. Who writes more than a quarter of the limit within a second is counted
- * exactly, by rate-limiter-flexible: in memory, which decides, and then in Redis, which knows what other routers
- * admitted. When Redis says that the limit is reached, memory blocks the key.
+ * In a rush nearly every write is the first of its user in this second, so admitting it must cost next to nothing. A table of
+ * counters does that: a key counts at the place of its hash, and a write is admitted while its place shows less than a
+ * quarter of the limit. The table has a fixed size, so keys may share a place. Then the counter is too high, and such a key
+ * is counted exactly sooner than it need be.
  *
- * No request waits for Redis, so a Redis that hangs delays no booking, and without it each router holds the limits by
- * itself. (`insuranceLimiter`, the library's own way, asks memory only after Redis has failed to answer in time.)
+ * rate-limiter-flexible counts exactly what goes beyond the quarter. Its memory decides, without I/O. Redis is told
+ * afterwards of what memory admitted, and knows what other routers admitted; when Redis says that the limit is reached,
+ * memory blocks the key. So no write waits for Redis, and without Redis each router holds the limits by itself. (The
+ * library's own `insuranceLimiter` asks memory only after Redis failed to answer in time: docs/decisions/0014-write-limits.md.)
  *
  * What N routers admit of one key in a second: the limit and (N - 1) quarters of it; without Redis N times the limit.
  */
@@ -20,7 +22,7 @@ import { RedisConnection } from "../../shared/redis.ts";
 import type { Caller } from "../../shared/tokens.ts";
 
 const WINDOW_SECONDS = 1;
-/** Where nobody is asked about: the share of a limit that is admitted before a key is counted exactly. */
+/** The share of a limit that is admitted before a key is counted exactly. */
 const UNCOUNTED_SHARE = 1 / 4;
 /** Several times the writes that a router can do in a second, so that few keys share a place. A power of two. */
 const PLACES = 65_536;
@@ -36,7 +38,7 @@ export interface Limited {
   };
 }
 
-/** undefined: go on. A promise of it, settled by memory and never by I/O, only for who has written much just now. */
+/** undefined: go on. A promise only for a key that is counted exactly; memory settles it, never I/O. */
 export type Admission = Limited | undefined | Promise<Limited | undefined>;
 
 export interface WriteLimits {
