@@ -18,6 +18,8 @@ const settings = z.object({
   MONITOR_PASSWORD: password,
   CLIENT_CONNECTIONS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
   CLIENT_REQUESTS_MAX: integer({ min: 1, max: 1_000_000, default: 2_000 }),
+  RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
+  RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
 });
 
 try {

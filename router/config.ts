@@ -2,6 +2,21 @@
 import { z } from "zod";
 import { drainGraceMs, host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
 import { tracingSettings } from "../shared/tracing.ts";
+import { networksFrom } from "./http/client-address.ts";
+
+/**
+ * Proxies whose `X-Forwarded-For` is believed. This machine's own are among them by default: a process here that speaks to a
+ * router is a proxy or a tool, not a client.
+ */
+const trustedProxies = z
+  .string()
+  .default("127.0.0.0/8,::1")
+  .transform((list, context) => {
+    const networks = networksFrom(list.split(",").map((network) => network.trim()));
+    if (networks !== undefined) return networks;
+    context.addIssue("must be addresses or networks such as 10.0.0.0/8, separated by commas");
+    return z.NEVER;
+  });
 
 export const routerConfig = z
   .object({
@@ -30,8 +45,10 @@ export const routerConfig = z
     SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
     CACHE_EVENTS_MAX: integer({ min: 1, max: 1_000_000, default: 10_000 }),
     CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
-    /** Writes per user and second; 0 leaves limiting to the load balancer. */
-    RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 0 }),
+    /** Writes of a buyer in a second, and of all buyers at one address; 0 is no limit. */
+    RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
+    RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
+    TRUSTED_PROXIES: trustedProxies,
     ...tracingSettings,
   })
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {

@@ -6,6 +6,8 @@ import type { TokenVerifier } from "../shared/tokens.ts";
 import type { Booker } from "./booker.ts";
 import type { Cluster } from "./cluster.ts";
 import type { EventCache } from "./event-cache.ts";
+import type { ClientAddress } from "./http/client-address.ts";
+import type { WriteLimits } from "./http/write-limits.ts";
 import type { RouterMetrics } from "./metrics.ts";
 
 export interface RouterParts {
@@ -20,13 +22,6 @@ export interface RouterParts {
   readonly tracing: Tracing | undefined;
   readonly commandDeadlineMs: number;
   readonly connectionsMax: number;
-  /** undefined leaves limiting to the load balancer. */
-  readonly writeLimits:
-    | {
-        admit(
-          userId: string,
-          incoming: unknown,
-        ): undefined | Record<string, string> | Promise<undefined | Record<string, string>>;
-      }
-    | undefined;
+  readonly writeLimits: WriteLimits;
+  readonly clientAddress: ClientAddress;
 }

@@ -12,7 +12,9 @@ import { Booker } from "./booker.ts";
 import { Cluster } from "./cluster.ts";
 import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./event-cache.ts";
+import { clientAddressBehind } from "./http/client-address.ts";
 import { createRouterServer } from "./http/server.ts";
+import { createWriteLimits } from "./http/write-limits.ts";
 import { createRouterMetrics } from "./metrics.ts";
 
 export interface RunningRouter extends Running {
@@ -56,6 +58,15 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   });
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
+  const writeLimits = createWriteLimits(
+    {
+      perUser: config.RATE_LIMIT_PER_USER,
+      perAddress: config.RATE_LIMIT_PER_ADDRESS,
+      redisUrl: config.REDIS_URL,
+    },
+    clock,
+    log,
+  );
   const server = createRouterServer({
     cluster,
     cache,
@@ -77,7 +88,8 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     connectionsMax: config.CONNECTIONS_MAX,
-    writeLimits: undefined,
+    writeLimits,
+    clientAddress: clientAddressBehind(config.TRUSTED_PROXIES),
   });
   let draining = false;
   const url = await listen(server, { host: config.HOST, port: config.PORT });
@@ -99,6 +111,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       await cluster.close();
       feed?.close();
       redis?.close();
+      writeLimits.close();
       await tracing?.close();
       await admin.close();
     },

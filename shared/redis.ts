@@ -1,5 +1,5 @@
 /**
- * Redis as a place for snapshots, the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
+ * Redis as a place for snapshots, and the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
  * instead of queueing, and each loss and return is one log line, not one per request.
  *
  * A snapshot is a hash `onsale:1:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
@@ -38,22 +38,54 @@ if #newest > 0 and ARGV[#ARGV] == 'announce' then
 end
 return #newest`;
 
-interface Scripted extends Redis {
-  setSnapshotsIfNewer(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<number>;
-}
-
-export class SnapshotStore {
-  readonly #redis: Scripted;
+/** One connection. It is left alone for a moment after a command that Redis did not answer in time. */
+export class RedisConnection {
+  readonly client: Redis;
   #restsUntil = 0;
 
-  constructor(url: string, log: Log) {
-    this.#redis = connect(url, log) as Scripted;
-    this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
+  /** `meanwhile` goes into the log line of each loss: what happens while Redis is away. */
+  constructor(url: string, log: Log, meanwhile: string) {
+    this.client = connect(url, log, meanwhile);
   }
 
   /** False while there is no connection, and for a moment after Redis did not answer in time. */
   get up(): boolean {
-    return this.#redis.status === "ready" && performance.now() >= this.#restsUntil;
+    return this.client.status === "ready" && performance.now() >= this.#restsUntil;
+  }
+
+  /** Notes when `answer` is a failure: a Redis that hangs costs one waiter its time out, not everybody. */
+  async timed<T>(answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (error) {
+      this.#restsUntil = performance.now() + REST_MS;
+      throw error;
+    }
+  }
+
+  close(): void {
+    this.client.disconnect();
+  }
+}
+
+interface Scripted extends Redis {
+  setSnapshotsIfNewer(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<number>;
+}
+
+const READS_GO_ON = "reads go to memory and shards";
+
+export class SnapshotStore {
+  readonly #connection: RedisConnection;
+  readonly #redis: Scripted;
+
+  constructor(url: string, log: Log) {
+    this.#connection = new RedisConnection(url, log, READS_GO_ON);
+    this.#redis = this.#connection.client as Scripted;
+    this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
+  }
+
+  get up(): boolean {
+    return this.#connection.up;
   }
 
   /** Sets each snapshot unless Redis holds the same or a newer version, and publishes those it set. Throws when Redis is away. */
@@ -69,29 +101,19 @@ export class SnapshotStore {
   async #set(snapshots: readonly Snapshot[], telling: "announce" | "quiet"): Promise<void> {
     const values = snapshots.flatMap((snapshot) => [snapshot.event.version, JSON.stringify(snapshot)]);
     const keys = snapshots.map((snapshot) => keyOf(snapshot.event.id));
-    await this.#timed(
+    await this.#connection.timed(
       this.#redis.setSnapshotsIfNewer(snapshots.length, ...keys, ENTRY_TTL_MS, ...values, telling),
     );
   }
 
   /** The snapshot that Redis holds. Throws when Redis is away. */
   async read(id: EventId): Promise<Snapshot | undefined> {
-    const found = await this.#timed(this.#redis.hget(keyOf(id), "snapshot"));
+    const found = await this.#connection.timed(this.#redis.hget(keyOf(id), "snapshot"));
     return found === null ? undefined : snapshotsFrom(`[${found}]`)[0];
   }
 
   close(): void {
-    this.#redis.disconnect();
-  }
-
-  /** A Redis that hangs costs one waiter its time out, not everybody. */
-  async #timed<T>(answer: Promise<T>): Promise<T> {
-    try {
-      return await answer;
-    } catch (error) {
-      this.#restsUntil = performance.now() + REST_MS;
-      throw error;
-    }
+    this.#connection.close();
   }
 }
 
@@ -100,7 +122,7 @@ export class SnapshotFeed {
   readonly #redis: Redis;
 
   constructor(url: string, log: Log, heard: (snapshots: readonly Snapshot[]) => void) {
-    this.#redis = connect(url, log);
+    this.#redis = connect(url, log, READS_GO_ON);
     this.#redis.on("message", (_channel, message) => heard(snapshotsFrom(message)));
     this.#redis.on("ready", () => {
       this.#redis
@@ -114,7 +136,7 @@ export class SnapshotFeed {
   }
 }
 
-function connect(url: string, log: Log): Redis {
+function connect(url: string, log: Log, meanwhile: string): Redis {
   const redis = new Redis(url, {
     enableOfflineQueue: false,
     enableAutoPipelining: true,
@@ -127,12 +149,12 @@ function connect(url: string, log: Log): Redis {
   redis.on("error", (error: Error) => {
     if (reported) return;
     reported = true;
-    log.warn({ reason: error.message }, "Redis is away; reads go to memory and shards");
+    log.warn({ reason: error.message }, `Redis is away; ${meanwhile}`);
   });
   redis.on("close", () => {
     if (reported) return;
     reported = true;
-    log.warn("the connection to Redis was lost; reads go to memory and shards");
+    log.warn(`the connection to Redis was lost; ${meanwhile}`);
   });
   redis.on("ready", () => {
     if (reported) log.info("Redis is back");

@@ -1,14 +1,17 @@
 /**
- * Bearer tokens (RFC 7519): who is asking, and in which role. The only door to jose, which fetches key sets and signs, and
- * to jsonwebtoken, which verifies tokens with a shared secret: jose does that on another thread, for 30 µs more of processor
- * time a token, and in a rush every token is new (docs/decisions/0008-two-token-libraries.md).
+ * Bearer tokens (RFC 7519): who is asking, and in which role. Nothing is believed of a token whose signature is
+ * not good (`hs256.ts`, `key-set.ts`), and which algorithms are good is said by the kind of key, never by the token (RFC 8725 §3.1).
+ * In a rush nearly every token is new, so checking one is on the hot path, and refusing one must be cheaper still: a token
+ * that is malformed, forged or expired costs no exception (docs/decisions/0008-own-check-of-tokens.md).
+ *
+ * The only door to jose, which fetches key sets and signs tokens for the command line.
  */
-import { createSecretKey, type KeyObject } from "node:crypto";
-import { createRemoteJWKSet, jwtVerify, type JWTVerifyOptions, SignJWT } from "jose";
-import jsonwebtoken, { type Jwt } from "jsonwebtoken";
+import { createRemoteJWKSet, SignJWT } from "jose";
 import { LRUCache } from "lru-cache";
 import type { Clock } from "./clock.ts";
+import { SharedSecret } from "./hs256.ts";
 import { parseUserId, type UserId } from "./ids.ts";
+import { keySetVerifier } from "./key-set.ts";
 
 export const ROLES = ["buyer", "organizer", "operator"] as const;
 export type Role = (typeof ROLES)[number];
@@ -31,57 +34,23 @@ export interface TokenRules {
   readonly audience?: string | undefined;
 }
 
-/** How many verified tokens are remembered, and for how long. (jose itself keeps a fetched key set for ten minutes.) */
-const REMEMBERED_MAX = 20_000;
-const REMEMBERED_MS = 30_000;
+type Verdict = Caller | undefined;
+type Verify = (token: string) => Verdict | Promise<Verdict>;
 
-/**
- * Says who holds a token. Tokens verified with a public key are all remembered. Those with a shared secret only when
- * the caller is likely to come again: in a rush in which everybody is new, what is remembered of them is only garbage that
- * has grown old (npm run bench -- memory).
- */
+/** Says who holds a token. */
 export class TokenVerifier {
-  readonly #verify: (token: string) => Caller | undefined | Promise<Caller | undefined>;
-  readonly #clock: Clock;
-  readonly #remembered = new LRUCache<string, { caller: Caller; until: number }>({ max: REMEMBERED_MAX });
-
-  constructor(rules: TokenRules, clock: Clock) {
-    this.#clock = clock;
-    this.#verify = verifierOf(rules);
-  }
-
   /**
    * The caller, or undefined when the token is forged, expired, without `exp`, or not for us. A promise of it only where a
    * public key must be asked for or used; a shared secret and a token that is remembered give it at once.
    */
-  verify(token: string): Caller | undefined | Promise<Caller | undefined> {
-    const known = this.#remembered.get(token);
-    if (known !== undefined && this.#clock.now() < known.until) return known.caller;
-    const verified = this.#verify(token);
-    if (!(verified instanceof Promise)) return verified;
-    return verified.then((caller) => {
-      if (caller !== undefined) this.#remember(token, caller);
-      return caller;
-    });
-  }
+  readonly verify: Verify;
 
-  /** Says that `caller`, whom `verify(token)` just gave, will come again with the same token. */
-  expectAgain(token: string, caller: Caller): void {
-    // What is remembered is not prolonged: after REMEMBERED_MS the keys are asked again.
-    if (this.#remembered.peek(token)?.caller !== caller) this.#remember(token, caller);
+  constructor(rules: TokenRules, clock: Clock) {
+    this.verify =
+      "secret" in rules.keys
+        ? bySharedSecret(rules.keys, rules, clock)
+        : rememberingCallers(byKeySet(rules.keys, rules, clock), clock);
   }
-
-  #remember(token: string, caller: Caller): void {
-    const until = Math.min(caller.expiresAt, this.#clock.now() + REMEMBERED_MS);
-    this.#remembered.set(token, { caller, until });
-  }
-}
-
-/** What is looked at in a verified token. */
-interface Claims {
-  readonly sub?: string | undefined;
-  readonly exp?: number | undefined;
-  readonly role?: unknown;
 }
 
 /** A token signed with the shared secret (HS256). */
@@ -99,71 +68,117 @@ export async function mintToken(claims: {
     .sign(new TextEncoder().encode(claims.secret));
 }
 
-function verifierOf({
-  keys,
-  issuer,
-  audience,
-}: TokenRules): (token: string) => Caller | undefined | Promise<Caller | undefined> {
-  // The algorithms are pinned by the kind of key, never taken from the token (RFC 8725 §3.1).
-  if ("secret" in keys) {
-    const current = createSecretKey(keys.secret, "utf8");
-    const previous =
-      keys.previousSecret === undefined ? undefined : createSecretKey(keys.previousSecret, "utf8");
-    return (token) => {
-      try {
-        return callerOf(sharedSecretClaims(token, [current, previous], { issuer, audience }));
-      } catch {
-        return undefined;
-      }
-    };
-  }
-  const checks: JWTVerifyOptions = {
-    requiredClaims: ["exp", "sub"],
-    ...(issuer === undefined ? {} : { issuer }),
-    ...(audience === undefined ? {} : { audience }),
+/** Three parts of base64url (RFC 7515 §7.1), none of them empty. */
+const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+/** How many forms of a header are known as good: a sender writes one or two. */
+const HEADERS_MAX = 16;
+
+type Json = Readonly<Record<string, unknown>>;
+
+/**
+ * Nothing is remembered: the check costs three times as much as the look into the memory, and a rush in which everybody is
+ * new would pay for both, and for the garbage that grows old in the memory.
+ */
+function bySharedSecret(
+  keys: { readonly secret: string; readonly previousSecret?: string | undefined },
+  rules: TokenRules,
+  clock: Clock,
+): Verify {
+  const current = new SharedSecret(keys.secret);
+  const previous = keys.previousSecret === undefined ? undefined : new SharedSecret(keys.previousSecret);
+  const goodHeaders = new Set<string>();
+  const isGoodHeader = (token: string): boolean => {
+    const part = token.slice(0, token.indexOf("."));
+    if (goodHeaders.has(part)) return true;
+    if (headerOf(token)?.["alg"] !== "HS256") return false;
+    if (goodHeaders.size < HEADERS_MAX) goodHeaders.add(part);
+    return true;
   };
-  const jwks = createRemoteJWKSet(new URL(keys.jwksUrl));
-  const algorithms = ["RS256", "ES256", "EdDSA"];
+  return (token) => {
+    if (!COMPACT.test(token)) return undefined;
+    // The second secret costs only those that the first did not sign.
+    if (!current.hasSigned(token) && previous?.hasSigned(token) !== true) return undefined;
+    return isGoodHeader(token) ? callerOf(token, rules, clock.now()) : undefined;
+  };
+}
+
+function byKeySet(
+  { jwksUrl }: { readonly jwksUrl: string },
+  rules: TokenRules,
+  clock: Clock,
+): (token: string) => Promise<Verdict> {
+  const isSigned = keySetVerifier(createRemoteJWKSet(new URL(jwksUrl)));
   return async (token) => {
+    if (!COMPACT.test(token)) return undefined;
+    // The claims first: they are read in a fraction of what the signature costs.
+    const [header, caller] = [headerOf(token), callerOf(token, rules, clock.now())];
+    if (header === undefined || caller === undefined) return undefined;
     try {
-      return callerOf((await jwtVerify(token, jwks, { ...checks, algorithms })).payload);
+      return (await isSigned(token, header)) ? caller : undefined;
     } catch {
+      // There is no such key, or nobody tells.
       return undefined;
     }
   };
 }
 
+const REMEMBERED_MAX = 20_000;
+const REMEMBERED_BYTES_MAX = 8 * 1024 * 1024;
+const REMEMBERED_MS = 30_000;
+/** What an entry takes beside its token, about. */
+const ENTRY_BYTES = 256;
+
 /**
- * The claims of a token signed with one of the secrets. Throws when jsonwebtoken or RFC 7515 §4.1.11 refuses it. The second
- * secret is tried only when the first did not sign the token, so that a token of the current one costs one verification.
+ * `verify`, but the last callers are remembered for a while: a public key costs a hundred times the look into the memory, so
+ * that even a rush of new callers, who push each other out, loses little by it. The bound is one of bytes because the
+ * issuer decides how long a token is.
  */
-function sharedSecretClaims(
-  token: string,
-  [key, other]: readonly [KeyObject, (KeyObject | undefined)?],
-  { issuer, audience }: Pick<TokenRules, "issuer" | "audience">,
-): Claims {
-  let verified: Jwt;
-  try {
-    verified = jsonwebtoken.verify(token, key, {
-      algorithms: ["HS256"],
-      complete: true,
-      ...(issuer === undefined ? {} : { issuer }),
-      ...(audience === undefined ? {} : { audience }),
+function rememberingCallers(verify: (token: string) => Promise<Verdict>, clock: Clock): Verify {
+  const remembered = new LRUCache<string, { readonly caller: Caller; readonly until: number }>({
+    max: REMEMBERED_MAX,
+    maxSize: REMEMBERED_BYTES_MAX,
+    sizeCalculation: (_entry, token) => token.length + ENTRY_BYTES,
+  });
+  return (token) => {
+    const known = remembered.get(token);
+    if (known !== undefined && clock.now() < known.until) return known.caller;
+    return verify(token).then((caller) => {
+      if (caller !== undefined) {
+        const until = Math.min(caller.expiresAt, clock.now() + REMEMBERED_MS);
+        remembered.set(token, { caller, until });
+      }
+      return caller;
     });
-  } catch (error) {
-    // Signatures are verified before anything that the token claims.
-    if (other === undefined || !(error instanceof Error) || error.message !== "invalid signature")
-      throw error;
-    return sharedSecretClaims(token, [other], { issuer, audience });
-  }
-  const { header, payload } = verified;
-  // It takes tokens that never end, and extensions that it does not understand.
-  if (typeof payload === "string" || payload.exp === undefined || "crit" in header)
-    throw new Error("refused");
-  return payload;
+  };
 }
 
-function callerOf({ sub, exp = 0, role = "buyer" }: Claims): Caller | undefined {
+/** The header of a token, unless it names an extension that must be understood (RFC 7515 §4.1.11): none is. */
+function headerOf(token: string): Json | undefined {
+  const header = parsed(token.slice(0, token.indexOf(".")));
+  return header === undefined || "crit" in header ? undefined : header;
+}
+
+/** The JSON object in a part of a token. */
+function parsed(part: string): Json | undefined {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(part, "base64url").toString());
+    return typeof value === "object" && value !== null ? (value as Json) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Who a token speaks of, if its claims are good at this time (RFC 7519 §4.1). Its signature is not looked at. */
+function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Verdict {
+  const claims = parsed(token.slice(token.indexOf(".") + 1, token.lastIndexOf(".")));
+  if (claims === undefined) return undefined;
+  const { sub, exp, nbf, iss, aud, role = "buyer" } = claims;
+  const seconds = Math.floor(now / 1000);
+  if (typeof exp !== "number" || exp <= seconds) return undefined;
+  if (nbf !== undefined && !(typeof nbf === "number" && nbf <= seconds)) return undefined;
+  if (issuer !== undefined && iss !== issuer) return undefined;
+  if (audience !== undefined && aud !== audience && !(Array.isArray(aud) && aud.includes(audience)))
+    return undefined;
   const userId = parseUserId(sub);
   const known = ROLES.find((candidate) => candidate === role);
   if (userId === undefined || known === undefined) return undefined;

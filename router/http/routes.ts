@@ -14,11 +14,12 @@ import type { AnswerObserver } from "../../shared/metrics.ts";
 import type { Caller, Role } from "../../shared/tokens.ts";
 import type { Span } from "../../shared/tracing.ts";
 import type { RouterParts } from "../parts.ts";
-import { type AnswerHeaders, answerProblem } from "./answers.ts";
+import { answerProblem } from "./answers.ts";
 import { callerOf } from "./callers.ts";
 import { requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { type IdKind, problemSchema } from "./schemas.ts";
+import type { Limited } from "./write-limits.ts";
 
 export const BODY_MAX_BYTES = 16 * 1024;
 
@@ -78,16 +79,18 @@ export class Routes {
     roles: readonly Role[],
     handle: (asked: With<Id, undefined, Body> & { readonly caller: Caller }) => Answer,
   ): void {
-    const { verifier, writeLimits } = this.#parts;
+    const { verifier, writeLimits, clientAddress } = this.#parts;
+    const addressOf = ({ socket, headers }: IncomingMessage): string | undefined =>
+      clientAddress(socket.remoteAddress, headers["x-forwarded-for"]?.toString());
     const writes = spec.method !== "get";
     this.#add(spec, roles, async (context, { incoming, requestId, span }) => {
       const checked = callerOf(incoming, verifier, roles);
       const caller = checked instanceof Promise ? await checked : checked;
       if (caller instanceof Problem) throw caller;
-      if (writes && writeLimits !== undefined) {
-        const limited = writeLimits.admit(caller.userId, incoming);
-        const refusal = limited instanceof Promise ? await limited : limited;
-        if (refusal !== undefined) return this.#limited(incoming, requestId, refusal);
+      if (writes) {
+        const admission = writeLimits.admit(caller, addressOf(incoming));
+        const limited = admission instanceof Promise ? await admission : admission;
+        if (limited !== undefined) return this.#refuse(limited, incoming, requestId);
       }
       const id = idOf(spec, context);
       const body =
@@ -96,9 +99,9 @@ export class Routes {
     });
   }
 
-  #limited(incoming: IncomingMessage, requestId: string, headers: AnswerHeaders): Response {
+  #refuse({ reason, headers }: Limited, incoming: IncomingMessage, requestId: string): Response {
     this.#parts.metrics.rateLimited();
-    const problem = new Problem("rate_limited", "Too many writes from here; slow down.");
+    const problem = new Problem("rate_limited", `Too many writes of this ${reason}; slow down.`);
     return answerProblem(problem, requestId, traceOf(incoming)?.traceId, headers);
   }
 

@@ -70,6 +70,7 @@ export class Stack {
       K6_IMAGE,
       // All tests come from one address.
       CLIENT_REQUESTS_MAX: "100000",
+      RATE_LIMIT_PER_ADDRESS: "0",
     };
   }
 

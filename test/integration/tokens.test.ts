@@ -1,9 +1,9 @@
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { exportJWK, exportSPKI, generateKeyPair, type JWK, SignJWT } from "jose";
+import { exportJWK, exportSPKI, generateKeyPair, SignJWT } from "jose";
 import { expect, test } from "vitest";
+import { systemClock } from "../../shared/clock.ts";
 import { TokenVerifier } from "../../shared/tokens.ts";
 import { startTestCluster, tokenOf } from "../support/cluster.ts";
+import { serveKeys } from "../support/key-set.ts";
 
 test("S1: with a key set, RS256, ES256 and EdDSA are taken, and a public key is no shared secret", async () => {
   const pairs = new Map<string, Awaited<ReturnType<typeof generateKeyPair>>>();
@@ -72,15 +72,23 @@ test("S1: a token that a public key verified is remembered for 30 seconds, and n
   expect(verifier.verify(long)).toBeInstanceOf(Promise);
 });
 
-/** A key set at an address of its own. */
-async function serveKeys(keys: readonly JWK[]): Promise<{ url: string } & AsyncDisposable> {
-  const server = createServer((_request, response) => response.end(JSON.stringify({ keys })));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/keys`,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
+test("S1 F2: however long tokens are, those that are remembered take 8 MiB at most", async () => {
+  const { publicKey, privateKey } = await generateKeyPair("EdDSA", { extractable: true });
+  await using jwks = await serveKeys([{ ...(await exportJWK(publicKey)), kid: "k", alg: "EdDSA" }]);
+  const verifier = new TokenVerifier({ keys: { jwksUrl: jwks.url } }, systemClock);
+  const long = await Promise.all(
+    Array.from({ length: 1_000 }, async (_, index) =>
+      new SignJWT({ sub: `u-${index}`, padding: "x".repeat(7_500) })
+        .setProtectedHeader({ alg: "EdDSA", kid: "k" })
+        .setExpirationTime("5m")
+        .sign(privateKey),
+    ),
+  );
+  expect(long[0]?.length).toBeGreaterThan(10_000);
+  for (const token of long) expect(await verifier.verify(token)).toBeDefined();
+
+  // From the newest back: looking at a token that is not remembered verifies it, and then it is.
+  const remembered = long.toReversed().findIndex((token) => verifier.verify(token) instanceof Promise);
+  expect(remembered).toBeGreaterThan(600);
+  expect(remembered).toBeLessThan((8 * 1024 * 1024) / 10_000);
+});

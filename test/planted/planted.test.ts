@@ -35,6 +35,7 @@ const STORIES = "test/model/booking-store.property.test.ts";
 const DECIDER = "test/model/decider.test.ts";
 const LANES = "test/model/lanes.test.ts";
 const OWNERS = "test/model/slot-owners.test.ts";
+const TOKENS = "test/model/tokens.test.ts";
 const CACHE = "test/integration/cache.test.ts";
 
 interface Plant {
@@ -264,6 +265,30 @@ const PLANTS: readonly Plant[] = [
     file: "shared/redis.ts",
     find: "if version > current then",
     replace: "if version > 0 then",
+  },
+  {
+    bug: "a part of a token's signature is enough",
+    rule: "S1",
+    suite: TOKENS,
+    file: "shared/hs256.ts",
+    find: "return timingSafeEqual(wanted, given);",
+    replace: "return timingSafeEqual(wanted.subarray(2), given.subarray(2));",
+  },
+  {
+    bug: "an extension that a token says must be understood is passed over",
+    rule: "S1",
+    suite: TOKENS,
+    file: "shared/tokens.ts",
+    find: '|| "crit" in header',
+    replace: "",
+  },
+  {
+    bug: "writes that were let through without being counted are not taken off the limit",
+    rule: "S6",
+    suite: "router/http/write-limits.test.ts",
+    file: "router/http/write-limits.ts",
+    find: "points: max - this.#uncounted",
+    replace: "points: max",
   },
 ];
 

@@ -63,6 +63,9 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
     PORT: "0",
     ADMIN_PORT: "0",
     LOG_LEVEL: process.env["TEST_LOG_LEVEL"] ?? "silent",
+    // Tests write faster than people do; those of the limits switch them on.
+    RATE_LIMIT_PER_USER: "0",
+    RATE_LIMIT_PER_ADDRESS: "0",
     ...(redisUrl === null ? {} : { REDIS_URL: redisUrl }),
     ...env,
   };

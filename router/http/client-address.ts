@@ -1,0 +1,65 @@
+/**
+ * Where a request comes from, as far as a limit cares: the network of one client.
+ *
+ * A proxy in front speaks for many clients, so its own address says nothing. Whom it speaks for stands in
+ * `X-Forwarded-For`, which anybody can write: it is believed of proxies that are configured, and only its last entry, the
+ * one that this proxy wrote. Where a trusted proxy names nobody, nobody is named.
+ */
+import { BlockList, isIP } from "node:net";
+
+/** An address, or a network in CIDR notation: `10.0.0.7`, `172.16.0.0/12`, `fd00::/8`. */
+const NETWORK = /^([^/]+)(?:\/(\d{1,3}))?$/;
+/** Peers whose kind is known. Proxies are few, and clients that connect here directly may be many. */
+const PEERS_MAX = 1_000;
+
+/** undefined when one of them is neither an address nor a network. */
+export function networksFrom(list: readonly string[]): BlockList | undefined {
+  const networks = new BlockList();
+  for (const text of list) {
+    const [, address = "", prefix] = NETWORK.exec(text) ?? [];
+    const version = isIP(address);
+    const bits = version === 4 ? 32 : 128;
+    if (version === 0 || Number(prefix ?? bits) > bits) return undefined;
+    networks.addSubnet(address, Number(prefix ?? bits), version === 4 ? "ipv4" : "ipv6");
+  }
+  return networks;
+}
+
+/** The client's network, of the address that is connected and of the header; undefined when nobody is named. */
+export type ClientAddress = (
+  peer: string | undefined,
+  forwardedFor: string | undefined,
+) => string | undefined;
+
+export function clientAddressBehind(proxies: BlockList): ClientAddress {
+  const peers = new Map<string, boolean>();
+  const isProxy = (peer: string): boolean => {
+    let known = peers.get(peer);
+    if (known === undefined) {
+      known = proxies.check(peer, isIP(peer) === 6 ? "ipv6" : "ipv4");
+      if (peers.size >= PEERS_MAX) peers.clear();
+      peers.set(peer, known);
+    }
+    return known;
+  };
+  return (peer, forwardedFor) => {
+    if (peer === undefined) return undefined;
+    if (!isProxy(peer)) return networkOf(peer);
+    const client = forwardedFor?.slice(forwardedFor.lastIndexOf(",") + 1).trim() ?? "";
+    return isIP(client) === 0 ? undefined : networkOf(client);
+  };
+}
+
+/** One client has one IPv4 address, but all the 2^64 IPv6 addresses of its network (RFC 6177). */
+function networkOf(address: string): string {
+  if (!address.includes(":")) return address;
+  // How Node.js writes an IPv4 address on a socket that takes both.
+  if (address.startsWith("::ffff:") && address.includes(".")) return address.slice("::ffff:".length);
+  const [before = "", after] = address.split("::");
+  const groups = before === "" ? [] : before.split(":");
+  while (after !== undefined && groups.length < 8 - after.split(":").length) groups.push("0");
+  return groups
+    .concat(after?.split(":") ?? [])
+    .slice(0, 4)
+    .join(":");
+}

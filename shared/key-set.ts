@@ -1,0 +1,50 @@
+/**
+ * The signature of tokens that one of several private keys signs (RS256, ES256, EdDSA). Node.js verifies it at once, on this
+ * thread: jose hands each token to another thread and back, for up to twice the processor time
+ * (docs/decisions/0008-own-check-of-tokens.md).
+ */
+import { KeyObject, verify } from "node:crypto";
+
+/** The key that a token's header asks for. Rejects when the set has none or more than one. */
+export type FindKey = (header: { readonly alg: string }) => Promise<CryptoKey>;
+
+const RSA_BITS_MIN = 2048;
+
+/** RFC 7518 §3.1 and RFC 8037. The key must be of the algorithm's kind (RFC 8725 §3.1). */
+const ALGORITHMS: Readonly<
+  Record<string, { keyType: string; digest: "sha256" | null; curve?: string } | undefined>
+> = Object.assign(Object.create(null), {
+  RS256: { keyType: "rsa", digest: "sha256" },
+  ES256: { keyType: "ec", digest: "sha256", curve: "prime256v1" },
+  EdDSA: { keyType: "ed25519", digest: null },
+});
+
+/** Says whether a key of the set signed a token of three parts of base64url with this header. */
+export function keySetVerifier(
+  findKey: FindKey,
+): (token: string, header: Readonly<Record<string, unknown>>) => Promise<boolean> {
+  const keys = new WeakMap<CryptoKey, KeyObject>();
+  const keyObjectOf = (found: CryptoKey): KeyObject => {
+    let key = keys.get(found);
+    if (key === undefined) keys.set(found, (key = KeyObject.from(found)));
+    return key;
+  };
+  return async (token, header) => {
+    const { alg } = header;
+    const algorithm = typeof alg === "string" ? ALGORITHMS[alg] : undefined;
+    if (algorithm === undefined) return false;
+    const key = keyObjectOf(await findKey(header as { alg: string }));
+    const { modulusLength = RSA_BITS_MIN, namedCurve } = key.asymmetricKeyDetails ?? {};
+    if (key.asymmetricKeyType !== algorithm.keyType || namedCurve !== algorithm.curve) return false;
+    if (modulusLength < RSA_BITS_MIN) return false;
+
+    const signatureAt = token.lastIndexOf(".") + 1;
+    const text = token.slice(signatureAt);
+    const signature = Buffer.from(text, "base64url");
+    // One form only: decoding ignores bits at the end.
+    if (signature.toString("base64url") !== text) return false;
+    const signed = Buffer.from(token.slice(0, signatureAt - 1), "latin1");
+    // JWS joins both numbers of an ECDSA signature (RFC 7518 §3.4), X.509 wraps them.
+    return verify(algorithm.digest, signed, { key, dsaEncoding: "ieee-p1363" }, signature);
+  };
+}
