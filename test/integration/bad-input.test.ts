@@ -231,8 +231,9 @@ test("S2: what is not HTTP, and headers beyond 16 KiB, are refused without harm"
 });
 
 test("S2 F1: what follows a booking on its connection never answers in its place", async () => {
+  const { id } = await client.createEvent();
   const socket = connect(Number(new URL(client.url).port), "127.0.0.1");
-  const head = `POST /v1/events/${event.id}/bookings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${await tokenOf("followed")}\r\n`;
+  const head = `POST /v1/events/${id}/bookings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${await tokenOf("followed")}\r\n`;
   socket.write(
     `${head}content-type: application/json\r\ncontent-length: 14\r\n\r\n{"quantity":1}hello\r\n\r\n`,
   );
