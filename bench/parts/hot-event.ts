@@ -2,7 +2,7 @@
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
 import type { RequestPlan } from "../load/plan.ts";
 import type { BenchCluster } from "../cluster.ts";
-import type { Outcome, PartContext } from "../part.ts";
+import { atMost, type Figure, type Outcome, type PartContext } from "../part.ts";
 import { figuresOf, rush } from "./rush.ts";
 
 const WARM_UP_SECONDS = 3;
@@ -10,6 +10,8 @@ const WARM_UP_SECONDS = 3;
 const USERS_PER_SECOND = 15_000;
 const NEVER_SOLD_OUT = 10_000_000;
 const TARGET = { perSecond: 9_000, p99Ms: 100 };
+/** Microseconds of processor time a booking. */
+const COST_TARGET = { router: 40, nodes: 14 };
 
 export async function hotEvent(context: PartContext): Promise<Outcome> {
   const { cluster, seconds } = context;
@@ -24,7 +26,18 @@ export async function hotEvent(context: PartContext): Promise<Outcome> {
     throw new Error(`${confirmed} bookings were confirmed, but only ${bookings} exist`);
   const named = [{ name: "onsale", report }];
   return {
-    figures: figuresOf(report, "201", TARGET),
+    figures: [
+      ...figuresOf(report, "201", TARGET),
+      ...(["router", "nodes"] as const).map((role): Figure => {
+        const value = report.microsecondsPerRequest[role];
+        return {
+          name: `${role}, processor time a booking`,
+          value,
+          unit: "µs",
+          target: atMost(COST_TARGET[role], value, "µs"),
+        };
+      }),
+    ],
     plots: [
       latencyPlot("Latency, one hot event", named),
       throughputPlot("Bookings over time, one hot event", named, ["confirmed"]),
