@@ -30,6 +30,14 @@ export async function administer(server: string, statement: string): Promise<voi
   await connection.run(statement);
 }
 
+/** Holds the lock of an event's row, as a stuck transaction would, until it is told to roll back or is disposed. */
+export async function lockEvent(url: string, eventId: string): Promise<Connection> {
+  const connection = connectTo(url);
+  await connection.run("begin");
+  await connection.run("select from events where id = $1 for update", [eventId]);
+  return connection;
+}
+
 /** A connection that a test looks through, or holds locks with; closed when disposed. */
 export function connectTo(url: string): Connection {
   return new Connection({ url, session: { application_name: "test" }, statementMs: STATEMENT_MS });
