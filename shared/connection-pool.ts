@@ -133,7 +133,8 @@ export class ConnectionPool<Member extends Connection> {
       return;
     }
     const waiter = this.#nextWaiter();
-    if (waiter !== undefined) waiter.resolve(this.#add(Math.max(1, waiter.until - performance.now())));
+    if (waiter !== undefined)
+      waiter.resolve(this.#add(Math.max(1, Math.round(waiter.until - performance.now()))));
   }
 
   #nextWaiter(): Waiter<Member> | undefined {

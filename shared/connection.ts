@@ -12,6 +12,8 @@ import { readFileSync } from "node:fs";
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import postgres from "postgres";
+import { serverOf } from "./database-url.ts";
+import { invariant } from "./invariant.ts";
 import { TYPES, textOf } from "./postgres-types.ts";
 
 /** How long a server may take to hang up after the goodbye. */
@@ -66,17 +68,15 @@ export class Connection implements Disposable {
 
   constructor({ url, session, statementMs }: ConnectionSettings) {
     this.#statementMs = statementMs;
-    const { hostname, port, username, password, pathname, searchParams } = new URL(url);
-    const host = hostname.replace(/^\[|\]$/g, ""); // around an IPv6 address
-    const portNumber = Number(port || 5432);
-    const tls = tlsOptions(host, searchParams);
-    const given = [...searchParams].filter(([name]) => !TLS_PARAMETERS.includes(name));
+    const { host, port, user, password, database, parameters } = serverOf(url);
+    const tls = tlsOptions(host, parameters);
+    const given = [...parameters].filter(([name]) => !TLS_PARAMETERS.includes(name));
     const options: DriverOptions = {
       host,
-      port: portNumber,
-      username: decodeURIComponent(username),
-      password: decodeURIComponent(password),
-      database: decodeURIComponent(pathname.slice(1)),
+      port,
+      user,
+      password,
+      database,
       connection: { application_name: "onsale", ...session, ...Object.fromEntries(given) },
       // A second connection would be opened and used behind the back of the pool.
       max: 1,
@@ -88,7 +88,7 @@ export class Connection implements Disposable {
       connect_timeout: 0,
       // The driver's TLS hangs when the server hangs up in the handshake. With several hosts it tries them for ever.
       ssl: false,
-      socket: async () => (this.#stream = await this.#openSocket(host, portNumber, tls)),
+      socket: async () => (this.#stream = await this.#openSocket(host, port, tls)),
       types: TYPES,
       // The driver prints notices to the console otherwise.
       onnotice: ({ message }) => this.#noticed(message),
@@ -153,6 +153,7 @@ export class Connection implements Disposable {
 
   /** Waits for what the driver was told to do; after every fault, closes. */
   async #settle(start: () => PromiseLike<unknown>, noticed: Noticed, withinMs: number): Promise<void> {
+    invariant(this.#abandon === ignore, "a connection runs one statement at a time");
     if (this.#isClosed) throw new Error(ENDED);
     this.#lastBytes = undefined;
     this.#noticed = noticed;

@@ -5,7 +5,7 @@
  */
 import { Connection, type Noticed, Refusal } from "./connection.ts";
 import { ConnectionPool, PoolBusy } from "./connection-pool.ts";
-import { serverName, serverUrls } from "./database-url.ts";
+import { serverName, serverOf, serverUrls } from "./database-url.ts";
 import { PrimarySearch, type ServerState } from "./primary-search.ts";
 import type { Span } from "./tracing.ts";
 
@@ -327,17 +327,17 @@ function slackMsOf({ statementTimeoutMs }: DatabaseOptions): number {
 
 /** What the span of a statement says (OpenTelemetry semantic conventions, database client spans); never its values. */
 function callSpan(url: string, { name, text }: Statement): Parameters<Span["child"]> {
-  const { hostname, port, pathname } = new URL(url);
+  const { host, port, database } = serverOf(url);
   return [
     name,
     "client",
     {
       "db.system.name": "postgresql",
-      "db.namespace": decodeURIComponent(pathname.slice(1)),
+      "db.namespace": database,
       "db.query.summary": name,
       "db.query.text": text.trim(),
-      "server.address": hostname,
-      "server.port": Number(port || 5432),
+      "server.address": host,
+      "server.port": port,
     },
   ];
 }
