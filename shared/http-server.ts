@@ -7,6 +7,8 @@ import { createServer, type IncomingMessage, type RequestListener, type Server }
 import { setTimeout as sleep } from "node:timers/promises";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
 
+export type { HttpBindings };
+
 /** What a hono handler finds in `context.env`: Node's own request and answer. */
 export interface HttpEnv {
   Bindings: HttpBindings;

@@ -1,10 +1,11 @@
 /**
- * PostgreSQL, the only door to `pg` (why this driver: docs/decisions/0003-postgres-driver.md). Every statement is one
- * round trip on a pooled connection; every transaction is one statement that calls one function, so no connection is
- * ever left inside a transaction and no lock is held across the network. Routers do not import this module.
+ * PostgreSQL (how the driver is kept safe: shared/connection.ts and docs/decisions/0003-postgres-driver.md). Every
+ * statement is one round trip on a pooled connection. Every transaction is one statement that calls one function, so no
+ * connection is ever left inside a transaction and no lock is held across the network. Routers do not import this module.
  */
-import pg from "pg";
-import { serverName, serverUrls } from "./database-url.ts";
+import { Connection, type Noticed, Refusal } from "./connection.ts";
+import { ConnectionPool, PoolBusy } from "./connection-pool.ts";
+import { serverName, serverOf, serverUrls } from "./database-url.ts";
 import { PrimarySearch, type ServerState } from "./primary-search.ts";
 import type { Span } from "./tracing.ts";
 
@@ -37,7 +38,7 @@ export interface DatabaseObserver {
 }
 
 export interface Statement {
-  /** Prepared under this name once per connection. */
+  /** Prepared once per connection; logs, traces and pg_stat_activity show it under this name. */
   readonly name: string;
   readonly text: string;
 }
@@ -80,6 +81,9 @@ const CONNECTION_ENDED = /^(57P0[1-5]|08)/;
  */
 const GIVES_UP = new Set(["25006", "25P04"]);
 
+/** A connection that nobody uses is closed after this time, unless `keepsIdle`. */
+const IDLE_MS = 10_000;
+
 /** Asked on each new connection. The first eight digits of a WAL file's name are its timeline. */
 const SERVER_STATE: Statement = {
   name: "server-state",
@@ -89,26 +93,61 @@ const SERVER_STATE: Statement = {
                 else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer end as timeline`,
 };
 
+/** A connection that asks its server what it is before anything else. */
+class AskingConnection extends Connection {
+  state: ServerState = { writable: false, timeline: 0 };
+  /** Of the server, when this connection was last trusted; undefined before the first time. */
+  era: number | undefined;
+
+  /** Closes the connection when there is no answer in time. */
+  async ask(withinMs: number): Promise<this> {
+    try {
+      const [state] = await this.run<ServerState>(SERVER_STATE.text, [], ignore, withinMs);
+      if (state !== undefined) this.state = state;
+      return this;
+    } catch (cause) {
+      this.close(new Error("the first statement failed"));
+      throw cause;
+    }
+  }
+}
+
 /** One server of a database and the connections to it. */
 class Server {
   readonly url: string;
-  readonly pool: pg.Pool;
-  /** Connections that were asked what their server is, and have not lost that trust since. */
-  readonly #trusted = new WeakMap<pg.PoolClient, number>();
+  readonly pool: ConnectionPool<AskingConnection>;
+  /** Raised when something happened that all connections to the server may share. */
   #era = 0;
 
-  constructor(url: string, pool: pg.Pool) {
+  constructor(url: string, options: DatabaseOptions) {
+    const { applicationName, statementTimeoutMs, lockTimeoutMs } = options;
     this.url = url;
-    this.pool = pool;
+    const settings = {
+      url,
+      session: {
+        application_name: applicationName,
+        statement_timeout: String(statementTimeoutMs),
+        lock_timeout: String(lockTimeoutMs),
+        idle_in_transaction_session_timeout: String(statementTimeoutMs),
+      },
+      statementMs: statementTimeoutMs + slackMsOf(options),
+    };
+    this.pool = new ConnectionPool(
+      {
+        connectionsMax: options.connectionsMax,
+        waitMs: options.connectTimeoutMs,
+        idleMs: options.keepsIdle === true ? undefined : IDLE_MS,
+      },
+      async (withinMs) => new AskingConnection(settings).ask(withinMs),
+    );
   }
 
-  trust(connection: pg.PoolClient): void {
-    this.#trusted.set(connection, this.#era);
+  trust(connection: AskingConnection): void {
+    connection.era = this.#era;
   }
 
-  /** `new` was never trusted; `old` was, before something happened that all connections to the server may share. */
-  trustIn(connection: pg.PoolClient): "trusted" | "new" | "old" {
-    const era = this.#trusted.get(connection);
+  /** `new` was never trusted; `old` was, in an era before this one. */
+  trustIn({ era }: AskingConnection): "trusted" | "new" | "old" {
     return era === undefined ? "new" : era === this.#era ? "trusted" : "old";
   }
 
@@ -131,20 +170,20 @@ export class Database {
     if (urls.length === 0)
       throw new Error("the URL of a database is not of the form postgres://host/database");
     this.#options = options;
-    this.#servers = urls.map((url) => new Server(url, this.#poolOf(url)));
+    this.#servers = urls.map((url) => new Server(url, options));
     if (this.#servers.length === 1) [this.#primary] = this.#servers;
     this.#search = new PrimarySearch(urls, async (url) => askServer(url, options.connectTimeoutMs / 2));
   }
 
   /** Connections in use, open but idle, and statements that wait for one. */
   get pool(): { busy: number; idle: number; waiting: number } {
-    const sum = (count: (pool: pg.Pool) => number) =>
-      this.#servers.reduce((total, { pool }) => total + count(pool), 0);
-    return {
-      busy: sum(({ totalCount, idleCount }) => totalCount - idleCount),
-      idle: sum(({ idleCount }) => idleCount),
-      waiting: sum(({ waitingCount }) => waitingCount) + this.#searchers,
-    };
+    const counts = { busy: 0, idle: 0, waiting: this.#searchers };
+    for (const { pool } of this.#servers) {
+      counts.busy += pool.busy;
+      counts.idle += pool.idle;
+      counts.waiting += pool.waiting;
+    }
+    return counts;
   }
 
   /**
@@ -154,7 +193,7 @@ export class Database {
   async query<Row extends object>(
     statement: Statement,
     values: readonly unknown[] = [],
-    noticed: (message: string | undefined) => void = ignore,
+    noticed: Noticed = ignore,
     span?: Span,
   ): Promise<Row[]> {
     if (this.pool.waiting >= this.#options.waitersMax) {
@@ -164,26 +203,20 @@ export class Database {
     const { server, connection } = await this.#connect();
     const started = performance.now();
     this.#options.observer?.waited((started - asked) / 1000);
-    let broken: DatabaseError | undefined;
-    const listener = (notice: { message?: string | undefined }) => noticed(notice.message);
-    connection.on("notice", listener);
     const call = span?.child(...callSpan(server.url, statement));
     try {
-      const result = await connection.query<Row>({ ...statement, values: [...values] });
-      return result.rows;
+      return await connection.run<Row>(namedText(statement), values, noticed);
     } catch (error) {
       const fault = faultOf(error);
       if (fault.kind === "lost" || GIVES_UP.has(fault.sqlState ?? "")) {
-        broken = fault;
+        connection.close(fault);
         this.#leave(server);
       }
       call?.failed(fault.sqlState ?? fault.kind);
       throw fault;
     } finally {
       call?.end();
-      connection.off("notice", listener);
-      // A connection that failed is closed, never reused: its protocol state is unknown.
-      release(connection, broken);
+      server.pool.giveBack(connection);
       this.#options.observer?.held((performance.now() - started) / 1000);
     }
   }
@@ -211,21 +244,17 @@ export class Database {
   get bounds(): { lockTimeoutMs: number; transactionTimeoutMs: number } {
     const { lockTimeoutMs, statementTimeoutMs } = this.#options;
     // After the statement's own timeout, where that is in force: it ends the session, too. Before the client gives up.
-    return { lockTimeoutMs, transactionTimeoutMs: Math.round(statementTimeoutMs + this.#slackMs / 2) };
-  }
-
-  /** How much longer than PostgreSQL the client waits. */
-  get #slackMs(): number {
-    return Math.min(CLIENT_TIMEOUT_SLACK_MS, this.#options.statementTimeoutMs);
+    const transactionTimeoutMs = Math.round(statementTimeoutMs + slackMsOf(this.#options) / 2);
+    return { lockTimeoutMs, transactionTimeoutMs };
   }
 
   /** Lets running statements finish, then closes all connections. */
   async close(): Promise<void> {
-    await Promise.all(this.#servers.map(async ({ pool }) => pool.end()));
+    await Promise.all(this.#servers.map(async ({ pool }) => pool.close()));
   }
 
-  /** A connection to the primary. A new one was asked whether its server is that (SERVER_STATE). */
-  async #connect(): Promise<{ server: Server; connection: pg.PoolClient }> {
+  /** A connection to the primary. */
+  async #connect(): Promise<{ server: Server; connection: AskingConnection }> {
     // Not awaited when it is known: the statement has its place among those that wait before the next one is asked for.
     const server = this.#primary ?? (await this.#findPrimary());
     for (;;) {
@@ -233,23 +262,17 @@ export class Database {
       const trust = server.trustIn(connection);
       if (trust === "trusted" || (trust === "new" && this.#options.readOnly === true))
         return { server, connection };
-      if (trust === "old") {
-        release(connection, new Error("its server may have changed"));
-        continue; // at most connectionsMax of them
-      }
-      try {
-        const { rows } = await connection.query<ServerState>({ ...SERVER_STATE });
-        const [state] = rows;
-        const objection = state === undefined ? "does not say what it is" : this.#search.objectionTo(state);
-        if (objection !== undefined) throw new Error(`${serverName(server.url)} ${objection}`);
+      const objection = trust === "old" ? "may have changed" : this.#search.objectionTo(connection.state);
+      if (objection === undefined) {
         server.trust(connection);
         return { server, connection };
-      } catch (cause) {
-        const fault = new DatabaseError("unreachable", messageOf(cause), { cause });
-        release(connection, fault);
-        this.#leave(server);
-        throw fault;
       }
+      const fault = new DatabaseError("unreachable", `${serverName(server.url)} ${objection}`);
+      connection.close(fault);
+      server.pool.giveBack(connection);
+      if (trust === "old") continue; // at most connectionsMax of them
+      this.#leave(server);
+      throw fault;
     }
   }
 
@@ -273,42 +296,14 @@ export class Database {
     if (this.#primary === server && this.#servers.length > 1) this.#primary = undefined;
   }
 
-  async #connectTo(server: Server): Promise<pg.PoolClient> {
+  async #connectTo(server: Server): Promise<AskingConnection> {
     try {
-      const connection = await server.pool.connect();
-      // A connection that breaks in use reports it twice: as the statement's error, which matters, and as this event.
-      connection.on("error", ignore);
-      return connection;
+      return await server.pool.take();
     } catch (cause) {
-      const message = messageOf(cause);
-      const { totalCount, idleCount } = server.pool;
-      // pg-pool's own word for "every connection stayed in use"; all others are about making a connection.
-      const busy =
-        message.includes("timeout exceeded when trying to connect") &&
-        idleCount === 0 &&
-        totalCount >= this.#options.connectionsMax;
-      if (!busy) this.#leave(server);
-      throw new DatabaseError(busy ? "busy" : "unreachable", message, { cause });
+      const isBusy = cause instanceof PoolBusy;
+      if (!isBusy) this.#leave(server);
+      throw new DatabaseError(isBusy ? "busy" : "unreachable", messageOf(cause), { cause });
     }
-  }
-
-  #poolOf(url: string): pg.Pool {
-    const options = this.#options;
-    const pool = new pg.Pool({
-      connectionString: url,
-      application_name: options.applicationName,
-      max: options.connectionsMax,
-      connectionTimeoutMillis: options.connectTimeoutMs,
-      statement_timeout: options.statementTimeoutMs,
-      lock_timeout: options.lockTimeoutMs,
-      idle_in_transaction_session_timeout: options.statementTimeoutMs,
-      query_timeout: options.statementTimeoutMs + this.#slackMs,
-      keepAlive: true,
-      ...(options.keepsIdle === true && { idleTimeoutMillis: 0 }),
-    });
-    // An idle connection that breaks is dropped by the pool; without a listener Node would end the process.
-    pool.on("error", ignore);
-    return pool;
   }
 }
 
@@ -321,42 +316,42 @@ export async function findPrimary(url: string, timeoutMs: number): Promise<strin
 }
 
 async function askServer(url: string, timeoutMs: number): Promise<ServerState> {
-  const client = new pg.Client({
-    connectionString: url,
-    connectionTimeoutMillis: timeoutMs,
-    query_timeout: timeoutMs,
-  });
-  client.on("error", ignore);
-  try {
-    await client.connect();
-    const { rows } = await client.query<ServerState>({ ...SERVER_STATE });
-    return rows[0] ?? { writable: false, timeline: 0 };
-  } finally {
-    // Nobody waits for the goodbye: a server that does not answer would not answer that either.
-    void client.end().catch(ignore);
-  }
+  using connection = new AskingConnection({ url, session: {}, statementMs: timeoutMs });
+  return (await connection.ask(timeoutMs)).state;
+}
+
+/** How much longer than PostgreSQL the client waits. */
+function slackMsOf({ statementTimeoutMs }: DatabaseOptions): number {
+  return Math.min(CLIENT_TIMEOUT_SLACK_MS, statementTimeoutMs);
 }
 
 /** What the span of a statement says (OpenTelemetry semantic conventions, database client spans); never its values. */
 function callSpan(url: string, { name, text }: Statement): Parameters<Span["child"]> {
-  const { hostname, port, pathname } = new URL(url);
+  const { host, port, database } = serverOf(url);
   return [
     name,
     "client",
     {
       "db.system.name": "postgresql",
-      "db.namespace": decodeURIComponent(pathname.slice(1)),
+      "db.namespace": database,
       "db.query.summary": name,
       "db.query.text": text.trim(),
-      "server.address": hostname,
-      "server.port": Number(port || 5432),
+      "server.address": host,
+      "server.port": port,
     },
   ];
 }
 
-function release(connection: pg.PoolClient, broken: Error | undefined): void {
-  connection.off("error", ignore);
-  connection.release(broken);
+const namedTexts = new WeakMap<Statement, string>();
+
+/** Begins with the statement's name: the driver gives prepared statements names of its own, which say nothing. */
+function namedText(statement: Statement): string {
+  let named = namedTexts.get(statement);
+  if (named === undefined) {
+    named = `/* ${statement.name} */ ${statement.text.trim()}`;
+    namedTexts.set(statement, named);
+  }
+  return named;
 }
 
 function messageOf(cause: unknown): string {
@@ -369,9 +364,7 @@ function ignore(): void {}
 
 function faultOf(cause: unknown): DatabaseError {
   const message = messageOf(cause);
-  if (cause instanceof pg.DatabaseError && cause.code !== undefined) {
-    const kind = CONNECTION_ENDED.test(cause.code) ? "lost" : "refused";
-    return new DatabaseError(kind, message, { sqlState: cause.code, cause });
-  }
-  return new DatabaseError("lost", message, { cause });
+  if (!(cause instanceof Refusal)) return new DatabaseError("lost", message, { cause });
+  const kind = CONNECTION_ENDED.test(cause.sqlState) ? "lost" : "refused";
+  return new DatabaseError(kind, message, { sqlState: cause.sqlState, cause });
 }

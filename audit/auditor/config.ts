@@ -1,9 +1,9 @@
 /** The settings of the auditor. */
 import { z } from "zod";
-import { host, integer, logLevel, port, urlOf } from "../../shared/config.ts";
+import { host, integer, logLevel, port, postgresUrl } from "../../shared/config.ts";
 
 export const auditorConfig = z.object({
-  CATALOG_URL: urlOf("postgres", "postgresql"),
+  CATALOG_URL: postgresUrl,
   HOST: host,
   ADMIN_PORT: port(9092),
   LOG_LEVEL: logLevel,

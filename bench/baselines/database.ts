@@ -2,7 +2,7 @@
  * The rows of a baseline: a database of its own, with the two tables that every strategy sells from, and the audit that
  * recomputes from them what must hold. Columns are those that a booking needs; onsale's rows are wider.
  */
-import pg from "pg";
+import { Connection } from "../../shared/connection.ts";
 import type { ContenderAudit, NewEvent } from "./contender.ts";
 
 const SCHEMA = `
@@ -43,7 +43,8 @@ export async function createBaselineDatabase(
   await run(`${serverUrl}postgres`, drop);
   await run(`${serverUrl}postgres`, `create database ${name} strategy file_copy`);
   try {
-    await run(url, `${SCHEMA}; ${furtherSchema}`);
+    using connection = connectTo(url);
+    await connection.script(`${SCHEMA}; ${furtherSchema}`);
   } catch (error) {
     await run(`${serverUrl}postgres`, drop);
     throw error;
@@ -97,19 +98,19 @@ async function audit(url: string): Promise<ContenderAudit> {
   return { bookings: events.reduce((sum, event) => sum + event.bookings, 0), violations };
 }
 
-async function run<Row extends pg.QueryResultRow>(
+/** Longer than any audit takes. */
+const STATEMENT_MAX_MS = 60_000;
+
+/** Runs one statement on a connection of its own. */
+export async function run<Row extends object>(
   url: string,
   text: string,
   values: readonly unknown[] = [],
 ): Promise<Row[]> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    const { rows } = await (values.length === 0
-      ? client.query<Row>(text)
-      : client.query<Row>(text, [...values]));
-    return rows;
-  } finally {
-    await client.end();
-  }
+  using connection = connectTo(url);
+  return await connection.run<Row>(text, values);
+}
+
+function connectTo(url: string): Connection {
+  return new Connection({ url, session: { application_name: "bench" }, statementMs: STATEMENT_MAX_MS });
 }

@@ -1,29 +1,72 @@
 /** Connections to PostgreSQL, as every baseline has them. */
-import pg from "pg";
+import { Connection, Refusal } from "../../shared/connection.ts";
+import { ConnectionPool, PoolBusy } from "../../shared/connection-pool.ts";
+import type { Statement } from "../../shared/postgres.ts";
 
 const CONNECT_MAX_MS = 5_000;
 const STATEMENT_MAX_MS = 4_000;
+/** PostgreSQL gives up first. */
+const ANSWER_MAX_MS = STATEMENT_MAX_MS + 1_000;
 /** Baselines take turns on one server, which has 50 connections for all of them: who is idle holds none. */
 const IDLE_MAX_MS = 1_000;
 
-export function createPool(databaseUrl: string, connectionsMax: number): pg.Pool {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    max: connectionsMax,
-    idleTimeoutMillis: IDLE_MAX_MS,
-    connectionTimeoutMillis: CONNECT_MAX_MS,
-    statement_timeout: STATEMENT_MAX_MS,
-    keepAlive: true,
+export type Pool = ConnectionPool<Connection>;
+
+export function createPool(databaseUrl: string, connectionsMax: number): Pool {
+  const settings = {
+    url: databaseUrl,
+    session: { application_name: "baseline", statement_timeout: String(STATEMENT_MAX_MS) },
+    statementMs: ANSWER_MAX_MS,
+  };
+  return new ConnectionPool(
+    { connectionsMax, waitMs: CONNECT_MAX_MS, idleMs: IDLE_MAX_MS },
+    async () => new Connection(settings),
+  );
+}
+
+/** Runs one statement on any connection. */
+export async function query<Row extends object>(
+  pool: Pool,
+  statement: Statement,
+  values: readonly unknown[] = [],
+): Promise<Row[]> {
+  return withConnection(pool, async (connection) => connection.run<Row>(statement.text, values));
+}
+
+/** Lends a connection to a task. */
+export async function withConnection<Result>(
+  pool: Pool,
+  task: (connection: Connection) => Promise<Result>,
+): Promise<Result> {
+  const connection = await pool.take();
+  try {
+    return await task(connection);
+  } finally {
+    pool.giveBack(connection);
+  }
+}
+
+/** Runs a task between `begin` and what the task wants as its end. A task that throws is rolled back. */
+export async function inTransaction<Result>(
+  pool: Pool,
+  task: (connection: Connection) => Promise<{ result: Result; end: "commit" | "rollback" }>,
+): Promise<Result> {
+  return withConnection(pool, async (connection) => {
+    try {
+      await connection.run("begin");
+      const { result, end } = await task(connection);
+      await connection.run(end);
+      return result;
+    } catch (error) {
+      // Closing the connection is the shortest rollback, and the only one that always works.
+      connection.close(new Error("rolled back"));
+      throw error;
+    }
   });
-  // A connection that breaks fails its statement and is dropped by the pool; without these Node would end the process.
-  pool.on("error", () => undefined);
-  pool.on("connect", (connection) => connection.on("error", () => undefined));
-  return pool;
 }
 
 /** Took too long (57014, 55P03), was the victim of a deadlock (40P01), or found no free connection: it had no effect. */
 export function isOverload(error: unknown): boolean {
-  if (error instanceof pg.DatabaseError) return ["57014", "55P03", "40P01"].includes(error.code ?? "");
-  // pg-pool's own words; it has no code for it.
-  return error instanceof Error && error.message.includes("timeout exceeded when trying to connect");
+  if (error instanceof Refusal) return ["57014", "55P03", "40P01"].includes(error.sqlState);
+  return error instanceof PoolBusy;
 }

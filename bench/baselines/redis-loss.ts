@@ -6,9 +6,9 @@
  */
 import { randomUUIDv7 } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import pg from "pg";
 import { Pool } from "undici";
 import { mintToken } from "../../shared/tokens.ts";
+import { run } from "./database.ts";
 import type { RedisDurability } from "./redis.ts";
 import { type BaselineOptions, startBaseline } from "./start.ts";
 
@@ -187,15 +187,10 @@ async function mintTokens(secret: string): Promise<string[]> {
 
 /** How many of these bookings the database does not have. */
 async function notIn(databaseUrl: string, ids: readonly string[]): Promise<number> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  try {
-    const { rows } = await client.query<{ there: number }>(
-      "select count(*)::integer as there from bookings where id = any ($1)",
-      [ids],
-    );
-    return ids.length - (rows[0]?.there ?? 0);
-  } finally {
-    await client.end();
-  }
+  const [row] = await run<{ there: number }>(
+    databaseUrl,
+    "select count(*)::integer as there from bookings where id = any ($1)",
+    [ids],
+  );
+  return ids.length - (row?.there ?? 0);
 }

@@ -1,27 +1,26 @@
 /** The one table of the dashboards, as Grafana asks for it: with the panel's own query, and a role without any right. */
 import { randomUUID } from "node:crypto";
-import pg from "pg";
 import { expect, inject, test } from "vitest";
 import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
+import type { Connection } from "../../shared/connection.ts";
 import { startTestCluster } from "../support/cluster.ts";
-import { administer } from "../support/databases.ts";
+import { administer, connectTo } from "../support/databases.ts";
 
 const tables = DASHBOARDS.flatMap(({ rows }) => rows.flatMap(({ panels }) => panels)).filter(
   (panel) => panel.kind === "table",
 );
 
 /** A role that may connect and nothing else, and a connection of it to a database. */
-async function givenStranger(databaseUrl: string): Promise<{ client: pg.Client } & AsyncDisposable> {
+async function givenStranger(databaseUrl: string): Promise<{ connection: Connection } & AsyncDisposable> {
   const name = `stranger_${randomUUID().replaceAll("-", "")}`;
   await administer(inject("postgresUrl"), `create role ${name} login password 'looks-only'`);
   const url = new URL(databaseUrl);
   [url.username, url.password] = [name, "looks-only"];
-  const client = new pg.Client({ connectionString: url.href });
-  await client.connect();
+  const connection = connectTo(url.href);
   return {
-    client,
+    connection,
     async [Symbol.asyncDispose]() {
-      await client.end();
+      connection.close();
       await administer(inject("postgresUrl"), `drop role ${name}`);
     },
   };
@@ -48,7 +47,7 @@ test("W4: the table shows the stock of the events that are booked most, to a rol
 
   await using stranger = await givenStranger(databaseUrl);
   expect(tables).toHaveLength(1);
-  const { rows } = await stranger.client.query(tables[0]?.sql ?? "");
+  const rows = await stranger.connection.run(tables[0]?.sql ?? "");
 
   expect(rows).toEqual([
     {
@@ -71,7 +70,7 @@ test("W4: the table shows the stock of the events that are booked most, to a rol
     },
   ]);
   for (const table of ["events", "bookings"])
-    await expect(stranger.client.query(`select from ${table}`)).rejects.toThrow("permission denied");
+    await expect(stranger.connection.run(`select from ${table}`)).rejects.toThrow("permission denied");
 });
 
 test("W4: the table has ten rows at most, and finds the newest bookings through their ids", async () => {
@@ -82,9 +81,9 @@ test("W4: the table has ten rows at most, and finds the newest bookings through 
 
   await using database = await givenStranger(cluster.shards[0]?.databaseUrl ?? "");
 
-  expect((await database.client.query("select from hottest_events")).rowCount).toBe(10);
-  await database.client.query("set enable_seqscan = off");
-  const { rows } = await database.client.query<{ "QUERY PLAN": string }>(
+  expect(await database.connection.run("select from hottest_events")).toHaveLength(10);
+  await database.connection.run("set enable_seqscan = off");
+  const rows = await database.connection.run<{ "QUERY PLAN": string }>(
     "explain select * from hottest_events",
   );
   expect(rows.map((row) => row["QUERY PLAN"]).join("\n")).toMatch(

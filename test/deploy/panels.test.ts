@@ -1,5 +1,4 @@
 /** Every query of the dashboards, asked of a real Prometheus that scrapes a cluster under load. */
-import pg from "pg";
 import { afterAll, beforeAll, expect, test, type TestContext } from "vitest";
 import { startAuditor, type RunningAuditor } from "../../audit/auditor/auditor.ts";
 import { auditorConfig } from "../../audit/auditor/config.ts";
@@ -8,6 +7,7 @@ import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
 import type { Source } from "../../deploy/grafana/panels.ts";
 import { readConfig } from "../../shared/config.ts";
 import { SECRET, startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
+import { lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { prometheusObstacle, startPrometheus, type TestPrometheus } from "../support/prometheus.ts";
 
@@ -180,13 +180,11 @@ async function buy(): Promise<void> {
 
 /** Keeps the row of an event locked, as somebody's open transaction would, until it is released. */
 async function lockFor(eventId: string): Promise<() => Promise<void>> {
-  const clients = cluster.shards.map(({ databaseUrl }) => new pg.Client({ connectionString: databaseUrl }));
-  for (const client of clients) {
-    await client.connect();
-    await client.query("begin");
-    await client.query("select from events where id = $1 for update", [eventId]);
-  }
+  const locks = await Promise.all(
+    cluster.shards.map(async ({ databaseUrl }) => lockEvent(databaseUrl, eventId)),
+  );
   return async () => {
-    for (const client of clients) await client.end();
+    for (const lock of locks) await lock.run("rollback");
+    for (const lock of locks) lock.close();
   };
 }

@@ -1,7 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import pg from "pg";
 import { describe, expect, inject, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
@@ -16,7 +15,7 @@ import {
   tally,
   type TestCluster,
 } from "../support/cluster.ts";
-import { administer } from "../support/databases.ts";
+import { administer, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";
 import { findRedisServer, waitForPort } from "../support/redis.ts";
@@ -32,15 +31,6 @@ async function eventOn(client: Client, shard: 0 | 1, fields: Record<string, unkn
 async function metric(adminUrl: string | undefined, line: RegExp): Promise<number> {
   const found = line.exec(await (await fetch(`${adminUrl}/metrics`)).text());
   return Number(found?.[1]);
-}
-
-/** Holds the row lock of an event until it is disposed, as a stuck transaction would. */
-async function lockEvent(databaseUrl: string, eventId: string): Promise<AsyncDisposable> {
-  const blocker = new pg.Client({ connectionString: databaseUrl });
-  await blocker.connect();
-  await blocker.query("begin");
-  await blocker.query("select from events where id = $1 for update", [eventId]);
-  return { [Symbol.asyncDispose]: async () => blocker.end() };
 }
 
 /** Stops a server and its children in their tracks, as an overloaded or paused machine would, until it is disposed. */
@@ -207,14 +197,14 @@ describe("a shard's database", () => {
     });
     const client = cluster.client();
     const [stuck, free] = [await eventOn(client, 0), await eventOn(client, 1)];
-    const lock = await lockEvent(shardOf(cluster, stuck).databaseUrl, stuck.id);
+    using lock = await lockEvent(shardOf(cluster, stuck).databaseUrl, stuck.id);
 
     const started = performance.now();
     const [refused, booked] = await Promise.all([client.book(stuck.id, "a"), client.book(free.id, "a")]);
     expect(booked.status).toBe(201);
     expect([refused.status, refused.body.code]).toEqual([503, "overloaded"]);
     expect(performance.now() - started).toBeLessThan(2_500);
-    await lock[Symbol.asyncDispose]();
+    await lock.run("rollback");
     expect((await client.book(stuck.id, "a")).status).toBe(201);
     expect((await client.readEvent(stuck.id)).availableTickets).toBe(99);
   });
@@ -226,7 +216,7 @@ describe("a shard's database", () => {
     });
     const client = cluster.client();
     const event = await client.createEvent();
-    const lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+    using lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
     const answered: { status: number; code: string | undefined; ms: number }[] = [];
     const requests = Array.from({ length: 100 }, async (_, index) => {
       const started = performance.now();
@@ -236,7 +226,7 @@ describe("a shard's database", () => {
 
     await eventually("the surplus is refused while nothing moves", () => answered.length >= 70);
     for (const { code, ms } of answered) expect([code, ms < 2_000]).toEqual(["overloaded", true]);
-    await lock[Symbol.asyncDispose]();
+    await lock.run("rollback");
     await Promise.all(requests);
 
     const codes = tally(answered.map(({ code }) => code ?? "booked"));
@@ -373,7 +363,7 @@ describe("a shard node", () => {
     await using cluster = await startTestCluster({ shards: 1 });
     const client = cluster.client();
     const event = await client.createEvent({ totalTickets: 10_000 });
-    const lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+    using lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
     const requests = Array.from({ length: 50 }, async (_, index) => client.book(event.id, `user-${index}`));
     await eventually(
       "they wait for the lock",
@@ -385,7 +375,7 @@ describe("a shard node", () => {
       "it is not ready any more",
       async () => (await fetch(`${router?.adminUrl}/readyz`)).status === 503,
     );
-    await lock[Symbol.asyncDispose]();
+    await lock.run("rollback");
     await closing;
     const answers = await Promise.all(requests);
 

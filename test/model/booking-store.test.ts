@@ -3,15 +3,15 @@
  * the test holds a lock until the batches are seen to wait for it, so every order here is forced, never hoped for.
  */
 import { randomUUID } from "node:crypto";
-import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/booking-store.ts";
 import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
+import { Refusal } from "../../shared/connection.ts";
 import { Database } from "../../shared/postgres.ts";
 import { slotOf } from "../../shared/slots.ts";
 import type { BookCommand, Booking, Command, Decision } from "../../shared/wire.ts";
 import { tally } from "../support/cluster.ts";
-import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { connectTo, createDatabase, lockEvent, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 
 let created: TestDatabase;
@@ -38,13 +38,11 @@ afterAll(async () => {
 
 test("B1 B2: two batches that reach the last ticket together sell it once", async () => {
   const id = await givenEvent({ totalTickets: 1 });
-  await using blocker = await connect();
-  await blocker.client.query("begin");
-  await blocker.client.query("select from events where id = $1 for update", [id]);
+  using blocker = await lockEvent(created.url, id);
 
   const both = [decide([book(id, "first")]), decide([book(id, "second")])];
   await untilBlocked("both batches wait for the event", 2);
-  await blocker.client.query("rollback");
+  await blocker.run("rollback");
 
   const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
   expect(tally(outcomes)).toEqual({ booked: 1, sold_out: 1 });
@@ -53,13 +51,11 @@ test("B1 B2: two batches that reach the last ticket together sell it once", asyn
 
 test("B3: two batches that carry one user's commands do not sell over the limit", async () => {
   const id = await givenEvent({ totalTickets: 10, maxPerUser: 2 });
-  await using blocker = await connect();
-  await blocker.client.query("begin");
-  await blocker.client.query("select from events where id = $1 for update", [id]);
+  using blocker = await lockEvent(created.url, id);
 
   const both = [decide([book(id, "greedy", 2)]), decide([book(id, "greedy", 2)])];
   await untilBlocked("both batches wait for the event", 2);
-  await blocker.client.query("rollback");
+  await blocker.run("rollback");
 
   const decisions = (await Promise.all(both)).flat();
   expect(tally(decisions.map(({ outcome }) => outcome))).toEqual({ booked: 1, user_limit_exceeded: 1 });
@@ -68,16 +64,16 @@ test("B3: two batches that carry one user's commands do not sell over the limit"
 
 test("B1: batches that name the same events in opposite orders do not deadlock", async () => {
   const ids = [await givenEvent({ totalTickets: 9 }), await givenEvent({ totalTickets: 9 })];
-  await using blocker = await connect();
-  await blocker.client.query("begin");
-  await blocker.client.query("select from events where id = any ($1) order by id for update", [ids]);
+  using blocker = connectTo(created.url);
+  await blocker.run("begin");
+  await blocker.run("select from events where id = any ($1) order by id for update", [ids]);
 
   const both = [
     decide(ids.map((id) => book(id, "first"))),
     decide(ids.toReversed().map((id) => book(id, "second"))),
   ];
   await untilBlocked("both batches wait for an event", 2);
-  await blocker.client.query("rollback");
+  await blocker.run("rollback");
 
   const outcomes = (await Promise.all(both)).flatMap((decisions) => decisions.map(({ outcome }) => outcome));
   expect(tally(outcomes)).toEqual({ booked: 4 });
@@ -254,32 +250,30 @@ test("R3: commands for slots that the shard does not own are refused, and the ot
 test("R3: a batch that waits while its slot is given away is refused", async () => {
   const id = newEventId(Date.now());
   await database.query(OWN, [slotOf(id)]);
-  await using mover = await connect();
-  await mover.client.query("begin");
-  await mover.client.query("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
+  using mover = connectTo(created.url);
+  await mover.run("begin");
+  await mover.run("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
 
   const late = decide([book(id, "user")]);
   await untilBlocked("the batch waits for the move", 1);
-  await mover.client.query("commit");
+  await mover.run("commit");
 
   expect(await late).toEqual([{ outcome: "wrong_shard" }]);
 });
 
 test("R3: a slot is given away only after running batches, and never with its events", async () => {
   const id = await givenEvent({ totalTickets: 1 });
-  await using blocker = await connect();
-  await using mover = await connect();
-  await blocker.client.query("begin");
-  await blocker.client.query("select from events where id = $1 for update", [id]);
+  using blocker = await lockEvent(created.url, id);
+  using mover = connectTo(created.url);
   const running = decide([book(id, "user")]);
   await untilBlocked("the batch waits for the event", 1);
 
-  const released = mover.client.query("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]).then(
+  const released = mover.run("select release_slots(array[$1]::smallint[], 1)", [slotOf(id)]).then(
     () => "released",
-    (error: unknown) => (error instanceof pg.DatabaseError ? error.code : error),
+    (error: unknown) => (error instanceof Refusal ? error.sqlState : error),
   );
   await untilBlocked("the mover waits for the batch", 2);
-  await blocker.client.query("rollback");
+  await blocker.run("rollback");
 
   expect(await running).toMatchObject([{ outcome: "booked" }]);
   expect(await released).toBe("55006"); // object_in_use
@@ -361,11 +355,4 @@ async function untilBlocked(what: string, count: number): Promise<void> {
     return row?.waiting === count;
   };
   await eventually(what, isBlocked, 5_000);
-}
-
-/** A connection of the test's own, closed (and so rolled back) when it goes out of scope. */
-async function connect(): Promise<{ client: pg.Client } & AsyncDisposable> {
-  const client = new pg.Client({ connectionString: created.url });
-  await client.connect();
-  return { client, [Symbol.asyncDispose]: async () => client.end() };
 }

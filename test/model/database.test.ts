@@ -4,10 +4,9 @@
  */
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
-import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Database, type DatabaseError, type DatabaseOptions } from "../../shared/postgres.ts";
-import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { connectTo, createDatabase, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
@@ -144,8 +143,8 @@ test("F1: lost: a server that falls silent under a statement costs its timeout a
 test("F1: a connection that breaks while it is idle is replaced without anybody noticing", async () => {
   await using database = given({ connectionsMax: 1 });
   const [idle] = await database.query<{ pid: number }>(PID);
-  await using admin = await connect();
-  await admin.client.query("select pg_terminate_backend($1)", [idle?.pid]);
+  using admin = connectTo(created.url);
+  await admin.run("select pg_terminate_backend($1)", [idle?.pid]);
   await eventually("the pool has dropped it", () => database.pool.idle === 0);
 
   const [next] = await database.query<{ pid: number }>(PID);
@@ -184,24 +183,21 @@ function given(options: Partial<DatabaseOptions>): Database & AsyncDisposable {
 
 /** Holds the lock that LOCK waits for. */
 async function holdLock(): Promise<{ release(): Promise<void> } & AsyncDisposable> {
-  const { client, ...rest } = await connect();
-  await client.query("begin");
-  await client.query(LOCK.text);
-  return { ...rest, release: async () => void (await client.query("rollback")) };
+  const connection = connectTo(created.url);
+  await connection.run("begin");
+  await connection.run(LOCK.text);
+  return {
+    release: async () => void (await connection.run("rollback")),
+    [Symbol.asyncDispose]: async () => connection.close(),
+  };
 }
 
 async function isBlocked(): Promise<boolean> {
-  await using admin = await connect();
-  const { rowCount } = await admin.client.query(
+  using admin = connectTo(created.url);
+  const blocked = await admin.run(
     "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
   );
-  return rowCount !== 0;
-}
-
-async function connect(): Promise<{ client: pg.Client } & AsyncDisposable> {
-  const client = new pg.Client({ connectionString: created.url });
-  await client.connect();
-  return { client, [Symbol.asyncDispose]: async () => client.end() };
+  return blocked.length > 0;
 }
 
 async function startSilentServer(): Promise<{ url: string } & AsyncDisposable> {

@@ -3,16 +3,16 @@
  * there afterwards. Locks and a proxy force each fault to happen at its moment.
  */
 import { randomUUID } from "node:crypto";
-import pg from "pg";
 import pino from "pino";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/booking-store.ts";
 import { Decider } from "../../shard-node/decider.ts";
 import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
+import type { Connection } from "../../shared/connection.ts";
 import { Database, type DatabaseOptions } from "../../shared/postgres.ts";
 import { slotOf } from "../../shared/slots.ts";
 import type { BookCommand, Booking, Command, CommandResult } from "../../shared/wire.ts";
-import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { connectTo, createDatabase, lockEvent, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
@@ -21,28 +21,27 @@ const DECIDE = "decide-batch";
 
 let created: TestDatabase;
 /** The test's own connection, which no fault touches. */
-let observer: pg.Client;
+let observer: Connection;
 
 beforeAll(async () => {
   created = await createDatabase("shard");
-  observer = new pg.Client({ connectionString: created.url });
-  await observer.connect();
+  observer = connectTo(created.url);
 });
 afterAll(async () => {
-  await observer.end();
+  observer.close();
   await created[Symbol.asyncDispose]();
 });
 
 test("F1: a batch whose server process is killed is tried again and decided", async () => {
   await using node = givenNode();
   const id = await givenEvent(5);
-  await using blocker = await lockEvent(id);
+  using blocker = await lockEvent(created.url, id);
   const deciding = node.decide([book(id, "a"), book(id, "b", 2)]);
 
   const first = await backendThatWaits();
-  await observer.query("select pg_terminate_backend($1)", [first.pid]);
+  await observer.run("select pg_terminate_backend($1)", [first.pid]);
   await backendThatWaits(first);
-  await blocker.release();
+  await blocker.run("rollback");
 
   expect(await deciding).toMatchObject([{ outcome: "booked" }, { outcome: "booked" }]);
   expect(await stored(id)).toEqual({
@@ -55,16 +54,16 @@ test("F1: a batch whose server process is killed is tried again and decided", as
 test("F1: killed at both tries, every command is told that its outcome is unknown, and nothing was booked", async () => {
   await using node = givenNode();
   const id = await givenEvent(5);
-  await using blocker = await lockEvent(id);
+  using blocker = await lockEvent(created.url, id);
   const deciding = node.decide([book(id, "a"), book(id, "b")]);
 
   const first = await backendThatWaits();
-  await observer.query("select pg_terminate_backend($1)", [first.pid]);
+  await observer.run("select pg_terminate_backend($1)", [first.pid]);
   const second = await backendThatWaits(first);
-  await observer.query("select pg_terminate_backend($1)", [second.pid]);
+  await observer.run("select pg_terminate_backend($1)", [second.pid]);
 
   expect(await deciding).toEqual([{ outcome: "outcome_unknown" }, { outcome: "outcome_unknown" }]);
-  await blocker.release();
+  await blocker.run("rollback");
   expect(await stored(id)).toEqual({ available: 5, version: 1, bookings: [] });
   expect(await node.decide([book(id, "a")])).toMatchObject([{ outcome: "booked" }]);
 });
@@ -75,12 +74,12 @@ test.each([
 ])("F1: a batch that met the $limit timeout is tried again and decided", async (limits) => {
   await using node = givenNode(limits);
   const id = await givenEvent(5);
-  await using blocker = await lockEvent(id);
+  using blocker = await lockEvent(created.url, id);
   const deciding = node.decide([book(id, "a")]);
 
   const first = await backendThatWaits();
   await backendThatWaits(first);
-  await blocker.release();
+  await blocker.run("rollback");
 
   expect(await deciding).toMatchObject([{ outcome: "booked" }]);
   expect(await stored(id)).toEqual({ available: 4, version: 2, bookings: ["a 1 confirmed"] });
@@ -95,12 +94,12 @@ test.each([
   async ({ outcome, ...limits }) => {
     await using node = givenNode(limits);
     const id = await givenEvent(5);
-    await using blocker = await lockEvent(id);
+    using blocker = await lockEvent(created.url, id);
 
     const results = await node.decide([book(id, "a"), book(id, "b")]);
 
     expect(results).toEqual([{ outcome }, { outcome }]);
-    await blocker.release();
+    await blocker.run("rollback");
     expect(await stored(id)).toEqual({ available: 5, version: 1, bookings: [] });
   },
 );
@@ -214,13 +213,13 @@ test("F1: a no is final when the lost try's server process said that it ended", 
   await using node = givenNode();
   const id = await givenEvent(1);
   await held(node, id, ["owner"]);
-  await using blocker = await lockEvent(id);
+  using blocker = await lockEvent(created.url, id);
   const deciding = node.decide([book(id, "a")]);
 
   const first = await backendThatWaits();
-  await observer.query("select pg_terminate_backend($1)", [first.pid]);
+  await observer.run("select pg_terminate_backend($1)", [first.pid]);
   await backendThatWaits(first);
-  await blocker.release();
+  await blocker.run("rollback");
 
   expect(await deciding).toEqual([{ outcome: "sold_out" }]);
 });
@@ -306,8 +305,8 @@ function givenNode(
 
 async function givenEvent(totalTickets: number, maxPerUser = 2): Promise<EventId> {
   const id = newEventId(Date.now());
-  await observer.query("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
-  await observer.query(
+  await observer.run("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
+  await observer.run(
     "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())",
     [id, slotOf(id), totalTickets, maxPerUser],
   );
@@ -322,18 +321,6 @@ async function held(node: Node, id: EventId, users: readonly string[]): Promise<
   return bookings as [Booking, Booking];
 }
 
-/** Holds the event's lock on a connection of its own, until it is released. */
-async function lockEvent(id: EventId): Promise<{ release(): Promise<void> } & AsyncDisposable> {
-  const client = new pg.Client({ connectionString: created.url });
-  await client.connect();
-  await client.query("begin");
-  await client.query("select from events where id = $1 for update", [id]);
-  return {
-    release: async () => void (await client.query("rollback")),
-    [Symbol.asyncDispose]: async () => client.end(),
-  };
-}
-
 interface Backend {
   readonly pid: number;
   readonly started: string;
@@ -342,7 +329,7 @@ interface Backend {
 /** The server process that waits for a lock to decide a batch; a later try than the given one. */
 async function backendThatWaits(after?: Backend): Promise<Backend> {
   const find = async () => {
-    const { rows } = await observer.query<Backend>(`
+    const rows = await observer.run<Backend>(`
       select pid, xact_start::text as started from pg_stat_activity
       where datname = current_database() and wait_event_type = 'Lock' and query like '%decide_batch%'`);
     return rows.find(({ started }) => started !== after?.started);
@@ -360,7 +347,7 @@ function confirm({ id, userId }: Booking): Extract<Command, { kind: "confirm" | 
 }
 
 async function stored(id: EventId): Promise<{ available: number; version: number; bookings: string[] }> {
-  const { rows } = await observer.query<{ available: number; version: number; bookings: string[] }>(
+  const rows = await observer.run<{ available: number; version: number; bookings: string[] }>(
     `select e.available_tickets as available, e.version::integer as version,
             array(select concat_ws(' ', b.user_id, b.quantity, b.status) from bookings b
                   where b.event_id = e.id order by 1) as bookings

@@ -8,6 +8,8 @@ import { eventually } from "../support/eventually.ts";
 
 /** Sync ends a request, ReadyForQuery its answer, and Terminate the connection (PostgreSQL manual §54.7). */
 const SYNC = Buffer.from([0x53, 0, 0, 0, 4]);
+/** Ends what only prepares a statement: nothing is executed before the next Sync. */
+const FLUSH = Buffer.from([0x48, 0, 0, 0, 4]);
 const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
 const READY = Buffer.from([0x5a, 0, 0, 0, 5, 0x49]);
 
@@ -75,6 +77,8 @@ class Link {
   /** The answer to an intercepted request; undefined while everything is let through. */
   #kept: Buffer | undefined;
   #isLoggedIn = false;
+  /** Statements that were prepared by themselves, under a name that later requests have in place of their text. */
+  readonly #prepared: { readonly name: Buffer; readonly request: Buffer }[] = [];
 
   constructor(
     client: Socket,
@@ -86,10 +90,18 @@ class Link {
     for (const socket of [client, server]) socket.on("error", () => undefined).setNoDelay(true);
     client.on("data", (chunk: Buffer) => {
       this.#request = Buffer.concat([this.#request, chunk]);
+      if (this.#isLoggedIn && endsWith(this.#request, FLUSH)) {
+        const name = this.#request.subarray(5, this.#request.indexOf(0, 5));
+        this.#prepared.push({ name, request: this.#request });
+        server.write(this.#request);
+        this.#request = Buffer.alloc(0);
+        return;
+      }
       if (this.#isLoggedIn && !endsWith(this.#request, SYNC) && !endsWith(this.#request, TERMINATE)) return;
       const request = this.#request;
       this.#request = Buffer.alloc(0);
-      const take = interestIn(request);
+      const named = this.#prepared.filter(({ name }) => request.includes(name));
+      const take = interestIn(Buffer.concat([request, ...named.map((statement) => statement.request)]));
       if (take === undefined) server.write(request);
       else this.#intercept(request, take);
     });

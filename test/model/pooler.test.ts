@@ -2,13 +2,12 @@
  * A pooler that shares sessions ignores the settings that a connection is opened with. A URL that sets them to nothing does
  * the same to a connection.
  */
-import pg from "pg";
 import { expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/booking-store.ts";
 import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
 import { Database } from "../../shared/postgres.ts";
 import { slotOf } from "../../shared/slots.ts";
-import { createDatabase } from "../support/databases.ts";
+import { createDatabase, lockEvent } from "../support/databases.ts";
 
 async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeoutMs: number }) {
   const created = await createDatabase("shard");
@@ -33,17 +32,14 @@ async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeou
     totalTickets: 10,
     maxPerUser: 2,
   });
-  const blocker = new pg.Client({ connectionString: created.url });
-  await blocker.connect();
-  await blocker.query("begin");
-  await blocker.query("select from events where id = $1 for update", [id]);
+  const blocker = await lockEvent(created.url, id);
   return {
     database,
     store,
     id,
-    release: async () => blocker.query("rollback"),
+    release: async () => blocker.run("rollback"),
     async [Symbol.asyncDispose]() {
-      await blocker.end();
+      blocker.close();
       await database.close();
       await created[Symbol.asyncDispose]();
     },

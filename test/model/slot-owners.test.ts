@@ -2,13 +2,12 @@
  * Changes of slot owners of which one overtakes another. The lock that keeps them apart is gone with the connection that
  * held it, and a proxy holds the first change up at one of its steps while the second one runs.
  */
-import pg from "pg";
 import { expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { moveEmptySlot, settleRestoredShard, settleShards } from "../../migrations/shards.ts";
 import { newEventId, type ShardId } from "../../shared/ids.ts";
 import { type Slot, slotOf } from "../../shared/slots.ts";
-import { administer, createDatabase } from "../support/databases.ts";
+import { administer, connectTo, createDatabase } from "../support/databases.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
 const [ZERO, ONE] = ["shard-0" as ShardId, "shard-1" as ShardId];
@@ -228,11 +227,6 @@ async function givenOwners() {
 }
 
 async function select(url: string, statement: string): Promise<unknown[]> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    return (await client.query<{ value: unknown }>(statement)).rows.map(({ value }) => value);
-  } finally {
-    await client.end();
-  }
+  using connection = connectTo(url);
+  return (await connection.run<{ value: unknown }>(statement)).map(({ value }) => value);
 }

@@ -37,6 +37,7 @@ const LANES = "test/model/lanes.test.ts";
 const OWNERS = "test/model/slot-owners.test.ts";
 const TOKENS = "test/model/tokens.test.ts";
 const CACHE = "test/integration/cache.test.ts";
+const CONNECTION = "test/model/connection.test.ts";
 
 interface Plant {
   readonly bug: string;
@@ -209,6 +210,14 @@ const PLANTS: readonly Plant[] = [
     file: "migrations/shards.ts",
     find: "where version = $3 returning",
     replace: "where $3::bigint > 0 returning",
+  },
+  {
+    bug: "the rows of a result are taken from the driver's array",
+    rule: "F1",
+    suite: CONNECTION,
+    file: "shared/connection.ts",
+    find: ".forEach((row) => void rows.push(row as Row)),",
+    replace: ".then((all: readonly unknown[]) => void rows.push(...(all as Row[]))),",
   },
   {
     bug: "a batch that met a fault is given up",

@@ -1,11 +1,13 @@
 /** Fresh databases for tests, cloned from the migrated templates of the test server. */
 import { randomUUID } from "node:crypto";
-import pg from "pg";
 import { inject } from "vitest";
 import type { Schema } from "../../migrations/runner.ts";
+import { Connection } from "../../shared/connection.ts";
 import { findPrimary } from "../../shared/postgres.ts";
 
 const CONNECT_TIMEOUT_MS = 5_000;
+/** Longer than any test lets something wait for a lock. */
+const STATEMENT_MS = 60_000;
 
 export interface TestDatabase extends AsyncDisposable {
   readonly url: string;
@@ -24,11 +26,19 @@ export async function createDatabase(schema: Schema, server = inject("postgresUr
 /** Runs one statement on a connection of its own: to the primary where the URL names several servers. */
 export async function administer(server: string, statement: string): Promise<void> {
   const url = server.endsWith("/") ? `${server}postgres` : server;
-  const client = new pg.Client({ connectionString: await findPrimary(url, CONNECT_TIMEOUT_MS) });
-  await client.connect();
-  try {
-    await client.query(statement);
-  } finally {
-    await client.end();
-  }
+  using connection = connectTo(await findPrimary(url, CONNECT_TIMEOUT_MS));
+  await connection.run(statement);
+}
+
+/** Holds the lock of an event's row, as a stuck transaction would, until it is told to roll back or is disposed. */
+export async function lockEvent(url: string, eventId: string): Promise<Connection> {
+  const connection = connectTo(url);
+  await connection.run("begin");
+  await connection.run("select from events where id = $1 for update", [eventId]);
+  return connection;
+}
+
+/** A connection that a test looks through, or holds locks with; closed when disposed. */
+export function connectTo(url: string): Connection {
+  return new Connection({ url, session: { application_name: "test" }, statementMs: STATEMENT_MS });
 }

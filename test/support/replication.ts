@@ -3,11 +3,10 @@ import { randomUUID } from "node:crypto";
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import pg from "pg";
 import { startPostgresServer, type PostgresServer } from "../../deploy/embedded/postgres-server.ts";
 import { startStandbyServer } from "../../deploy/embedded/standby-server.ts";
 import { migrate } from "../../migrations/runner.ts";
-import { administer } from "./databases.ts";
+import { administer, connectTo } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 
 const PASSWORD = "throw-away";
@@ -97,11 +96,6 @@ export async function replicated(primary: PostgresServer, replica: PostgresServe
 }
 
 async function rows<Row extends object>(url: string, statement: string): Promise<Row[]> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    return (await client.query<Row>(statement)).rows;
-  } finally {
-    await client.end();
-  }
+  using connection = connectTo(url);
+  return await connection.run<Row>(statement);
 }

@@ -3,8 +3,7 @@
  * locks the event's row only from there to the commit. Two requests of one user wait for each other under an advisory lock
  * before that, so the user's limit holds too; a row that counts the user's tickets would be one more row to write.
  */
-import type pg from "pg";
-import { createPool } from "../pool.ts";
+import { createPool, type Pool, query } from "../pool.ts";
 import type { BookingRequest, Decision, Refusal, Strategy, StrategyModule } from "../strategy.ts";
 
 /** For one event more would only wait inside PostgreSQL, which costs more than waiting in front of it. */
@@ -69,20 +68,16 @@ export const atomicUpdate: StrategyModule = {
 };
 
 class AtomicUpdate implements Strategy {
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   // Waiting happens inside the one statement, where only PostgreSQL sees it.
   readonly stats = { retries: 0, lockWaitSeconds: undefined };
 
-  constructor(pool: pg.Pool) {
+  constructor(pool: Pool) {
     this.#pool = pool;
   }
 
   async book({ id, eventId, userId, quantity, createdAt }: BookingRequest): Promise<Decision> {
-    const { rows } = await this.#pool.query<BookRow>({
-      ...BOOK,
-      values: [id, eventId, userId, quantity, createdAt],
-    });
-    const [row] = rows;
+    const [row] = await query<BookRow>(this.#pool, BOOK, [id, eventId, userId, quantity, createdAt]);
     if (row === undefined) throw new Error("book() answers one row");
     const { outcome, available, maxPerUser, held } = row;
     switch (outcome) {
@@ -98,6 +93,6 @@ class AtomicUpdate implements Strategy {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#pool.end();
+    await this.#pool.close();
   }
 }

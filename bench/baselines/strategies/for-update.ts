@@ -2,8 +2,8 @@
  * One transaction per booking, under a lock on the event's row: what most teams write, and write correctly. The lock is
  * held over four round trips and the flush, so an event sells at the pace of one client that talks to the database.
  */
-import type pg from "pg";
-import { createPool } from "../pool.ts";
+import type { Connection } from "../../../shared/connection.ts";
+import { createPool, inTransaction, type Pool } from "../pool.ts";
 import {
   type BookingRequest,
   type Decision,
@@ -42,10 +42,10 @@ export const forUpdate: StrategyModule = {
 };
 
 class ForUpdate implements Strategy {
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   #lockWaitSeconds = 0;
 
-  constructor(pool: pg.Pool) {
+  constructor(pool: Pool) {
     this.#pool = pool;
   }
 
@@ -54,36 +54,27 @@ class ForUpdate implements Strategy {
   }
 
   async book(request: BookingRequest): Promise<Decision> {
-    const connection = await this.#pool.connect();
-    try {
-      await connection.query("begin");
-      const decision = await this.#decide(connection, request);
+    return inTransaction(this.#pool, async (connection) => {
+      const result = await this.#decide(connection, request);
       // Locking a row writes to the log: committing a refusal would wait for a flush for nothing.
-      await connection.query(decision.outcome === "booked" ? "commit" : "rollback");
-      connection.release();
-      return decision;
-    } catch (error) {
-      // Closing the connection is the shortest rollback, and the only one that always works.
-      connection.release(true);
-      throw error;
-    }
+      return { result, end: result.outcome === "booked" ? "commit" : "rollback" };
+    });
   }
 
-  async #decide(connection: pg.PoolClient, request: BookingRequest): Promise<Decision> {
+  async #decide(connection: Connection, request: BookingRequest): Promise<Decision> {
     const { id, eventId, userId, quantity, createdAt } = request;
     const asked = performance.now();
-    const locked = await connection.query<Omit<Stock, "held">>({ ...LOCK, values: [eventId] });
+    const [event] = await connection.run<Omit<Stock, "held">>(LOCK.text, [eventId]);
     this.#lockWaitSeconds += (performance.now() - asked) / 1000;
-    const [event] = locked.rows;
-    const { rows } = await connection.query<{ held: number }>({ ...HELD, values: [eventId, userId] });
-    const refusal = refusalOf(event && { ...event, held: rows[0]?.held ?? 0 }, quantity);
+    const [user] = await connection.run<{ held: number }>(HELD.text, [eventId, userId]);
+    const refusal = refusalOf(event && { ...event, held: user?.held ?? 0 }, quantity);
     if (refusal !== undefined) return refusal;
-    await connection.query({ ...INSERT, values: [id, eventId, userId, quantity, createdAt] });
-    await connection.query({ ...TAKE, values: [eventId, quantity] });
+    await connection.run(INSERT.text, [id, eventId, userId, quantity, createdAt]);
+    await connection.run(TAKE.text, [eventId, quantity]);
     return { outcome: "booked" };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#pool.end();
+    await this.#pool.close();
   }
 }

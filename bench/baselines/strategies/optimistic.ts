@@ -4,8 +4,8 @@
  * read in one statement about event and user is true when the write succeeds.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type pg from "pg";
-import { createPool } from "../pool.ts";
+import type { Connection } from "../../../shared/connection.ts";
+import { createPool, type Pool, withConnection } from "../pool.ts";
 import {
   type BookingRequest,
   type Decision,
@@ -36,7 +36,8 @@ const WRITE = {
            returning id
          )
          insert into bookings (id, event_id, user_id, quantity, created_at)
-         select $1, id, $3, $4, $5 from taken`,
+         select $1, id, $3, $4, $5 from taken
+         returning id`,
 };
 
 export const optimistic: StrategyModule = {
@@ -48,10 +49,10 @@ export const optimistic: StrategyModule = {
 };
 
 class Optimistic implements Strategy {
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   #retries = 0;
 
-  constructor(pool: pg.Pool) {
+  constructor(pool: Pool) {
     this.#pool = pool;
   }
 
@@ -62,8 +63,7 @@ class Optimistic implements Strategy {
 
   /** All tries have one connection: waiting for another between read and write, the version would grow old. */
   async book(request: BookingRequest): Promise<Decision> {
-    const connection = await this.#pool.connect();
-    try {
+    return withConnection(this.#pool, async (connection) => {
       for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
         const decision = await tryOnce(connection, request);
         if (decision !== undefined) return decision;
@@ -71,31 +71,23 @@ class Optimistic implements Strategy {
         await sleep(Math.random() * Math.min(PAUSE_FIRST_MS * 2 ** attempt, PAUSE_MAX_MS));
       }
       return { outcome: "overloaded" };
-    } finally {
-      connection.release();
-    }
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#pool.end();
+    await this.#pool.close();
   }
 }
 
 /** Undefined when somebody else was faster. */
 async function tryOnce(
-  connection: pg.PoolClient,
+  connection: Connection,
   { id, eventId, userId, quantity, createdAt }: BookingRequest,
 ): Promise<Decision | undefined> {
-  const { rows } = await connection.query<Stock & { version: number }>({
-    ...READ,
-    values: [eventId, userId],
-  });
-  const [stock] = rows;
+  const [stock] = await connection.run<Stock & { version: number }>(READ.text, [eventId, userId]);
   const refusal = refusalOf(stock, quantity);
   if (refusal !== undefined) return refusal;
-  const written = await connection.query({
-    ...WRITE,
-    values: [id, eventId, userId, quantity, createdAt, stock?.version],
-  });
-  return written.rowCount === 1 ? { outcome: "booked" } : undefined;
+  const values = [id, eventId, userId, quantity, createdAt, stock?.version];
+  const written = await connection.run(WRITE.text, values);
+  return written.length === 1 ? { outcome: "booked" } : undefined;
 }

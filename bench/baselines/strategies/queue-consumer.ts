@@ -4,8 +4,7 @@
  * all the same: while a deployment replaces it, two of them run.
  */
 import { type Channel, connect, type ConsumeMessage } from "amqplib";
-import type pg from "pg";
-import { createPool } from "../pool.ts";
+import { createPool, type Pool } from "../pool.ts";
 import { serveParent } from "../service.ts";
 import type { BookingRequest, Decision } from "../strategy.ts";
 import { QUEUE, QUEUE_OPTIONS } from "./queue.ts";
@@ -17,13 +16,13 @@ const PREFETCH = 3 * BATCH_MAX;
 
 class Consumer {
   readonly #channel: Channel;
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   readonly #taken: ConsumeMessage[] = [];
   #busy = false;
   /** Resolves when nothing that was taken is undecided. */
   deciding: Promise<void> = Promise.resolve();
 
-  constructor(channel: Channel, pool: pg.Pool) {
+  constructor(channel: Channel, pool: Pool) {
     this.#channel = channel;
     this.#pool = pool;
   }
@@ -84,7 +83,7 @@ await serveParent(async ({ databaseUrl, amqpUrl }) => {
       await channel.cancel(consumerTag).catch(() => undefined); // the broker may be gone already
       await consumer.deciding;
       await connection.close().catch(() => undefined);
-      await pool.end();
+      await pool.close();
     },
   };
 });

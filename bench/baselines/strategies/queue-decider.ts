@@ -1,5 +1,6 @@
 /** What the queue's consumer does with a batch: one transaction, in which the bookings are judged one after another. */
-import type pg from "pg";
+import type { Connection } from "../../../shared/connection.ts";
+import { inTransaction, type Pool } from "../pool.ts";
 import { type BookingRequest, type Decision, refusalOf, type Stock } from "../strategy.ts";
 
 const LOCK = {
@@ -35,35 +36,26 @@ export interface QueuedRequest extends BookingRequest {
 }
 
 /** Decides them, one answer each, in their order. When it throws nothing was booked, unless the commit's answer was lost. */
-export async function decideBatch(pool: pg.Pool, requests: readonly QueuedRequest[]): Promise<Decision[]> {
-  const connection = await pool.connect();
-  try {
-    await connection.query("begin");
-    const decisions = await decide(connection, requests);
+export async function decideBatch(pool: Pool, requests: readonly QueuedRequest[]): Promise<Decision[]> {
+  return inTransaction(pool, async (connection) => {
+    const result = await decide(connection, requests);
     // Locking rows writes to the log: committing refusals only would wait for a flush for nothing.
-    const anyBooked = decisions.some(({ outcome }) => outcome === "booked");
-    await connection.query(anyBooked ? "commit" : "rollback");
-    connection.release();
-    return decisions;
-  } catch (error) {
-    connection.release(true); // closing it rolls back
-    throw error;
-  }
+    return { result, end: result.some(({ outcome }) => outcome === "booked") ? "commit" : "rollback" };
+  });
 }
 
-async function decide(connection: pg.PoolClient, requests: readonly QueuedRequest[]): Promise<Decision[]> {
+async function decide(connection: Connection, requests: readonly QueuedRequest[]): Promise<Decision[]> {
   const eventIds = requests.map(({ eventId }) => eventId);
-  const events = await connection.query<Omit<Stock, "held"> & { id: string }>({
-    ...LOCK,
-    values: [[...new Set(eventIds)]],
-  });
-  const users = await connection.query<{ eventId: string; userId: string; held: number }>({
-    ...HELD,
-    values: [eventIds, requests.map(({ userId }) => userId)],
-  });
+  const events = await connection.run<Omit<Stock, "held"> & { id: string }>(LOCK.text, [
+    [...new Set(eventIds)],
+  ]);
+  const users = await connection.run<{ eventId: string; userId: string; held: number }>(HELD.text, [
+    eventIds,
+    requests.map(({ userId }) => userId),
+  ]);
   const before = await bookedBefore(connection, requests);
-  const stocks = new Map(events.rows.map((event) => [event.id, event]));
-  const held = new Map(users.rows.map((row) => [`${row.eventId} ${row.userId}`, row.held]));
+  const stocks = new Map(events.map((event) => [event.id, event]));
+  const held = new Map(users.map((row) => [`${row.eventId} ${row.userId}`, row.held]));
 
   const booked: BookingRequest[] = [];
   const decisions = requests.map((request): Decision => {
@@ -83,17 +75,17 @@ async function decide(connection: pg.PoolClient, requests: readonly QueuedReques
 }
 
 async function bookedBefore(
-  connection: pg.PoolClient,
+  connection: Connection,
   requests: readonly QueuedRequest[],
 ): Promise<ReadonlySet<string>> {
   const doubtful = requests.filter(({ redelivered }) => redelivered).map(({ id }) => id);
   if (doubtful.length === 0) return new Set();
-  const { rows } = await connection.query<{ id: string }>({ ...BOOKED, values: [doubtful] });
+  const rows = await connection.run<{ id: string }>(BOOKED.text, [doubtful]);
   return new Set(rows.map(({ id }) => id));
 }
 
-async function write(connection: pg.PoolClient, bookings: readonly BookingRequest[]): Promise<void> {
+async function write(connection: Connection, bookings: readonly BookingRequest[]): Promise<void> {
   const column = <Key extends keyof BookingRequest>(key: Key) => bookings.map((booking) => booking[key]);
   const values = [column("id"), column("eventId"), column("userId"), column("quantity"), column("createdAt")];
-  await connection.query({ ...WRITE, values });
+  await connection.run(WRITE.text, values);
 }

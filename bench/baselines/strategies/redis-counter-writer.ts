@@ -7,8 +7,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import pg from "pg";
-import { createPool } from "../pool.ts";
+import { Refusal } from "../../../shared/connection.ts";
+import { createPool, type Pool, query } from "../pool.ts";
 import { serveParent } from "../service.ts";
 import type { BookingRequest } from "../strategy.ts";
 import { STREAM } from "./redis-counter.ts";
@@ -64,16 +64,16 @@ await serveParent(async ({ databaseUrl, redisUrl }) => {
       stop.abort();
       await writing;
       redis.disconnect();
-      await pool.end();
+      await pool.close();
     },
   };
 });
 
-async function writeUntil(stop: AbortSignal, redis: Redis, pool: pg.Pool): Promise<void> {
+async function writeUntil(stop: AbortSignal, redis: Redis, pool: Pool): Promise<void> {
   let position: string | undefined;
   while (!stop.aborted) {
     try {
-      position ??= (await pool.query<{ last_id: string }>(POSITION)).rows[0]?.last_id ?? "0-0";
+      position ??= (await query<{ last_id: string }>(pool, POSITION))[0]?.last_id ?? "0-0";
       const read = await redis.xread("COUNT", BATCH_MAX, "BLOCK", BLOCK_MS, "STREAMS", STREAM, position);
       const entries = (read?.[0]?.[1] ?? []).map(([id, fields]): Entry => {
         return { id, booking: JSON.parse(fields[1] ?? "") as BookingRequest };
@@ -83,7 +83,7 @@ async function writeUntil(stop: AbortSignal, redis: Redis, pool: pg.Pool): Promi
       await redis.xtrim(STREAM, "MINID", after(position));
       if (entries.length < BATCH_MAX) await sleep(GATHER_MS);
     } catch (error) {
-      if (error instanceof pg.DatabaseError) process.stderr.write(`writer: ${error.message}\n`);
+      if (error instanceof Refusal) process.stderr.write(`writer: ${error.message}\n`);
       // Redis or PostgreSQL is away, and the batch may have been written or not: the position says.
       position = undefined;
       await sleep(RETRY_MS);
@@ -91,17 +91,17 @@ async function writeUntil(stop: AbortSignal, redis: Redis, pool: pg.Pool): Promi
   }
 }
 
-async function write(pool: pg.Pool, entries: readonly Entry[]): Promise<void> {
+async function write(pool: Pool, entries: readonly Entry[]): Promise<void> {
   const last = entries.at(-1);
   if (last === undefined) return;
   const column = <Key extends keyof BookingRequest>(key: Key) => entries.map(({ booking }) => booking[key]);
   const values = [column("id"), column("eventId"), column("userId"), column("quantity"), column("createdAt")];
   try {
-    await pool.query({ ...WRITE, values: [...values, last.id] });
+    await query(pool, WRITE, [...values, last.id]);
   } catch (error) {
-    if (!(error instanceof pg.DatabaseError && error.code === CHECK_VIOLATION)) throw error;
+    if (!(error instanceof Refusal && error.sqlState === CHECK_VIOLATION)) throw error;
     if (entries.length > 1) for (const entry of entries) await write(pool, [entry]);
-    else await pool.query({ ...SET_ASIDE, values: [last.booking, last.id] });
+    else await query(pool, SET_ASIDE, [last.booking, last.id]);
   }
 }
 

@@ -10,8 +10,7 @@ import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import type pg from "pg";
-import { createPool } from "../pool.ts";
+import { createPool, type Pool, query } from "../pool.ts";
 import type { BookingRequest, Decision, Strategy, StrategyModule } from "../strategy.ts";
 
 /** Bookings on their way to PostgreSQL: each entry has one field, a BookingRequest as JSON. */
@@ -88,13 +87,13 @@ export const redisCounter: StrategyModule = {
 };
 
 class RedisCounter implements Strategy {
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   readonly #redis: CounterRedis;
   /** Events being loaded: however many ask for one, it is loaded once. */
   readonly #loading = new Map<string, Promise<void>>();
   readonly stats = { retries: 0, lockWaitSeconds: 0 };
 
-  constructor(pool: pg.Pool, redis: CounterRedis) {
+  constructor(pool: Pool, redis: CounterRedis) {
     this.#pool = pool;
     this.#redis = redis;
   }
@@ -142,23 +141,18 @@ class RedisCounter implements Strategy {
 
   /** Each hash is made under another name and gets its own only when it is whole and nobody else was faster. */
   async #load(eventIds: readonly string[]): Promise<void> {
-    const events = await this.#pool.query<{ id: string; available: number; maxPerUser: number }>({
-      ...EVENTS,
-      values: [eventIds],
-    });
-    const users = await this.#pool.query<{ id: string; userId: string; held: number }>({
-      ...HELD,
-      values: [eventIds],
-    });
+    const events = await query<{ id: string; available: number; maxPerUser: number }>(this.#pool, EVENTS, [
+      eventIds,
+    ]);
+    const users = await query<{ id: string; userId: string; held: number }>(this.#pool, HELD, [eventIds]);
     const pipeline = this.#redis.pipeline();
     const drafts = new Map<string, string>();
-    for (const { id, available, maxPerUser } of events.rows) {
+    for (const { id, available, maxPerUser } of events) {
       const draft = `draft:${randomUUID()}`;
       drafts.set(id, draft);
       pipeline.hset(draft, { available, maxPerUser });
     }
-    for (const { id, userId, held } of users.rows)
-      pipeline.hset(drafts.get(id) ?? "", `user:${userId}`, held);
+    for (const { id, userId, held } of users) pipeline.hset(drafts.get(id) ?? "", `user:${userId}`, held);
     for (const [id, draft] of drafts) pipeline.renamenx(draft, `event:${id}`).del(draft);
     for (const [error] of (await pipeline.exec()) ?? []) if (error !== null) throw error;
   }
@@ -174,6 +168,6 @@ class RedisCounter implements Strategy {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#redis.disconnect();
-    await this.#pool.end();
+    await this.#pool.close();
   }
 }

@@ -7,8 +7,8 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import pg from "pg";
-import { createPool } from "../pool.ts";
+import { Refusal } from "../../../shared/connection.ts";
+import { createPool, type Pool, withConnection } from "../pool.ts";
 import {
   type BookingRequest,
   type Decision,
@@ -64,12 +64,12 @@ export const redisLock: StrategyModule = {
 };
 
 class RedisLock implements Strategy {
-  readonly #pool: pg.Pool;
+  readonly #pool: Pool;
   readonly #redis: LockRedis;
   #retries = 0;
   #lockWaitSeconds = 0;
 
-  constructor(pool: pg.Pool, redis: LockRedis) {
+  constructor(pool: Pool, redis: LockRedis) {
     this.#pool = pool;
     this.#redis = redis;
   }
@@ -104,25 +104,23 @@ class RedisLock implements Strategy {
   }
 
   async #decide({ id, eventId, userId, quantity, createdAt }: BookingRequest): Promise<Decision> {
-    const connection = await this.#pool.connect();
     try {
-      const { rows } = await connection.query<Stock>({ ...READ, values: [eventId, userId] });
-      const refusal = refusalOf(rows[0], quantity);
-      if (refusal !== undefined) return refusal;
-      await connection.query({ ...WRITE, values: [id, eventId, userId, quantity, createdAt] });
-      return { outcome: "booked" };
+      return await withConnection(this.#pool, async (connection) => {
+        const [stock] = await connection.run<Stock>(READ.text, [eventId, userId]);
+        const refusal = refusalOf(stock, quantity);
+        if (refusal !== undefined) return refusal;
+        await connection.run(WRITE.text, [id, eventId, userId, quantity, createdAt]);
+        return { outcome: "booked" };
+      });
     } catch (error) {
       // The lock ended too early and somebody else took the tickets.
-      if (error instanceof pg.DatabaseError && error.code === CHECK_VIOLATION)
-        return { outcome: "overloaded" };
+      if (error instanceof Refusal && error.sqlState === CHECK_VIOLATION) return { outcome: "overloaded" };
       throw error;
-    } finally {
-      connection.release();
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#redis.disconnect();
-    await this.#pool.end();
+    await this.#pool.close();
   }
 }
