@@ -19,6 +19,9 @@ import {
   type ListResponse,
   readRequestSchema,
   RPC,
+  RPC_VERSION,
+  RPC_VERSION_HEADER,
+  rpcVersionProblem,
   type Snapshot,
 } from "../shared/wire.ts";
 import type { BookingStore } from "./booking-store.ts";
@@ -64,11 +67,13 @@ export function createNodeApp(parts: NodeParts): FastifyInstance {
   const expected = parts.internalTokens.map((token) => Buffer.from(`Bearer ${token}`));
 
   app.addHook("onRequest", async (request, reply) => {
+    reply.header(RPC_VERSION_HEADER, RPC_VERSION);
     const given = Buffer.from(request.headers.authorization ?? "");
     if (!expected.some((token) => token.length === given.length && timingSafeEqual(token, given))) {
       return reply.code(401).send({ error: "this port answers only to routers" });
     }
-    return undefined;
+    const error = rpcVersionProblem(request.headers[RPC_VERSION_HEADER]?.toString());
+    return error === undefined ? undefined : reply.code(400).send({ error });
   });
   app.decorateRequest("callSpan", undefined);
   app.addHook("preParsing", (request, _reply, payload, done) => {
