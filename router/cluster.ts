@@ -149,8 +149,9 @@ export class Cluster {
 
   async #mapOf(node: NodeClient): Promise<ShardMap | undefined> {
     try {
-      const wire = wireShardMapSchema.safeParse(await node.get<unknown>(RPC.map, MAP_TIMEOUT_MS));
-      return wire.success ? readShardMap(wire.data) : undefined;
+      return readShardMap(
+        await node.ask({ path: RPC.map, answer: wireShardMapSchema, timeoutMs: MAP_TIMEOUT_MS }),
+      );
     } catch (error) {
       if (error instanceof CallError) return undefined;
       throw error;
@@ -189,7 +190,8 @@ export class Cluster {
   #node(url: string): NodeClient {
     const known = this.#nodes.get(url);
     if (known !== undefined) return known;
-    const node = new NodeClient(url, this.#options.internalToken, this.#options.limits.inFlightMax * 3);
+    const { internalToken, limits, log } = this.#options;
+    const node = new NodeClient(url, internalToken, limits.inFlightMax * 3, log);
     this.#nodes.set(url, node);
     return node;
   }

@@ -9,14 +9,18 @@ import { type Span, spanForMany } from "../shared/tracing.ts";
 import {
   afterLostTry,
   type Booking,
+  bookingsAnswerSchema,
   type ChangeEventRequest,
   type Command,
   type CommandResult,
+  commandsAnswerSchema,
   type CommandsRequest,
-  type CommandsResponse,
   type CreateEventRequest,
+  eventAnswerSchema,
   type EventResult,
+  eventsAnswerSchema,
   type Failure,
+  listAnswerSchema,
   type ListResponse,
   type ReadResponse,
   type ReadResult,
@@ -24,7 +28,7 @@ import {
   type Snapshot,
 } from "../shared/wire.ts";
 import { Coalescer, type CoalescerLimits, type Outgoing } from "./coalescer.ts";
-import { CallError, type NodeClient } from "./node-client.ts";
+import { type Call, CallError, type NodeClient } from "./node-client.ts";
 
 export interface ShardClientOptions {
   readonly limits: CoalescerLimits;
@@ -72,7 +76,7 @@ export class ShardClient {
     this.#events = new Coalescer(
       limits,
       async (batch) =>
-        this.#sendReads<EventRead, Snapshot>(batch, (reads) => ({
+        this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
           kind: "event",
           ids: reads.map(({ id }) => id),
           maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
@@ -81,7 +85,7 @@ export class ShardClient {
     );
     this.#bookings = new Coalescer(
       limits,
-      async (batch) => this.#sendReads<BookingId, Booking>(batch, (ids) => ({ kind: "booking", ids })),
+      async (batch) => this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
       clock,
     );
   }
@@ -121,12 +125,8 @@ export class ShardClient {
   ): Promise<ListResponse | Failure> {
     // What was created or changed here must be in it (C1).
     const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
-    return this.#direct<ListResponse>(
-      RPC.list,
-      { before, limit, maxAgeMs },
-      this.#options.readDeadlineMs,
-      span,
-    );
+    const list = { path: RPC.list, body: { before, limit, maxAgeMs }, answer: listAnswerSchema };
+    return this.#direct(list, this.#options.readDeadlineMs, span);
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -139,7 +139,8 @@ export class ShardClient {
 
   async #saveEvent(path: string, request: unknown, span: Span | undefined): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
-    const result = await this.#direct<EventResult>(path, request, this.#options.commandDeadlineMs, span);
+    const save = { path, body: request, answer: eventAnswerSchema };
+    const result = await this.#direct(save, this.#options.commandDeadlineMs, span);
     if ("snapshot" in result) {
       this.#options.learned([result.snapshot], askedAt);
       this.#savedAt = this.#options.clock.elapsed();
@@ -158,11 +159,10 @@ export class ShardClient {
         budgetMs: Math.max(1, deadline - askedAt),
       }));
       try {
-        const answer = await this.#call<CommandsResponse | Failure>(
+        const body = { commands, traces };
+        const answer = await this.#call(
           node,
-          RPC.commands,
-          { commands, traces },
-          timeoutMs,
+          { path: RPC.commands, body, answer: commandsAnswerSchema, timeoutMs },
           batch,
         );
         if (!("results" in answer)) continue;
@@ -180,6 +180,7 @@ export class ShardClient {
 
   async #sendReads<Item, T>(
     batch: readonly Outgoing<Item>[],
+    answer: Call<ReadResponse<T> | Failure>["answer"],
     requestFor: (items: readonly Item[]) => unknown,
   ): Promise<readonly (ReadResult<T> | Failure)[]> {
     let failure: Failure = { outcome: "shard_unavailable" };
@@ -187,18 +188,13 @@ export class ShardClient {
     const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline));
     for (const { node, timeoutMs } of this.#attempts(deadline)) {
       try {
-        const answer = await this.#call<ReadResponse<T> | Failure>(
-          node,
-          RPC.read,
-          requestFor(items),
-          timeoutMs,
-          batch,
-        );
-        if ("results" in answer) {
-          this.#options.mapSeen(answer.mapVersion);
-          return answer.results;
+        const read = { path: RPC.read, body: requestFor(items), answer, timeoutMs };
+        const said = await this.#call(node, read, batch);
+        if ("results" in said) {
+          this.#options.mapSeen(said.mapVersion);
+          return said.results;
         }
-        failure = readFailure(answer);
+        failure = readFailure(said);
       } catch (error) {
         if (!(error instanceof CallError)) throw error;
       }
@@ -207,50 +203,48 @@ export class ShardClient {
   }
 
   /** One call outside the coalesced ones; repeated once, because reads and saves of events may be. */
-  async #direct<Answer extends object>(
-    path: string,
-    body: unknown,
+  async #direct<Answer>(
+    call: Omit<Call<Answer>, "timeoutMs">,
     deadlineMs: number,
     span: Span | undefined,
   ): Promise<Answer | Failure> {
     let lost = false;
     for (const { node, timeoutMs } of this.#attempts(this.#options.clock.elapsed() + deadlineMs)) {
-      const call = span?.child(...this.#callSpan(node, path, 1));
+      const callSpan = span?.child(...this.#callSpan(node, call.path, 1));
       try {
-        return await node.direct<Answer | Failure>(path, body, timeoutMs, call);
+        return await node.direct({ ...call, timeoutMs, span: callSpan });
       } catch (error) {
         if (!(error instanceof CallError)) throw error;
-        call?.failed(error.kind);
+        callSpan?.failed(error.kind);
         if (error.kind === "busy") {
           this.#options.observer.shed("node_busy");
           return { outcome: "overloaded" };
         }
         lost ||= error.kind === "unanswered";
       } finally {
-        call?.end();
+        callSpan?.end();
       }
     }
-    return { outcome: lost && path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
+    return { outcome: lost && call.path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
   }
 
+  /** One call for all of a batch, with a result for each. */
   async #call<Answer>(
     node: NodeClient,
-    path: string,
-    body: unknown,
-    timeoutMs: number,
+    call: Call<Answer>,
     batch: readonly Outgoing<unknown>[],
   ): Promise<Answer> {
     const started = this.#options.clock.elapsed();
     const spans = spansOf(batch);
     const [first] = spans;
-    const call = first && spanForMany(first, spans, this.#callSpan(node, path, batch.length));
+    const span = first && spanForMany(first, spans, this.#callSpan(node, call.path, batch.length));
     try {
-      return await node.call<Answer>(path, body, timeoutMs, call);
+      return await node.call({ ...call, results: batch.length, span });
     } catch (error) {
-      call?.failed(error instanceof CallError ? error.kind : "internal");
+      span?.failed(error instanceof CallError ? error.kind : "internal");
       throw error;
     } finally {
-      call?.end();
+      span?.end();
       this.#options.observer.called(this.id, batch.length, (this.#options.clock.elapsed() - started) / 1000);
     }
   }

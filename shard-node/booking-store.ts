@@ -258,7 +258,7 @@ export class BookingStore {
     return {
       decisions: commands.map((command) => {
         const decision = decided.get(command);
-        invariant(decision !== undefined, "every command of a batch is decided", { command });
+        invariant(decision !== undefined, "every command of a batch is decided", { kind: command.kind });
         return decision;
       }),
       snapshots: result.snapshots.map(snapshotFrom),

@@ -11,6 +11,7 @@ import {
   type Failure,
   type Snapshot,
 } from "../shared/wire.ts";
+import { invariant } from "../shared/invariant.ts";
 import type { Log } from "../shared/log.ts";
 import { Outage } from "../shared/outage.ts";
 import type { Span } from "../shared/tracing.ts";
@@ -64,6 +65,10 @@ export class Decider {
     for (let attempt = 1; ; attempt += 1) {
       try {
         const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids, options);
+        invariant(decisions.length === commands.length, "every command of a batch is decided", {
+          commands: commands.length,
+          decisions: decisions.length,
+        });
         this.#batches.worked();
         this.#hooks.lockWaited(lockWaitSeconds);
         span?.set({ "onsale.batch.lock_wait_seconds": lockWaitSeconds });
@@ -95,7 +100,8 @@ export class Decider {
             { err: error, commands: commands.length, traceId: span?.traceId },
             "a batch could not be decided",
           );
-        const failure = inDoubt ? UNKNOWN : failureOf(error);
+        // After an error that nobody foresaw nothing is known: the batch may have been committed (F8).
+        const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
         span?.failed(failure.outcome);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
       }
@@ -125,8 +131,7 @@ export class Decider {
 }
 
 /** What a caller is told about a fault of the database after which nothing can have taken effect. */
-export function failureOf(error: unknown): Failure {
-  if (!(error instanceof DatabaseError)) return { outcome: "internal" };
+export function failureOf(error: DatabaseError): Failure {
   switch (error.kind) {
     case "busy":
       return { outcome: "overloaded" };

@@ -5,7 +5,6 @@ import { Hono } from "hono";
 import type { z } from "zod";
 import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/http-server.ts";
 import type { EventId } from "../shared/ids.ts";
-import { endOnBug } from "../shared/invariant.ts";
 import type { Log } from "../shared/log.ts";
 import type { HttpMetrics } from "../shared/metrics.ts";
 import { DatabaseError } from "../shared/postgres.ts";
@@ -21,6 +20,9 @@ import {
   listRequestSchema,
   readRequestSchema,
   RPC,
+  RPC_VERSION,
+  RPC_VERSION_HEADER,
+  rpcVersionProblem,
   type Snapshot,
 } from "../shared/wire.ts";
 import type { BookingStore } from "./booking-store.ts";
@@ -68,17 +70,27 @@ export function createNodeServer(parts: NodeParts): Server {
   addCalls(app, parts);
   const refuse = ({ method = "" }: IncomingMessage, { status, body }: Reply): Response => {
     metrics.answered("unmatched", method, status, 0);
-    return Response.json(body, { status });
+    return answer({ status, body });
   };
   app.notFound(({ env }) => refuse(env.incoming, { status: 404, body: { error: "there is no such call" } }));
   const admits = admission(parts.internalTokens);
   return createHttpServer({
-    fetch: (request, env) =>
-      admits(env.incoming)
+    fetch(request, env) {
+      const { incoming } = env;
+      if (!admits(incoming))
+        return refuse(incoming, { status: 401, body: { error: "this port answers only to routers" } });
+      const error = rpcVersionProblem(incoming.headers[RPC_VERSION_HEADER]?.toString());
+      return error === undefined
         ? app.fetch(request, env)
-        : refuse(env.incoming, { status: 401, body: { error: "this port answers only to routers" } }),
+        : refuse(incoming, { status: 400, body: { error } });
+    },
     badRequest: () => Response.json({ error: "the request is not valid HTTP" }, { status: 400 }),
   });
+}
+
+function answer({ status, body }: Reply): Response {
+  const headers = { "content-type": "application/json", [RPC_VERSION_HEADER]: RPC_VERSION };
+  return new Response(JSON.stringify(body), { status, headers });
 }
 
 function admission(tokens: readonly string[]): (incoming: IncomingMessage) => boolean {
@@ -171,7 +183,6 @@ async function served(
   try {
     reply = await run(span);
   } catch (error) {
-    endOnBug(error);
     if (error instanceof DatabaseError) {
       if (error.kind === "busy") shed();
       reply = { status: 503, body: failureOf(error) };
@@ -182,12 +193,12 @@ async function served(
       reply = { status: 500, body: { outcome: "internal" } };
     }
   }
-  const { status, body } = reply;
+  const { status } = reply;
   metrics.answered(path, method, status, (performance.now() - started) / 1000);
   span?.set({ "http.response.status_code": status });
   if (status >= 500) span?.failed(String(status));
   span?.end();
-  return new Response(JSON.stringify(body), { status, headers: { "content-type": "application/json" } });
+  return answer(reply);
 }
 
 /** The call's own span, when its caller's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */

@@ -1,9 +1,11 @@
 /**
  * How a role's process starts and ends. SIGTERM and SIGINT drain and exit 0; a setting that cannot be used, or a start
- * that fails, is one clear message and exit 1; a bug ends the process at once, because a booking system that knows it
- * is wrong must not go on selling.
+ * that fails, is one clear message and exit 1. A broken invariant, and an error that nobody catches, end the process at
+ * once with one log line and exit 1 (F8); whoever runs the role starts it again.
  */
 import { ConfigError } from "./config.ts";
+import { endOnBrokenInvariant } from "./invariant.ts";
+import { createLog } from "./log.ts";
 
 /** Something that runs until it is closed. Closing drains it: what was accepted is finished first. */
 export interface Running {
@@ -15,6 +17,13 @@ const DRAIN_MAX_SECONDS = 20;
 
 /** Runs `start`, then waits for SIGTERM, SIGINT or (when a supervisor holds the IPC channel) the supervisor's end. */
 export async function runRole(name: string, start: () => Promise<Running>): Promise<void> {
+  const endWith = (bug: unknown): never => {
+    createLog(name, "fatal").fatal({ err: bug }, "ending, because of a bug");
+    process.exit(1);
+  };
+  endOnBrokenInvariant(endWith);
+  // Rejected promises that nobody awaits come here too.
+  process.on("uncaughtException", endWith);
   // A signal that arrives while the role is still starting is remembered and obeyed as soon as it has started.
   const stopRequested = new Promise<void>((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => resolve());

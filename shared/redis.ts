@@ -8,7 +8,7 @@
 import { Redis } from "ioredis";
 import type { EventId } from "./ids.ts";
 import type { Log } from "./log.ts";
-import type { Snapshot } from "./wire.ts";
+import { type Snapshot, snapshotsAmong } from "./wire.ts";
 
 /** Names the form of a snapshot too: releases that write another form do not read each other's. */
 const NAMESPACE = "onsale:1";
@@ -109,7 +109,8 @@ export class SnapshotStore {
   /** The snapshot that Redis holds. Throws when Redis is away. */
   async read(id: EventId): Promise<Snapshot | undefined> {
     const found = await this.#connection.timed(this.#redis.hget(keyOf(id), "snapshot"));
-    return found === null ? undefined : snapshotsFrom(`[${found}]`)[0];
+    const [snapshot] = found === null ? [] : snapshotsFrom(`[${found}]`);
+    return snapshot?.event.id === id ? snapshot : undefined;
   }
 
   close(): void {
@@ -170,11 +171,8 @@ function keyOf(id: EventId): string {
 /** What Redis said, without what is no snapshot: others may write there too, and that must not stop a router. */
 function snapshotsFrom(text: string): Snapshot[] {
   try {
-    const found = JSON.parse(text) as (Partial<Snapshot> | null)[];
-    return found.filter(
-      (item): item is Snapshot =>
-        typeof item?.event?.id === "string" && typeof item.event.version === "number",
-    );
+    const found: unknown = JSON.parse(text);
+    return Array.isArray(found) ? snapshotsAmong(found) : [];
   } catch {
     return [];
   }

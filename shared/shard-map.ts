@@ -3,6 +3,7 @@
  * everybody keeps it in memory. A map in use is total (R2): every slot has exactly one owner.
  */
 import { z } from "zod";
+import { urlOf } from "./config.ts";
 import { parseShardId, type ShardId } from "./ids.ts";
 import { invariant } from "./invariant.ts";
 import { isSlot, SLOT_COUNT, type Slot } from "./slots.ts";
@@ -14,13 +15,16 @@ export const shardIdSchema = z.string({ error: "is required" }).transform((text,
   return z.NEVER;
 });
 
+const httpUrl = urlOf("http", "https");
+
 /** The map as it travels: slots as inclusive ranges, since neighbours mostly share an owner. */
 export const wireShardMapSchema = z.object({
   version: z.number().int().nonnegative(),
   shards: z.array(
     z.object({
       id: shardIdSchema,
-      nodeUrls: z.array(z.string()),
+      /** An address that is none serves nobody, and must not spoil the map for all others. */
+      nodeUrls: z.array(z.string()).transform((urls) => urls.filter((url) => httpUrl.safeParse(url).success)),
       slotRanges: z.array(z.tuple([z.number().int(), z.number().int()])),
     }),
   ),

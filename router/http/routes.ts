@@ -9,7 +9,6 @@ import type { Context } from "hono";
 import type { z } from "zod";
 import { Problem } from "../../shared/errors.ts";
 import { BodyError, bodyOf, type HttpEnv } from "../../shared/http-server.ts";
-import { endOnBug } from "../../shared/invariant.ts";
 import type { AnswerObserver } from "../../shared/metrics.ts";
 import type { Caller, Role } from "../../shared/tokens.ts";
 import type { Span } from "../../shared/tracing.ts";
@@ -125,7 +124,6 @@ export class Routes {
     const failed = (error: unknown, incoming: IncomingMessage, requestId: string): Response => {
       const traceId = traceOf(incoming)?.traceId;
       if (error instanceof Problem) return answerProblem(error, requestId, traceId);
-      endOnBug(error);
       log.error({ err: error, requestId, traceId }, "a request failed");
       return answerProblem(INTERNAL, requestId, traceId);
     };

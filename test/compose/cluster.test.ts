@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { EventId } from "../../shared/ids.ts";
 import { slotOf } from "../../shared/slots.ts";
 import { type Event, RPC } from "../../shared/wire.ts";
-import { Client, tally } from "../support/cluster.ts";
+import { Client, RPC_HEADERS, tally } from "../support/cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { outputOf, ROOT, run, Stack } from "./stack.ts";
 
@@ -269,7 +269,8 @@ test("D6: four nodes on a shard stay within the pool of its PgBouncer", async ()
   // Routers prefer one node of a shard: here all are asked at once, from where they can be reached.
   const rush = `
     const [nodes, event] = [${JSON.stringify(nodes)}, ${JSON.stringify(events[0].id)}];
-    const headers = { authorization: "Bearer " + process.env.INTERNAL_TOKEN, "content-type": "application/json" };
+    const headers = ${JSON.stringify(RPC_HEADERS)};
+    headers.authorization = "Bearer " + process.env.INTERNAL_TOKEN;
     const call = async (node, path, body) => {
       const answer = await fetch(node + path, { method: "POST", headers, body: JSON.stringify(body) });
       const { results } = await answer.json();

@@ -7,14 +7,8 @@ import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { startPostgresServer } from "../../deploy/embedded/postgres-server.ts";
 import { migrate } from "../../migrations/runner.ts";
 import { SLOT_COUNT, slotOf } from "../../shared/slots.ts";
-import type { Event } from "../../shared/wire.ts";
-import {
-  type Client,
-  INTERNAL_TOKEN,
-  startTestCluster,
-  tally,
-  type TestCluster,
-} from "../support/cluster.ts";
+import { type Event, RPC } from "../../shared/wire.ts";
+import { type Client, RPC_HEADERS, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
 import { administer, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";
@@ -291,8 +285,8 @@ describe("a shard node", () => {
       `insert into nodes values ('${lossy}', '${shard.id}', 'epoch', 'infinity')`,
     );
     await eventually("the node has read the new map", async () => {
-      const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
-      return (await (await fetch(`${plain.url}/rpc/map`, { headers })).text()).includes(lossy);
+      const map = await fetch(`${plain.url}${RPC.map}`, { headers: RPC_HEADERS });
+      return (await map.text()).includes(lossy);
     });
     await cluster.addRouter();
     const client = cluster.client();

@@ -10,7 +10,7 @@ import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/config.ts";
 import { RPC } from "../../shared/wire.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
-import { Client, INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
+import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { start } from "../support/run.ts";
@@ -185,7 +185,7 @@ test("D4 F5: who is told to stop says so, serves on for its grace, and then ends
   cluster.nodes.pop();
   const client = cluster.client(router);
   const event = await client.createEvent();
-  const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
+  const headers = RPC_HEADERS;
   const announced = async () => {
     const map = await fetch(`${cluster.nodes[0]?.url}${RPC.map}`, { headers });
     return ((await map.json()) as { shards: { nodeUrls: string[] }[] }).shards[0]?.nodeUrls ?? [];

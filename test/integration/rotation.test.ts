@@ -4,7 +4,14 @@ import type { RunningRouter } from "../../router/router.ts";
 import type { RunningNode } from "../../shard-node/node.ts";
 import { mintToken } from "../../shared/tokens.ts";
 import { RPC } from "../../shared/wire.ts";
-import { INTERNAL_TOKEN, SECRET, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
+import {
+  INTERNAL_TOKEN,
+  rpcHeadersWith,
+  SECRET,
+  startTestCluster,
+  tally,
+  type TestCluster,
+} from "../support/cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 const NEW_SECRET = "the-secret-that-comes-after-it-111111";
@@ -72,7 +79,7 @@ async function bookingWith(token: string, eventId: string): Promise<number> {
 }
 
 async function mapWith(internalToken: string): Promise<number> {
-  const headers = { authorization: `Bearer ${internalToken}` };
+  const headers = rpcHeadersWith(internalToken);
   return (await fetch(`${cluster.nodes[0]?.url}${RPC.map}`, { headers })).status;
 }
 

@@ -13,7 +13,7 @@ import {
 import { ownerOf, rangesOf, readShardMap, type WireShardMap } from "../../shared/shard-map.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
 import { type CommandsResponse, RPC } from "../../shared/wire.ts";
-import { INTERNAL_TOKEN, startTestCluster, tally, tokenOf } from "../support/cluster.ts";
+import { RPC_HEADERS, startTestCluster, tally, tokenOf } from "../support/cluster.ts";
 import { createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 
@@ -108,10 +108,7 @@ describe("shards", () => {
       const command = { kind: "book", eventId: id, userId: "u", quantity: 1, key: "k", budgetMs: 1_000 };
       const response = await fetch(`${oldNode.url}/rpc/commands`, {
         method: "POST",
-        headers: {
-          authorization: `Bearer ${INTERNAL_TOKEN}`,
-          "content-type": "application/json",
-        },
+        headers: RPC_HEADERS,
         body: JSON.stringify({ commands: [command] }),
       });
       return { status: response.status, body: (await response.json()) as CommandsResponse };
@@ -163,8 +160,7 @@ describe("shards", () => {
     const events = await Promise.all(Array.from({ length: 12 }, async () => client.createEvent()));
     const [node] = cluster.nodes;
     const versionAtNode = async () => {
-      const headers = { authorization: `Bearer ${INTERNAL_TOKEN}` };
-      const answer = await fetch(`${node?.url}${RPC.map}`, { headers });
+      const answer = await fetch(`${node?.url}${RPC.map}`, { headers: RPC_HEADERS });
       return ((await answer.json()) as WireShardMap).version;
     };
     const versions = new Set([await versionAtNode()]);

@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
@@ -13,6 +14,7 @@ import {
   Client,
   INTERNAL_TOKEN,
   type ProblemBody,
+  RPC_HEADERS,
   SECRET,
   startTestCluster,
   tally,
@@ -21,6 +23,7 @@ import { type CollectedSpan, type Collector, startCollector } from "../support/c
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startFakeNode } from "../support/fake-node.ts";
+import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
 
 const TRACE = "0af7651916cd43dd8448eb211c80319c";
@@ -337,11 +340,15 @@ test("T4: spans wait for the collector in a queue of 2,048; what waits at the en
 test("T4 T5: an outage of the collector is said once, and a failed request's line names its trace", async () => {
   await using collector = await startCollector();
   collector.behave("refuse");
-  // A node that says yes without the booking: it stands for any bug.
-  const results = [{ outcome: "booked", booking: null }];
-  await using node = await startFakeNode({ results, snapshots: [], mapVersion: 1 });
+  using copy = copySources();
+  copy.plant({
+    file: "router/cluster.ts",
+    find: "async command(command: Command, span?: Span): Promise<CommandResult> {",
+    replace: "async command(command: Command, span?: Span): Promise<CommandResult> { null.bug;",
+  });
+  await using node = await startFakeNode({ results: [], snapshots: [], mapVersion: 1 });
   const [port, admin] = [await chooseFreePort(new Set()), await chooseFreePort(new Set())];
-  await using router = start("router/main.ts", {
+  await using router = start(join(copy.directory, "router/main.ts"), {
     NODE_URLS: node.url,
     INTERNAL_TOKEN,
     AUTH_JWT_SECRET: SECRET,
@@ -411,7 +418,7 @@ test("T5: what a node logs of a batch that failed names its trace, and so do the
   const book = { kind: "book", eventId, userId: "ada", quantity: 1, key: "k", budgetMs: 1_000 };
   const answer = await fetch(`http://127.0.0.1:${port}${RPC.commands}`, {
     method: "POST",
-    headers: { authorization: `Bearer ${INTERNAL_TOKEN}`, "content-type": "application/json" },
+    headers: RPC_HEADERS,
     body: JSON.stringify({
       commands: [{ ...book, key: "other", userId: "eve" }, book],
       traces: [

@@ -277,13 +277,36 @@ test("F1 S2: a command that PostgreSQL will not store is refused alone, not with
   });
 });
 
+test("F8: after an error that nobody foresaw a commit may stand, so the outcome is unknown; the same key settles it", async () => {
+  await using node = givenNode();
+  await using buggy = givenNode({ store: StoreWithBug });
+  const id = await givenEvent(4);
+  const command = book(id, "a");
+
+  expect(await buggy.decide([command])).toEqual([{ outcome: "outcome_unknown" }]);
+
+  expect(await node.decide([{ ...command }])).toMatchObject([{ outcome: "replayed" }]);
+  expect(await stored(id)).toMatchObject({ available: 3, bookings: ["a 1 confirmed"] });
+});
+
+/** Decides, and cannot read what was decided. */
+class StoreWithBug extends BookingStore {
+  override async decide(...batch: Parameters<BookingStore["decide"]>): Promise<never> {
+    await super.decide(...batch);
+    throw new TypeError("a bug");
+  }
+}
+
 interface Node extends AsyncDisposable {
   decide(commands: readonly Command[]): Promise<readonly CommandResult[]>;
 }
 
-function givenNode(
-  options: Partial<Pick<DatabaseOptions, "url" | "statementTimeoutMs" | "lockTimeoutMs">> = {},
-): Node {
+function givenNode({
+  store: Store = BookingStore,
+  ...options
+}: Partial<Pick<DatabaseOptions, "url" | "statementTimeoutMs" | "lockTimeoutMs">> & {
+  store?: typeof BookingStore;
+} = {}): Node {
   const database = new Database({
     url: created.url,
     applicationName: "decider",
@@ -294,7 +317,7 @@ function givenNode(
     lockTimeoutMs: 30_000,
     ...options,
   });
-  const store = new BookingStore(database, () => Date.now());
+  const store = new Store(database, () => Date.now());
   const hooks = { committed() {}, lockWaited() {} };
   const decider = new Decider(store, hooks, pino({ level: "silent" }));
   return {

@@ -8,12 +8,23 @@ import { type RunningRouter, startRouter } from "../../router/router.ts";
 import { readConfig } from "../../shared/config.ts";
 import type { ShardId } from "../../shared/ids.ts";
 import { mintToken, type Role } from "../../shared/tokens.ts";
-import type { Booking, Event } from "../../shared/wire.ts";
+import { type Booking, type Event, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 
 export const SECRET = "a-secret-that-only-tests-ever-use-0000";
 export const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
+
+/** What a router says with each call to a node. */
+export const RPC_HEADERS = rpcHeadersWith(INTERNAL_TOKEN);
+
+export function rpcHeadersWith(internalToken: string): Record<string, string> {
+  return {
+    authorization: `Bearer ${internalToken}`,
+    "content-type": "application/json",
+    [RPC_VERSION_HEADER]: RPC_VERSION,
+  };
+}
 
 export interface ClusterSetup {
   readonly shards?: number;

@@ -3,7 +3,7 @@ import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { SLOT_COUNT } from "../../shared/slots.ts";
-import { RPC } from "../../shared/wire.ts";
+import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire.ts";
 
 export interface FakeNode extends AsyncDisposable {
   readonly url: string;
@@ -11,16 +11,35 @@ export interface FakeNode extends AsyncDisposable {
   readonly calls: readonly { path: string; headers: IncomingHttpHeaders; body: string }[];
 }
 
-/** `answer` is the body of every answer but the map. */
-export async function startFakeNode(answer: unknown): Promise<FakeNode> {
+/** What a fake node says where it is not the JSON of a good answer. */
+export interface Said {
+  readonly status?: number;
+  readonly body: string;
+  /** Of the RPC; undefined leaves the header out. */
+  readonly version?: string | undefined;
+}
+
+/** `answer` is the body of every answer but the map, or makes it; `others` are further nodes of the shard. */
+export async function startFakeNode(
+  answer: object | ((path: string, body: string) => Said),
+  others: readonly FakeNode[] = [],
+): Promise<FakeNode> {
   const calls: FakeNode["calls"][number][] = [];
   const server = createServer((request, response) => {
     const { url: path = "", headers } = request;
     const slotRanges = [[0, SLOT_COUNT - 1]];
-    const map = { version: 1, shards: [{ id: "shard-0", nodeUrls: [url], slotRanges }] };
+    const nodeUrls = [url, ...others.map((other) => other.url)];
+    const map = { version: 1, shards: [{ id: "shard-0", nodeUrls, slotRanges }] };
     void text(request).then((body) => {
       if (path !== RPC.map) calls.push({ path, headers, body });
-      response.end(JSON.stringify(path === RPC.map ? map : answer));
+      const said: Said =
+        path === RPC.map
+          ? { body: JSON.stringify(map), version: RPC_VERSION }
+          : typeof answer === "function"
+            ? answer(path, body)
+            : { body: JSON.stringify(answer), version: RPC_VERSION };
+      const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
+      response.writeHead(said.status ?? 200, version).end(said.body);
     });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

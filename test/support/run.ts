@@ -1,6 +1,7 @@
 /** Programs of the project as processes of their own, with exactly the environment that a test gives them. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { resolve } from "node:path";
 import { text } from "node:stream/consumers";
 
 const ROOT = `${import.meta.dirname}/../..`;
@@ -11,13 +12,13 @@ export interface Program extends AsyncDisposable {
   stop(signal: NodeJS.Signals): void;
 }
 
-/** Starts `node SCRIPT ...args`; killed when disposed. */
+/** Starts `node SCRIPT ...args`, SCRIPT from the project's folder unless it is absolute; killed when disposed. */
 export function start(
   script: string,
   env: Readonly<Record<string, string>> = {},
   args: readonly string[] = [],
 ): Program {
-  const child = spawn(process.execPath, [`${ROOT}/${script}`, ...args], {
+  const child = spawn(process.execPath, [resolve(ROOT, script), ...args], {
     env: { PATH: process.env["PATH"] ?? "", ...env },
   });
   const ended = once(child, "exit");
