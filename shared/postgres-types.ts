@@ -1,0 +1,53 @@
+/**
+ * Values on their way to PostgreSQL and back, as text in both directions. The driver would choose by the type of a
+ * parameter: text for a json parameter would become JSON once more, and "true" for a boolean false. So it is given text,
+ * and PostgreSQL reads that as the type of the parameter, whatever it is.
+ */
+/** In the form of the driver (`postgres.PostgresType`). */
+interface ColumnType {
+  readonly to: number;
+  readonly from: number[];
+  readonly serialize: (text: unknown) => unknown;
+  readonly parse: (text: string) => unknown;
+}
+
+/** How PostgreSQL reads a value (manual, chapter 8). An object becomes JSON, an array an array. */
+export function textOf(value: unknown): string | null {
+  if (value === null || value === undefined) return null;
+  if (typeof value === "string") return value;
+  if (Array.isArray(value)) return `{${value.map(elementOf).join(",")}}`;
+  if (value instanceof Date) return value.toISOString();
+  if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString("hex")}`;
+  return typeof value === "object" ? JSON.stringify(value) : String(value as number | bigint | boolean);
+}
+
+/** What the columns of a result become, by the type's number (pg_type.dat). All other types stay text. */
+export const TYPES: Record<string, ColumnType> = {
+  boolean: type([16], (text) => text === "t"),
+  bytea: type([17], (text) => Buffer.from(text.slice(2), "hex")),
+  number: type([23, 21, 26, 700, 701], Number),
+  json: type([114, 3802], JSON.parse),
+  date: type([1184, 1114, 1082], (text) => new Date(text)),
+  numbers: type([1007, 1005], (text) =>
+    elementsIn(text).map((each) => (each === null ? null : Number(each))),
+  ),
+  texts: type([1009, 2951], elementsIn),
+};
+
+function type(numbers: [number, ...number[]], parse: (text: string) => unknown): ColumnType {
+  return { to: numbers[0], from: numbers, serialize: (text) => text, parse };
+}
+
+function elementOf(element: unknown): string {
+  const text = textOf(element);
+  if (text === null) return "NULL";
+  return Array.isArray(element) ? text : `"${text.replace(/["\\]/g, "\\$&")}"`;
+}
+
+/** Of an array with one dimension (manual §8.15.6). */
+function elementsIn(text: string): (string | null)[] {
+  const elements = text.slice(1, -1).matchAll(/"((?:[^"\\]|\\.)*)"|[^,]+/gs);
+  return Array.from(elements, ([whole, quoted]) =>
+    quoted !== undefined ? quoted.replace(/\\(.)/gs, "$1") : whole === "NULL" ? null : whole,
+  );
+}
