@@ -31,8 +31,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 
 /** Each outside library and the only product files that may import it. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
-  pg: ["shared/postgres.ts", "migrations/runner.ts"],
-  "node-pg-migrate": ["migrations/runner.ts"],
+  pg: ["shared/postgres.ts"],
   ioredis: ["shared/redis.ts"],
   jose: ["shared/tokens.ts"],
   jsonwebtoken: ["shared/tokens.ts"],

@@ -1,0 +1,65 @@
+/** What a batch costs while somebody's old snapshot keeps every version of its event alive. */
+import pg from "pg";
+import { expect, test } from "vitest";
+import { newBookingId, newEventId } from "../../shared/ids.ts";
+import { slotOf } from "../../shared/slots.ts";
+import { createDatabase } from "../support/databases.ts";
+
+const CHANGES = 3_000;
+const BOOKINGS = 20;
+
+test("G3: a batch reads as many pages beside an old snapshot, after thousands of changes of the event, as without", async () => {
+  await using database = await createDatabase("shard");
+  await using client = await connect(database.url);
+  await using other = await connect(database.url);
+  const id = newEventId(Date.now());
+  await client.query("insert into owned_slots (slot, map_version) values ($1, 1)", [slotOf(id)]);
+  await client.query(
+    "select create_event($1, $2, 'Rush', null, '2099-01-01', null, null, 100000, 2, now())",
+    [id, slotOf(id)],
+  );
+  const book = async (): Promise<number> => {
+    const each = Array.from({ length: BOOKINGS }, (_, number) => number);
+    const { rows } = await client.query<{ "QUERY PLAN": [{ Plan: Record<string, number> }] }>(
+      `explain (analyze, buffers, format json) select decide_batch(
+         $1, $2, $3, $4, $5, $6, $7, $8, '{}', '{}', '{}', '{}')`,
+      [
+        [id],
+        [slotOf(id)],
+        each.map(() => 1),
+        each.map(() => `buyer-${crypto.randomUUID()}`),
+        each.map(() => 1),
+        each.map(() => 0),
+        each.map(() => crypto.randomUUID()),
+        each.map(() => newBookingId(slotOf(id), Date.now())),
+      ],
+    );
+    const plan = rows[0]?.["QUERY PLAN"][0].Plan;
+    return (plan?.["Shared Hit Blocks"] ?? 0) + (plan?.["Shared Read Blocks"] ?? 0);
+  };
+  await book(); // plans and catalogs
+  const without = await book();
+
+  await other.query("begin isolation level repeatable read");
+  await other.query("select from events");
+  // Each change is a transaction of its own, like each batch.
+  await client.query(`do $$ begin
+    for change in 1 .. ${CHANGES} loop
+      update events set version = version + 1
+      where ctid = (select ctid from events where id between '${id}' and '${id}' order by id desc limit 1);
+      commit;
+    end loop;
+  end $$`);
+  const beside = await book();
+
+  const versions = await other.query<{ version: string }>("select version from events");
+  expect(Number(versions.rows[0]?.version)).toBeLessThan(10); // or there would be no old snapshot
+  expect(without).toBeGreaterThan(BOOKINGS);
+  expect(beside).toBeLessThan(1.5 * without);
+});
+
+async function connect(url: string): Promise<pg.Client & AsyncDisposable> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  return Object.assign(client, { [Symbol.asyncDispose]: async () => client.end() });
+}
