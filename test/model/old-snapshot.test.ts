@@ -1,9 +1,11 @@
-/** What a batch costs while somebody's old snapshot keeps every version of its event alive. */
+/** Somebody's old snapshot, which keeps every version of every event alive: what batches cost beside it, and who sees it. */
 import pg from "pg";
 import { expect, test } from "vitest";
 import { newBookingId, newEventId } from "../../shared/ids.ts";
 import { slotOf } from "../../shared/slots.ts";
+import { startTestCluster } from "../support/cluster.ts";
 import { createDatabase } from "../support/databases.ts";
+import { eventually } from "../support/eventually.ts";
 
 const CHANGES = 3_000;
 const BOOKINGS = 20;
@@ -56,6 +58,24 @@ test("G3: a batch reads as many pages beside an old snapshot, after thousands of
   expect(Number(versions.rows[0]?.version)).toBeLessThan(10); // or there would be no old snapshot
   expect(without).toBeGreaterThan(BOOKINGS);
   expect(beside).toBeLessThan(1.5 * without);
+});
+
+test("W2: a node tells how old the oldest snapshot of its shard is, and forgets it when it has ended", async () => {
+  await using cluster = await startTestCluster({ shards: 1 });
+  const seconds = async (): Promise<number> => {
+    const metrics = await (await fetch(`${cluster.nodes[0]?.adminUrl}/metrics`)).text();
+    return Number(/^onsale_db_oldest_snapshot_seconds ([\d.e-]+)$/m.exec(metrics)?.[1]);
+  };
+  await using other = await connect(cluster.shards[0]?.databaseUrl ?? "");
+  await other.query("begin"); // with no snapshot yet it keeps nothing alive
+  await eventually("the node has sampled", async () => (await seconds()) < 1);
+
+  await other.query("set transaction isolation level repeatable read");
+  await other.query("select from events");
+  await eventually("it is seen", async () => (await seconds()) > 1);
+
+  await other.query("commit");
+  await eventually("it is forgotten", async () => (await seconds()) < 1);
 });
 
 async function connect(url: string): Promise<pg.Client & AsyncDisposable> {
