@@ -7,8 +7,8 @@ import { startTestCluster } from "../support/cluster.ts";
 import { createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 
-const CHANGES = 3_000;
-const BOOKINGS = 20;
+const CHANGES = 5_000;
+const BOOKINGS = 5;
 
 test("G3: a batch reads as many pages beside an old snapshot, after thousands of changes of the event, as without", async () => {
   await using database = await createDatabase("shard");
