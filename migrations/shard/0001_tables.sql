@@ -3,7 +3,7 @@
 
 -- What bookings point at: an event's id, in a row that nothing ever updates. Each booking's foreign key looks its event up,
 -- and it would walk over every version of a row that batches update, as long as somebody's old snapshot keeps those alive
--- (docs/decisions/0014-identity-of-events.md).
+-- (docs/decisions/0015-identity-of-events.md).
 create table event_ids (
   id uuid primary key
 );

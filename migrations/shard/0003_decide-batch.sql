@@ -16,7 +16,7 @@ $$;
 --
 -- Somebody's old snapshot keeps every version of an event alive, one more with each batch, and a look-up by id walks over
 -- all of them. So an event is looked up once, from its newest version, and after that by its place (ctid)
--- (docs/decisions/0014-identity-of-events.md).
+-- (docs/decisions/0015-identity-of-events.md).
 --
 --   p_event_ids, p_event_slots   the distinct events of the booking commands; commands name them by position, from 1
 --   p_users … p_bookings         one element per booking command; p_hold_seconds is 0 for book; p_bookings are fresh ids
@@ -291,9 +291,9 @@ begin
     where e.ctid = x.place and (x.changed or x.taken > 0)
     returning e.*
   ), untouched as (
-    select e.*
-    from unnest(v_stored) as e
-    where e.id is not null and not exists (select from changed c where c.id = e.id)
+    select (x.event).*
+    from (select unnest(v_stored) as event, unnest(v_changed) as changed, unnest(v_taken) as taken) x
+    where (x.event).id is not null and not (x.changed or coalesce(x.taken, 0) > 0)
   )
   select coalesce(json_agg(s), '[]')
   into v_snapshots

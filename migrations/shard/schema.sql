@@ -400,9 +400,9 @@ begin
     where e.ctid = x.place and (x.changed or x.taken > 0)
     returning e.*
   ), untouched as (
-    select e.*
-    from unnest(v_stored) as e
-    where e.id is not null and not exists (select from changed c where c.id = e.id)
+    select (x.event).*
+    from (select unnest(v_stored) as event, unnest(v_changed) as changed, unnest(v_taken) as taken) x
+    where (x.event).id is not null and not (x.changed or coalesce(x.taken, 0) > 0)
   )
   select coalesce(json_agg(s), '[]')
   into v_snapshots
