@@ -30,6 +30,7 @@ const OWNED: Statement = {
 const INSERT: Statement = {
   name: "bench-insert-events",
   text: `
+    with ids as (insert into event_ids select unnest($1::uuid[]))
     insert into events
       (id, slot, name, starts_at, total_tickets, available_tickets, max_per_user, highest_max_per_user, created_at, updated_at)
     select id, slot, 'Benchmark', '2099-01-01', total, total, max, max, now(), now()

@@ -1,15 +1,23 @@
 /** `npm run migrate`: brings the catalog and all shards to the newest schema and registers the shards. Safe to repeat. */
 import { ConfigError, readConfig } from "../shared/config.ts";
 import { migrateConfig } from "./config.ts";
-import { migrate } from "./runner.ts";
+import { checkHistory, migrate, type Schema } from "./runner.ts";
 import { settleShards } from "./shards.ts";
+
+interface Database {
+  readonly id: string;
+  readonly databaseUrl: string;
+  readonly schema: Schema;
+}
 
 try {
   const { CATALOG_URL, SHARD_URLS } = readConfig(migrateConfig, process.env);
-  report("catalog", await migrate(CATALOG_URL, "catalog"));
-  await Promise.all(
-    SHARD_URLS.map(async (shard) => report(shard.id, await migrate(shard.databaseUrl, "shard"))),
-  );
+  const catalog = { id: "catalog", databaseUrl: CATALOG_URL, schema: "catalog" } as const;
+  const shards = SHARD_URLS.map((shard) => ({ ...shard, schema: "shard" }) as const);
+  // All first, so that nothing is changed when one of them must be refused.
+  await forEach([catalog, ...shards], async (each) => checkHistory(each.databaseUrl, each.schema));
+  await forEach([catalog], applyTo);
+  await forEach(shards, applyTo);
   for (const [id, slots] of await settleShards(CATALOG_URL, SHARD_URLS))
     console.log(`${id} owns ${slots} slots`);
 } catch (error) {
@@ -17,8 +25,21 @@ try {
   process.exit(1);
 }
 
-function report(database: string, applied: string[]): void {
-  console.log(applied.length === 0 ? `${database} is up to date` : `${database}: ${applied.join(", ")}`);
+async function applyTo({ id, databaseUrl, schema }: Database): Promise<void> {
+  const applied = await migrate(databaseUrl, schema);
+  console.log(applied.length === 0 ? `${id} is up to date` : `${id}: ${applied.join(", ")}`);
+}
+
+/** Waits for all, and then throws the first error, with the database's name. */
+async function forEach(
+  databases: readonly Database[],
+  task: (database: Database) => Promise<void>,
+): Promise<void> {
+  const results = await Promise.allSettled(databases.map(task));
+  for (const [index, result] of results.entries()) {
+    if (result.status === "rejected")
+      throw new Error(`${databases[index]?.id}: ${describe(result.reason)}`, { cause: result.reason });
+  }
 }
 
 function describe(error: unknown): string {

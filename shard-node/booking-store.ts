@@ -246,20 +246,15 @@ export class BookingStore {
         span,
       },
     );
-    const decided = new Map<Command, Decision>();
     const now = iso(result.now);
-    bookings.forEach((command, index) => {
-      const position = positions.get(command.eventId) ?? 0;
-      decided.set(command, bookDecisionFrom(command, index, ids[index], result, position, now));
-    });
-    settling.forEach((command, index) =>
-      decided.set(command, settleDecisionFrom(result, index, Date.parse(now))),
-    );
+    const nowMs = Date.parse(now);
+    let [booking, settled] = [0, 0];
     return {
       decisions: commands.map((command) => {
-        const decision = decided.get(command);
-        invariant(decision !== undefined, "every command of a batch is decided", { kind: command.kind });
-        return decision;
+        if (!isBooking(command)) return settleDecisionFrom(result, settled++, nowMs);
+        const index = booking++;
+        const position = positions.get(command.eventId) ?? 0;
+        return bookDecisionFrom(command, index, ids[index], result, position, now);
       }),
       snapshots: result.snapshots.map(snapshotFrom),
       lockWaitSeconds: result.lockWaitSeconds,

@@ -18,7 +18,12 @@ export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   published(seconds: number): void;
   /** One statement that read events, by who answered it. */
   read(source: "primary" | "replica"): void;
-  activity(sample: { backends: number; lockWaiters: number; replicaLagSeconds: number }): void;
+  activity(sample: {
+    backends: number;
+    lockWaiters: number;
+    replicaLagSeconds: number;
+    oldestSnapshotSeconds: number;
+  }): void;
   /** Figures that are read when they are asked for. */
   watch(sources: {
     lanes: Lanes;
@@ -66,6 +71,10 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     "onsale_db_replica_lag_seconds",
     "Replay lag of the slowest replica; 0 without one.",
   );
+  const oldestSnapshot = gauge(
+    "onsale_db_oldest_snapshot_seconds",
+    "Age of the oldest transaction that keeps PostgreSQL from removing old versions of rows; 0 without one.",
+  );
 
   const reads = new Counter({
     name: "onsale_db_reads_total",
@@ -91,6 +100,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
       backends.set(sample.backends);
       lockWaiters.set(sample.lockWaiters);
       replicaLag.set(sample.replicaLagSeconds);
+      oldestSnapshot.set(sample.oldestSnapshotSeconds);
     },
     watch({ lanes, databases, databaseUp, redisUp }) {
       const sum = (state: keyof Database["pool"]) => () =>

@@ -36,7 +36,11 @@ const SAMPLE: Statement = {
   text: `
     select count(*) filter (where backend_type = 'client backend')::integer as backends,
            count(*) filter (where wait_event_type = 'Lock')::integer as "lockWaiters",
-           (select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication) as "replicaLagSeconds"
+           (select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication) as "replicaLagSeconds",
+           extract(epoch from coalesce(greatest(
+             max(clock_timestamp() - xact_start) filter (where backend_xmin is not null or backend_xid is not null),
+             (select max(clock_timestamp() - prepared) from pg_prepared_xacts where database = current_database())
+           ), '0'))::float8 as "oldestSnapshotSeconds"
     from pg_stat_activity where datname = current_database()`,
 };
 
@@ -183,6 +187,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
         backends: number;
         lockWaiters: number;
         replicaLagSeconds: number;
+        oldestSnapshotSeconds: number;
       }>(SAMPLE);
       if (sample !== undefined) {
         const lags = replicas.map(({ replica }) => replica.lagSeconds);

@@ -47,8 +47,6 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
     "router/http/schemas.ts",
   ],
   postgres: ["shared/connection.ts"],
-  pg: ["migrations/runner.ts"],
-  "node-pg-migrate": ["migrations/runner.ts"],
   ioredis: ["shared/redis.ts"],
   "rate-limiter-flexible": ["router/http/write-limits.ts"],
   jose: ["shared/tokens.ts"],

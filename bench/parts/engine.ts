@@ -14,6 +14,7 @@ import { Database, type Statement } from "../../shared/postgres.ts";
 import { slotOf } from "../../shared/slots.ts";
 import type { BookCommand } from "../../shared/wire.ts";
 import { makeEvents } from "../cluster-events.ts";
+import { holdOldSnapshot } from "../old-snapshot.ts";
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
 import { processorSecondsOfTree } from "../processes.ts";
 
@@ -27,6 +28,13 @@ const BOOKINGS_PER_SECOND = 3_000;
 const TICKETS = 10_000_000;
 const BUDGET_MS = 60_000;
 const TARGET_SHARE = 0.75;
+/** Of an event while somebody holds an old snapshot: what an hour of a rush makes. */
+const CHANGES = 60_000;
+const TARGET_BESIDE_OLD_SNAPSHOT = 0.9;
+
+const CEILING = "ceiling";
+const ONE_EVENT = "one event, 1 lane";
+const BESIDE = "one event, 1 lane, beside an old snapshot";
 
 const PREPARE_ROWS: Statement = {
   name: "bench-prepare-rows",
@@ -63,60 +71,54 @@ export async function engine({
   const [database, plain] = [open(LANES_MAX * BATCHES_PER_LANE_MAX), open(1)];
   const bookings = Math.ceil((seconds * BOOKINGS_PER_SECOND) / BATCH_MAX) * BATCH_MAX;
   try {
-    const events = await makeEvents([shard], EVENTS + 2, { totalTickets: TICKETS });
-    const [apart, first, ...many] = events as [EventId, EventId, ...EventId[]];
+    const events = await makeEvents([shard], EVENTS + 3, { totalTickets: TICKETS });
+    const [apart, aged, first, ...many] = events as [EventId, EventId, EventId, ...EventId[]];
     // Of the other lane.
     const second = many.find((id) => slotOf(id) % LANES_MAX !== slotOf(first) % LANES_MAX) ?? first;
     const decider = new Decider(new BookingStore(database, Date.now), NO_HOOKS, createLog("bench", "warn"));
-    const variants = {
-      ceiling: async (size: number) => insertPlainly(plain, apart, size),
-      "one event, 1 lane": async (size: number) => decideAll(decider, 1, [first], size),
-      "two events, 2 lanes": async (size: number) => decideAll(decider, 2, [first, second], size),
-      "10,000 events, 2 lanes": async (size: number) => decideAll(decider, 2, many, size),
+    const ceiling: Run = async (size) => insertPlainly(plain, apart, size);
+    const variants: Readonly<Record<string, Run>> = {
+      [ONE_EVENT]: async (size) => decideAll(decider, 1, [first], size),
+      "two events, 2 lanes": async (size) => decideAll(decider, 2, [first, second], size),
+      "10,000 events, 2 lanes": async (size) => decideAll(decider, 2, many, size),
     };
-    type Name = keyof typeof variants;
-    const names = Object.keys(variants) as Name[];
-    const measured = Object.fromEntries(names.map((name) => [name, []])) as unknown as Record<
-      Name,
-      Measured[]
-    >;
-    for (let round = 0; round <= ROUNDS; round += 1) {
-      for (const name of names) {
-        signal.throwIfAborted();
-        // Round 0 warms up: plans, caches, compilers.
-        const size = round === 0 ? BATCH_MAX * 8 : bookings;
-        const before = processorSecondsOfTree(shard.postgresPid);
-        const took = await variants[name](size);
-        const postgres = processorSecondsOfTree(shard.postgresPid) - before;
-        if (round > 0) measured[name].push({ perSecond: size / took, postgresSeconds: postgres / size });
-        progress.show(`engine: round ${round} of ${ROUNDS}, ${name} ${Math.round(size / took)}/s`);
+    const measure = async (runs: Readonly<Record<string, Run>>): Promise<Measurements> => {
+      const measured: Measurements = Object.fromEntries(Object.keys(runs).map((name) => [name, []]));
+      for (let round = 0; round <= ROUNDS; round += 1) {
+        for (const [name, run] of Object.entries(runs)) {
+          signal.throwIfAborted();
+          // Round 0 warms up: plans, caches, compilers.
+          const size = round === 0 ? BATCH_MAX * 8 : bookings;
+          const before = processorSecondsOfTree(shard.postgresPid);
+          const took = await run(size);
+          const postgres = processorSecondsOfTree(shard.postgresPid) - before;
+          if (round > 0) measured[name]?.push({ perSecond: size / took, postgresSeconds: postgres / size });
+          progress.show(`engine: round ${round} of ${ROUNDS}, ${name} ${Math.round(size / took)}/s`);
+        }
       }
-    }
-    const rateOf = (name: Name) => median(measured[name].map(({ perSecond }) => perSecond));
-    const figuresFor = (name: Name): Figure[] => {
-      const shares = measured[name].map(
-        ({ perSecond }, round) => perSecond / (measured.ceiling[round]?.perSecond ?? Number.NaN),
-      );
-      const costs = measured[name].map(
-        ({ postgresSeconds }, round) => (measured.ceiling[round]?.postgresSeconds ?? 0) / postgresSeconds,
-      );
-      const share = median(shares);
-      return [
-        { name, value: rateOf(name), unit: "/s" },
-        {
-          name: `${name}: share of the ceiling`,
-          value: share,
-          unit: "ratio",
-          ...(name === "one event, 1 lane" && { target: atLeast(TARGET_SHARE, share, "ratio") }),
-          note: `rounds ${written(shares)}; by PostgreSQL's processor time ${written(costs)}`,
-        },
-      ];
+      return measured;
     };
+    const measured = await measure({ [CEILING]: ceiling, ...variants });
+    progress.show(`engine: ${CHANGES} changes of an event beside an old snapshot`);
+    using _snapshot = await holdOldSnapshot(shard.databaseUrl, aged, CHANGES);
+    const beside = await measure({
+      [CEILING]: ceiling,
+      [BESIDE]: async (size) => decideAll(decider, 1, [aged], size),
+    });
+    const rate = median(sharesOf(beside, BESIDE).shares) / median(sharesOf(measured, ONE_EVENT).shares);
     return [
-      ...names.filter((name) => name !== "ceiling").flatMap(figuresFor),
+      ...Object.keys(variants).flatMap((name) => figuresFor(measured, name)),
+      ...figuresFor(beside, BESIDE),
+      {
+        name: `${BESIDE}: of itself without`,
+        value: rate,
+        unit: "ratio",
+        target: atLeast(TARGET_BESIDE_OLD_SNAPSHOT, rate, "ratio"),
+        note: `${CHANGES.toLocaleString("en")} changes of the event since; shares of the ceiling compared`,
+      },
       {
         name: "ceiling: one INSERT … SELECT",
-        value: rateOf("ceiling"),
+        value: rateOf(measured, CEILING),
         unit: "/s",
         note: `${bookings.toLocaleString("en")} rows a statement, 1 connection`,
       },
@@ -130,6 +132,39 @@ interface Measured {
   readonly perSecond: number;
   /** PostgreSQL's processor time a booking. */
   readonly postgresSeconds: number;
+}
+
+/** Books that many tickets. Returns seconds. */
+type Run = (size: number) => Promise<number>;
+/** Of each run, one per round. */
+type Measurements = Record<string, Measured[]>;
+
+function rateOf(measured: Measurements, name: string): number {
+  return median((measured[name] ?? []).map(({ perSecond }) => perSecond));
+}
+
+/** Of the ceiling of the same round, by speed and by what a booking costs PostgreSQL. */
+function sharesOf(measured: Measurements, name: string): { shares: number[]; costs: number[] } {
+  const pairs = (measured[name] ?? []).map((run, round) => [run, measured[CEILING]?.[round]] as const);
+  return {
+    shares: pairs.map(([run, ceiling]) => run.perSecond / (ceiling?.perSecond ?? Number.NaN)),
+    costs: pairs.map(([run, ceiling]) => (ceiling?.postgresSeconds ?? Number.NaN) / run.postgresSeconds),
+  };
+}
+
+function figuresFor(measured: Measurements, name: string): Figure[] {
+  const { shares, costs } = sharesOf(measured, name);
+  const share = median(shares);
+  return [
+    { name, value: rateOf(measured, name), unit: "/s" },
+    {
+      name: `${name}: share of the ceiling`,
+      value: share,
+      unit: "ratio",
+      ...(name === ONE_EVENT && { target: atLeast(TARGET_SHARE, share, "ratio") }),
+      note: `rounds ${written(shares)}; by PostgreSQL's processor time ${written(costs)}`,
+    },
+  ];
 }
 
 const written = (values: readonly number[]) => values.map((value) => value.toFixed(2)).join(" ");

@@ -22,7 +22,11 @@ import { reasonOf, StartError } from "./start-error.ts";
 
 const newSecret = () => randomBytes(32).toString("base64url");
 
+/** Of what DATA_DIR holds. Databases of development versions before this number cannot be upgraded. */
+const FORMAT = 1;
+
 const stateSchema = z.object({
+  format: z.literal(FORMAT).default(FORMAT),
   jwtSecret: z.string().default(newSecret),
   internalToken: z.string().default(newSecret),
   postgresPassword: z.string().default(newSecret),
@@ -49,6 +53,8 @@ export function openDataDir(path: string): DataDir {
   try {
     if (existsSync(path) && !existsSync(stateFile) && readdirSync(path).some((name) => name !== "lock"))
       throw new StartError(`DATA_DIR ${path} has other files in it; give an empty or a new directory`);
+    // Before anything of it is opened, so that nothing in it is touched.
+    if (existsSync(stateFile)) refuseOtherFormat(path, stateFile);
     makeDirectory(path);
     lock = takeLock(join(path, "lock"));
     if (lock === undefined)
@@ -65,10 +71,22 @@ export function openDataDir(path: string): DataDir {
   }
 }
 
+function refuseOtherFormat(path: string, stateFile: string): void {
+  const { format } = parsed(stateFile, z.looseObject({ format: z.unknown() }).partial());
+  if (format === FORMAT) return;
+  const maker = format === undefined ? "an earlier development version" : "another version";
+  throw new StartError(
+    `DATA_DIR ${path} was made by ${maker}, whose data this one cannot use; keep it with that version, or give a new DATA_DIR`,
+  );
+}
+
 function readState(file: string): ClusterState {
-  if (!existsSync(file)) return stateSchema.parse({});
+  return existsSync(file) ? parsed(file, stateSchema) : stateSchema.parse({});
+}
+
+function parsed<Schema extends z.ZodType>(file: string, schema: Schema): z.infer<Schema> {
   try {
-    return stateSchema.parse(JSON.parse(readFileSync(file, "utf8")));
+    return schema.parse(JSON.parse(readFileSync(file, "utf8")));
   } catch (error) {
     throw new StartError(
       `${file} is damaged (${reasonOf(error)}); bring it back from a copy, it holds the passwords`,

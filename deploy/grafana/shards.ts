@@ -127,6 +127,10 @@ export const shards: DashboardSpec = {
           expr: "max by (shard) (onsale_db_replica_lag_seconds)",
           legend: "{{shard}}",
         }),
+        lines("Oldest snapshot", "For how long are old versions of rows kept?", "s", "onsale", {
+          expr: "max by (shard) (onsale_db_oldest_snapshot_seconds)",
+          legend: "{{shard}}",
+        }),
         lines("Event loop of nodes", "Does a node get to its work?", "s", "onsale", {
           expr: `nodejs_eventloop_lag_p99_seconds{job="node"}`,
           legend: "{{shard}} {{instance}}",

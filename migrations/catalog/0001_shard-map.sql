@@ -4,10 +4,14 @@
 create table shards (
   id           text primary key check (id ~ '^[a-z0-9][a-z0-9-]{0,31}$'),
   database_url text not null,
+  -- The newest timeline that nodes have found; 0 before the first. A failover begins a new one, and a primary that was
+  -- replaced still takes itself for one when it comes back. A node that can reach only that one learns here to refuse it.
+  -- It only rises, but for a shard that was restored on purpose (after-restore).
+  timeline     integer not null default 0 check (timeline >= 0),
   created_at   timestamptz not null default now()
 );
 
--- R2: the primary key and the foreign key give every slot at most one owner; the migration runner fills all 4096.
+-- R2: the primary key and the foreign key give every slot at most one owner; `npm run migrate` fills all 4096.
 create table slots (
   slot     smallint primary key check (slot between 0 and 4095),
   shard_id text not null references shards

@@ -2,7 +2,7 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { isAlive, NpmStart, PATIENCE_MS, type StartOptions, temporaryDirectory, until } from "./npm-start.ts";
 
@@ -42,6 +42,30 @@ test("E4: a DATA_DIR that cannot be written is refused", { timeout }, async () =
   }
 });
 
+test.for([
+  ["an earlier development version", {}],
+  ["another version", { format: 99 }],
+] as const)(
+  "G2: a DATA_DIR of %s is refused with what to do, and nothing in it is touched",
+  { timeout },
+  async ([maker, format]) => {
+    using directory = temporaryDirectory();
+    mkdirSync(join(directory.path, "databases", "shard-0"), { recursive: true });
+    const state = { ...format, postgresPassword: "of before", ports: { "shard-0 postgres": 5432 } };
+    writeFileSync(join(directory.path, "state.json"), JSON.stringify(state));
+    writeFileSync(join(directory.path, "databases", "shard-0", "PG_VERSION"), "18\n");
+    const before = contentOf(directory.path);
+
+    const line = await refusal({ dataDir: directory.path });
+
+    expect(line).toBe(
+      `onsale: DATA_DIR ${directory.path} was made by ${maker}, whose data this one cannot use; ` +
+        "keep it with that version, or give a new DATA_DIR\n",
+    );
+    expect(contentOf(directory.path)).toEqual(before);
+  },
+);
+
 test(
   "E4: fewer shards than there are data of are refused, for their events would be gone",
   { timeout },
@@ -75,6 +99,16 @@ test(
     expect(Object.values(second.pids()).every(isAlive)).toBe(true);
   },
 );
+
+/** Every file and directory, with when it was changed and what is in it. */
+function contentOf(path: string) {
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .map((entry) => {
+      const file = join(entry.parentPath, entry.name);
+      return [file, statSync(file).mtimeMs, entry.isFile() && readFileSync(file, "utf8")] as const;
+    })
+    .toSorted(([a], [b]) => a.localeCompare(b));
+}
 
 /** Starts what must be refused; resolves to the one line that it says. */
 async function refusal(options: StartOptions): Promise<string> {

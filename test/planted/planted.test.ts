@@ -13,13 +13,15 @@ import { findRedisServer } from "../support/redis.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 
-const FUNCTIONS = "migrations/shard/0003_plain-commands.sql";
+const FUNCTIONS = "migrations/shard/0003_decide-batch.sql";
 const STORE = "test/model/booking-store.test.ts";
 const STORIES = "test/model/booking-store.property.test.ts";
 const DECIDER = "test/model/decider.test.ts";
 const LANES = "test/model/lanes.test.ts";
 const OWNERS = "test/model/slot-owners.test.ts";
 const TOKENS = "test/model/tokens.test.ts";
+const MIGRATIONS = "test/model/migrations.test.ts";
+const OLD_SNAPSHOT = "test/model/old-snapshot.test.ts";
 const CACHE = "test/integration/cache.test.ts";
 const CONNECTION = "test/model/connection.test.ts";
 
@@ -37,8 +39,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B1",
     suite: STORE,
     file: FUNCTIONS,
-    find: "where e.id = any (v_event_ids) order by e.id for update;",
-    replace: "where e.id = any (v_event_ids) order by e.id;",
+    find: "    limit 1\n    for update\n",
+    replace: "    limit 1\n",
   },
   {
     bug: "a ticket more than is left may be sold",
@@ -149,8 +151,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B10",
     suite: STORIES,
     file: FUNCTIONS,
-    find: "e.sales_end_at > v_now",
-    replace: "e.sales_end_at >= v_now",
+    find: "(x.event).sales_end_at > v_now",
+    replace: "(x.event).sales_end_at >= v_now",
   },
   {
     bug: "anybody may settle anybody's booking",
@@ -180,9 +182,41 @@ const PLANTS: readonly Plant[] = [
     bug: "a shard obeys a change of slot owners that another has overtaken",
     rule: "R3",
     suite: OWNERS,
-    file: "migrations/shard/0005_slot-tokens.sql",
+    file: "migrations/shard/0002_slots.sql",
     find: " where t.token <= p_token;",
     replace: ";",
+  },
+  {
+    bug: "an event is looked for from its oldest version",
+    rule: "G3",
+    suite: OLD_SNAPSHOT,
+    file: FUNCTIONS,
+    find: "where e.id between x.id and x.id\n    order by e.id desc\n",
+    replace: "where e.id between x.id and x.id\n    order by e.id\n",
+  },
+  {
+    bug: "bookings point at the row that batches update",
+    rule: "G3",
+    suite: OLD_SNAPSHOT,
+    file: "migrations/shard/0001_tables.sql",
+    find: "event_id        uuid not null references event_ids,",
+    replace: "event_id        uuid not null references events,",
+  },
+  {
+    bug: "a migration that was changed after it was applied is taken for the same",
+    rule: "G1",
+    suite: MIGRATIONS,
+    file: "migrations/runner.ts",
+    find: "if (file.checksum !== checksum)",
+    replace: "if (file.checksum === name)",
+  },
+  {
+    bug: "migrations do not wait for each other",
+    rule: "G1",
+    suite: MIGRATIONS,
+    file: "migrations/runner.ts",
+    find: "    await connection.run(ALONE);\n",
+    replace: "",
   },
   {
     bug: "the catalog takes a slot's owner from a move that another change has overtaken",

@@ -13,10 +13,19 @@ export interface TestDatabase extends AsyncDisposable {
   readonly url: string;
 }
 
-/** An empty database with the newest schema; dropped when disposed. */
+/** A database with the newest schema and no rows; dropped when disposed. */
 export async function createDatabase(schema: Schema, server = inject("postgresUrl")): Promise<TestDatabase> {
-  const name = `${schema}_${randomUUID().replaceAll("-", "")}`;
-  await administer(server, `create database ${name} template ${schema}_template strategy file_copy`);
+  return create(schema, `template ${schema}_template strategy file_copy`, server);
+}
+
+/** A database without any schema; dropped when disposed. */
+export async function createEmptyDatabase(server = inject("postgresUrl")): Promise<TestDatabase> {
+  return create("empty", "", server);
+}
+
+async function create(prefix: string, options: string, server: string): Promise<TestDatabase> {
+  const name = `${prefix}_${randomUUID().replaceAll("-", "")}`;
+  await administer(server, `create database ${name} ${options}`);
   return {
     url: `${server}${name}`,
     [Symbol.asyncDispose]: async () => administer(server, `drop database if exists ${name} with (force)`),

@@ -1,18 +1,39 @@
--- why: decide_batch judged every command by itself, in a loop. In a rush nearly every command is by a user without bookings
---      and for an event with tickets enough for all who ask at once, so nothing needs to be judged: they are inserted as
---      they are. What does need it is judged as before, by the same words. The answer names outcomes only where there was
---      something to judge; no word means booked or held, as asked (docs/performance.md).
+-- why: a batch of commands is one call of one function: one round trip, one lock per event, one commit, and the lock is
+--      never held across the network. PL/pgSQL under READ COMMITTED gives each statement a fresh snapshot, so the checks
+--      after the lock see what the previous holder committed; a CTE in the locking statement would not
+--      (PostgreSQL manual §13.2.1).
 
--- A batch leaves a dead version of each event's row, and every booking's foreign key walks over those that were not pruned
--- yet. PostgreSQL prunes a page when it is filled beyond the fillfactor, so a low one keeps that walk short.
-alter table events set (fillfactor = 10);
+-- Milliseconds are what clients see; storing no more keeps a stored time and its printed form equal.
+create function now_ms() returns timestamptz volatile language sql as $$
+  select date_trunc('milliseconds', clock_timestamp())
+$$;
 
--- One parameter more, so it is another function; calls without it find this one too.
-drop function decide_batch(
-  uuid[], smallint[], integer[], text[], integer[], integer[], text[], uuid[], text[], uuid[], smallint[], text[], timestamptz);
-
--- As before, and with `p_tell_locked` it says `locked` (a notice, sent at once) when it holds the locks of its events: from
--- then on whoever locks the same events comes after it, so the next batch may be sent.
+-- Decides one batch (rules B1 to B9 in SPEC.md). First the settling commands (confirm, cancel), then the booking ones
+-- (book, hold), each group in arrival order. With no commands at all it only expires the due holds of the given events.
+--
+-- In a rush nearly every command is by a user without bookings and for an event with tickets enough for all who ask at once,
+-- so nothing needs to be judged: they are inserted as they are. The others are judged one by one (docs/performance.md).
+--
+-- Somebody's old snapshot keeps every version of an event alive, one more with each batch, and a look-up by id walks over
+-- all of them. So an event is looked up once, from its newest version, and after that by its place (ctid)
+-- (docs/decisions/0015-identity-of-events.md).
+--
+--   p_event_ids, p_event_slots   the distinct events of the booking commands; commands name them by position, from 1
+--   p_users … p_bookings         one element per booking command; p_hold_seconds is 0 for book; p_bookings are fresh ids
+--   p_settle_kinds …             one element per settling command; a null user is an operator
+--   p_now                        only tests give it
+--   p_tell_locked                says `locked` (a notice, sent at once) when it holds the locks of its events: from then on
+--                                whoever locks the same events comes after it, so the next batch may be sent
+--
+-- Answers one JSON object:
+--   now             when the batch was decided
+--   lockWaitSeconds how long the locking select waited
+--   outcomes        one word per booking command, null for booked or held as asked; null when that goes for all
+--   numbers         with it: tickets the user has for user_limit_exceeded, tickets left for insufficient_tickets
+--   maxPerUser      with it: one per event
+--   replays         position of a replayed command -> its booking
+--   settled         one {outcome, booking?} per settling command
+--   snapshots       every event of the batch as it is after it
 create function decide_batch(
   p_event_ids       uuid[],
   p_event_slots     smallint[],
@@ -42,6 +63,8 @@ declare
   v_before      timestamptz;
   v_lock_wait   double precision;
   -- per event, by position
+  v_places      tid[];
+  v_stored      events[];
   v_available   integer[];
   v_max         integer[];
   v_sales_open  boolean[];
@@ -56,6 +79,7 @@ declare
   v_numbers     integer[] := array_fill(null::integer, array[cardinality(p_events)]);
   v_any_judged  boolean;
   v_settled     json[] := '{}';
+  v_snapshots   json;
   v_outcome     text;
   v_number      integer;
   v_command     record;
@@ -64,7 +88,7 @@ declare
 begin
   -- Two commands of one user for one event in one batch would not see each other's tickets. Counting users is cheaper
   -- than grouping, and mostly enough.
-  if (select count(distinct u) < count(*) from unnest(p_users) as u) and exists (
+  if (select count(distinct u collate "C") < count(*) from unnest(p_users) as u) and exists (
     select from unnest(p_events, p_users) as c(event, user_id) group by event, user_id having count(*) > 1
   ) then
     raise exception 'a batch holds at most one booking command per user and event';
@@ -80,9 +104,20 @@ begin
     where b.id = any (p_settle_bookings) and b.event_id <> all (p_event_ids);
   end if;
 
-  -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1).
+  -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1). What a locking
+  -- select returns is the row that it locked, however long it waited. `between` because `=` would be scanned from the oldest.
   v_before := clock_timestamp();
-  perform from events e where e.id = any (v_event_ids) order by e.id for update;
+  select array_agg(e.place order by x.position), array_agg(e.stored order by x.position)
+  into v_places, v_stored
+  from (select * from unnest(v_event_ids) with ordinality as u(id, position) order by u.id) x
+  left join lateral (
+    select e.ctid as place, e as stored
+    from events e
+    where e.id between x.id and x.id
+    order by e.id desc
+    limit 1
+    for update
+  ) e on true;
   v_lock_wait := extract(epoch from clock_timestamp() - v_before);
   if p_tell_locked then
     raise notice 'locked';
@@ -98,16 +133,15 @@ begin
   ), freed as (
     select event_id, sum(quantity) as tickets from due group by event_id
   )
-  select array_agg(e.available_tickets + coalesce(f.tickets, 0) order by x.position),
-         array_agg(e.max_per_user order by x.position),
-         array_agg(e.status = 'on_sale'
-                   and (e.sales_start_at is null or e.sales_start_at <= v_now)
-                   and (e.sales_end_at is null or e.sales_end_at > v_now) order by x.position),
+  select array_agg((x.event).available_tickets + coalesce(f.tickets, 0) order by x.position),
+         array_agg((x.event).max_per_user order by x.position),
+         array_agg((x.event).status = 'on_sale'
+                   and ((x.event).sales_start_at is null or (x.event).sales_start_at <= v_now)
+                   and ((x.event).sales_end_at is null or (x.event).sales_end_at > v_now) order by x.position),
          array_agg(f.tickets is not null order by x.position)
   into v_available, v_max, v_sales_open, v_changed
-  from unnest(v_event_ids) with ordinality as x(id, position)
-  left join events e on e.id = x.id
-  left join freed f on f.event_id = x.id;
+  from (select unnest(v_stored) as event, generate_subscripts(v_stored, 1) as position) x
+  left join freed f on f.event_id = (x.event).id;
 
   select array_agg(o.slot is not null order by x.position)
   into v_owned
@@ -250,10 +284,26 @@ begin
   ) c
   where c.outcome is null;
 
-  update events e
-  set available_tickets = x.available - coalesce(x.taken, 0), version = e.version + 1, updated_at = v_now
-  from unnest(v_event_ids, v_available, v_changed, v_taken) as x(id, available, changed, taken)
-  where e.id = x.id and (x.changed or x.taken > 0);
+  with changed as (
+    update events e
+    set available_tickets = x.available - coalesce(x.taken, 0), version = e.version + 1, updated_at = v_now
+    from unnest(v_places, v_available, v_changed, v_taken) as x(place, available, changed, taken)
+    where e.ctid = x.place and (x.changed or x.taken > 0)
+    returning e.*
+  ), untouched as (
+    select (x.event).*
+    from (select unnest(v_stored) as event, unnest(v_changed) as changed, unnest(v_taken) as taken) x
+    where (x.event).id is not null and not (x.changed or coalesce(x.taken, 0) > 0)
+  )
+  select coalesce(json_agg(s), '[]')
+  into v_snapshots
+  from (
+    select e.*,
+           case when e.available_tickets = 0 then
+             (select min(b.expires_at) from bookings b where b.event_id = e.id and b.status = 'held')
+           end as next_hold_expires_at
+    from (select * from changed union all select * from untouched) e
+  ) s;
 
   return json_build_object(
     'now', v_now,
@@ -268,6 +318,6 @@ begin
         on b.event_id = p_event_ids[c.event] and b.user_id = c.user_id and b.idempotency_key = c.key
       where c.outcome = 'replayed') end,
     'settled', to_json(v_settled),
-    'snapshots', snapshots_of(v_event_ids));
+    'snapshots', v_snapshots);
 end
 $$;

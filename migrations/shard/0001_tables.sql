@@ -1,15 +1,17 @@
 -- why: the truth about events and bookings. What must hold even if all code above is wrong is a constraint here, named
 --      after its rule in SPEC.md. Every index costs write throughput: add one only with a measurement.
 
--- The slots that this shard may write (R3). Read under a shared advisory lock by every batch, changed under the
--- exclusive one, so that a change waits out running batches.
-create table owned_slots (
-  slot        smallint primary key check (slot between 0 and 4095),
-  map_version bigint not null
+-- What bookings point at: an event's id, in a row that nothing ever updates. Each booking's foreign key looks its event up,
+-- and it would walk over every version of a row that batches update, as long as somebody's old snapshot keeps those alive
+-- (docs/decisions/0015-identity-of-events.md).
+create table event_ids (
+  id uuid primary key
 );
 
+-- The row that batches lock and update.
 create table events (
-  id                uuid primary key,
+  -- Without posting lists, so that of an event's index entries the newest is the first one from behind (newest_event).
+  id                uuid primary key with (deduplicate_items = off) references event_ids,
   slot              smallint not null check (slot between 0 and 4095),
   name              text not null check (char_length(name) between 1 and 200),
   venue             text check (char_length(venue) between 1 and 200),
@@ -29,13 +31,13 @@ create table events (
   constraint b3_highest_limit check (highest_max_per_user >= max_per_user),
   constraint sales_window_is_ordered check (sales_start_at < sales_end_at)
 )
--- An event's row is updated by every batch; room on its page keeps those updates on it, without touching an index (HOT).
-with (fillfactor = 70);
+-- Room on a row's page keeps its next versions there, without touching an index (HOT).
+with (fillfactor = 50);
 
 create table bookings (
   id              uuid primary key,
   slot            smallint not null,
-  event_id        uuid not null references events,
+  event_id        uuid not null references event_ids,
   user_id         text not null check (char_length(user_id) between 1 and 64),
   quantity        smallint not null check (quantity between 1 and 100),
   status          text not null check (status in ('held', 'confirmed', 'cancelled', 'expired')),

@@ -1,0 +1,526 @@
+create table bookings (
+  id uuid not null,
+  slot smallint not null,
+  event_id uuid not null,
+  user_id text not null,
+  quantity smallint not null,
+  status text not null,
+  expires_at timestamp with time zone,
+  idempotency_key text not null,
+  created_at timestamp with time zone not null,
+  updated_at timestamp with time zone not null
+);
+create table event_ids (
+  id uuid not null
+);
+create table events (
+  id uuid not null,
+  slot smallint not null,
+  name text not null,
+  venue text,
+  starts_at timestamp with time zone not null,
+  sales_start_at timestamp with time zone,
+  sales_end_at timestamp with time zone,
+  total_tickets integer not null,
+  available_tickets integer not null,
+  max_per_user smallint not null,
+  highest_max_per_user smallint not null,
+  status text not null default 'on_sale'::text,
+  version bigint not null default 1,
+  created_at timestamp with time zone not null,
+  updated_at timestamp with time zone not null
+) with (fillfactor=50);
+create table owned_slots (
+  slot smallint not null,
+  map_version bigint not null
+);
+create table slots_token (
+  singleton boolean not null default true,
+  token bigint not null
+);
+
+alter table bookings add constraint bookings_quantity_check CHECK (((quantity >= 1) AND (quantity <= 100)));
+alter table bookings add constraint bookings_status_check CHECK ((status = ANY (ARRAY['held'::text, 'confirmed'::text, 'cancelled'::text, 'expired'::text])));
+alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 64)));
+alter table bookings add constraint holds_expire CHECK (((status <> ALL (ARRAY['held'::text, 'expired'::text])) OR (expires_at IS NOT NULL)));
+alter table bookings add constraint r1_id_carries_slot CHECK (((((get_byte(uuid_send(id), 6) % 16) * 256) + get_byte(uuid_send(id), 7)) = slot));
+alter table bookings add constraint bookings_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);
+alter table bookings add constraint bookings_pkey PRIMARY KEY (id);
+alter table event_ids add constraint event_ids_pkey PRIMARY KEY (id);
+alter table events add constraint b1_never_oversold CHECK (((available_tickets >= 0) AND (available_tickets <= total_tickets)));
+alter table events add constraint b3_highest_limit CHECK ((highest_max_per_user >= max_per_user));
+alter table events add constraint events_max_per_user_check CHECK (((max_per_user >= 1) AND (max_per_user <= 100)));
+alter table events add constraint events_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)));
+alter table events add constraint events_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
+alter table events add constraint events_status_check CHECK ((status = ANY (ARRAY['on_sale'::text, 'paused'::text, 'closed'::text])));
+alter table events add constraint events_total_tickets_check CHECK (((total_tickets >= 1) AND (total_tickets <= 10000000)));
+alter table events add constraint events_venue_check CHECK (((char_length(venue) >= 1) AND (char_length(venue) <= 200)));
+alter table events add constraint sales_window_is_ordered CHECK ((sales_start_at < sales_end_at));
+alter table events add constraint events_id_fkey FOREIGN KEY (id) REFERENCES event_ids(id);
+alter table events add constraint events_pkey PRIMARY KEY (id);
+alter table owned_slots add constraint owned_slots_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
+alter table owned_slots add constraint owned_slots_pkey PRIMARY KEY (slot);
+alter table slots_token add constraint slots_token_singleton_check CHECK (singleton);
+alter table slots_token add constraint slots_token_pkey PRIMARY KEY (singleton);
+
+CREATE UNIQUE INDEX b4_one_booking_per_key ON public.bookings USING btree (event_id, user_id, idempotency_key);
+CREATE INDEX bookings_held ON public.bookings USING btree (event_id, expires_at) WHERE (status = 'held'::text);
+CREATE UNIQUE INDEX bookings_pkey ON public.bookings USING btree (id);
+CREATE UNIQUE INDEX event_ids_pkey ON public.event_ids USING btree (id);
+CREATE UNIQUE INDEX events_pkey ON public.events USING btree (id) WITH (deduplicate_items=off);
+CREATE UNIQUE INDEX owned_slots_pkey ON public.owned_slots USING btree (slot);
+CREATE UNIQUE INDEX slots_token_pkey ON public.slots_token USING btree (singleton);
+
+CREATE OR REPLACE FUNCTION public.acquire_slots(p_slots smallint[], p_token bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform raise_slots_token(p_token);
+  insert into owned_slots (slot, map_version) select slot, p_token from unnest(p_slots) as slot
+  on conflict do nothing;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_now  timestamptz;
+  v_before events;
+  v_row  events;
+  v_freed integer;
+  v_sold integer;
+begin
+  perform pg_advisory_xact_lock_shared(slots_lock_key());
+  if not exists (select from owned_slots o where o.slot = p_slot) then
+    return json_build_object('outcome', 'wrong_shard');
+  end if;
+  select * into v_before from events e where e.id = p_id for update;
+  if not found then
+    return json_build_object('outcome', 'event_not_found');
+  end if;
+  v_now := coalesce(p_now, now_ms());
+  -- A due hold is not sold (B6); without this it could refuse a smaller total.
+  with due as (
+    update bookings b
+    set status = 'expired', updated_at = v_now
+    where b.event_id = p_id and b.status = 'held' and b.expires_at <= v_now
+    returning b.quantity
+  )
+  select coalesce(sum(quantity), 0) into v_freed from due;
+  v_sold := v_before.total_tickets - v_before.available_tickets - v_freed;
+
+  v_row := jsonb_populate_record(v_before, p_changes);
+  v_row.available_tickets := v_row.total_tickets - v_sold;
+  if v_row.available_tickets < 0 or v_row.sales_start_at >= v_row.sales_end_at then
+    -- Holds that were due stay expired, so the event must show it.
+    update events e
+    set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now
+    where e.id = p_id and v_freed > 0;
+    return json_build_object(
+      'outcome', case when v_row.available_tickets < 0 then 'below_sold' else 'invalid_sales_window' end,
+      'snapshots', snapshots_of(array[p_id]));
+  end if;
+  if v_row is not distinct from v_before then
+    return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
+  end if;
+  update events e
+  set name = v_row.name, venue = v_row.venue, starts_at = v_row.starts_at, sales_start_at = v_row.sales_start_at,
+      sales_end_at = v_row.sales_end_at, total_tickets = v_row.total_tickets,
+      available_tickets = v_row.available_tickets, max_per_user = v_row.max_per_user,
+      highest_max_per_user = greatest(e.highest_max_per_user, v_row.max_per_user), status = v_row.status,
+      version = e.version + 1, updated_at = v_now
+  where e.id = p_id;
+  return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.create_event(p_id uuid, p_slot smallint, p_name text, p_venue text, p_starts_at timestamp with time zone, p_sales_start_at timestamp with time zone, p_sales_end_at timestamp with time zone, p_total_tickets integer, p_max_per_user integer, p_created_at timestamp with time zone)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_advisory_xact_lock_shared(slots_lock_key());
+  if not exists (select from owned_slots o where o.slot = p_slot) then
+    return json_build_object('outcome', 'wrong_shard');
+  end if;
+  if p_sales_start_at >= p_sales_end_at then
+    return json_build_object('outcome', 'invalid_sales_window');
+  end if;
+  insert into event_ids (id) values (p_id) on conflict (id) do nothing;
+  insert into events
+    (id, slot, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
+     highest_max_per_user, created_at, updated_at)
+  values
+    (p_id, p_slot, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
+     p_max_per_user, p_max_per_user, p_created_at, p_created_at)
+  on conflict (id) do nothing;
+  return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tell_locked boolean DEFAULT false)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+declare
+  v_event_ids   uuid[] := p_event_ids;
+  v_now         timestamptz;
+  v_before      timestamptz;
+  v_lock_wait   double precision;
+  -- per event, by position
+  v_places      tid[];
+  v_stored      events[];
+  v_available   integer[];
+  v_max         integer[];
+  v_sales_open  boolean[];
+  v_owned       boolean[];
+  v_changed     boolean[];
+  v_plain       boolean[];
+  v_left        integer[];
+  v_taken       integer[];
+  -- per booking command
+  v_judged      boolean[];
+  v_outcomes    text[] := array_fill(null::text, array[cardinality(p_events)]);
+  v_numbers     integer[] := array_fill(null::integer, array[cardinality(p_events)]);
+  v_any_judged  boolean;
+  v_settled     json[] := '{}';
+  v_snapshots   json;
+  v_outcome     text;
+  v_number      integer;
+  v_command     record;
+  v_booking     bookings;
+  v_position    integer;
+begin
+  -- Two commands of one user for one event in one batch would not see each other's tickets. Counting users is cheaper
+  -- than grouping, and mostly enough.
+  if (select count(distinct u collate "C") < count(*) from unnest(p_users) as u) and exists (
+    select from unnest(p_events, p_users) as c(event, user_id) group by event, user_id having count(*) > 1
+  ) then
+    raise exception 'a batch holds at most one booking command per user and event';
+  end if;
+
+  perform pg_advisory_xact_lock_shared(slots_lock_key());
+
+  if cardinality(p_settle_bookings) > 0 then
+    -- Which event a booking belongs to never changes, so it can be read before the lock.
+    select p_event_ids || coalesce(array_agg(distinct b.event_id), '{}')
+    into v_event_ids
+    from bookings b
+    where b.id = any (p_settle_bookings) and b.event_id <> all (p_event_ids);
+  end if;
+
+  -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1). What a locking
+  -- select returns is the row that it locked, however long it waited. `between` because `=` would be scanned from the oldest.
+  v_before := clock_timestamp();
+  select array_agg(e.place order by x.position), array_agg(e.stored order by x.position)
+  into v_places, v_stored
+  from (select * from unnest(v_event_ids) with ordinality as u(id, position) order by u.id) x
+  left join lateral (
+    select e.ctid as place, e as stored
+    from events e
+    where e.id between x.id and x.id
+    order by e.id desc
+    limit 1
+    for update
+  ) e on true;
+  v_lock_wait := extract(epoch from clock_timestamp() - v_before);
+  if p_tell_locked then
+    raise notice 'locked';
+  end if;
+  v_now := coalesce(p_now, now_ms());
+
+  -- Tickets of a due hold are free at this very moment (B6).
+  with due as (
+    update bookings b
+    set status = 'expired', updated_at = v_now
+    where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at <= v_now
+    returning b.event_id, b.quantity
+  ), freed as (
+    select event_id, sum(quantity) as tickets from due group by event_id
+  )
+  select array_agg((x.event).available_tickets + coalesce(f.tickets, 0) order by x.position),
+         array_agg((x.event).max_per_user order by x.position),
+         array_agg((x.event).status = 'on_sale'
+                   and ((x.event).sales_start_at is null or (x.event).sales_start_at <= v_now)
+                   and ((x.event).sales_end_at is null or (x.event).sales_end_at > v_now) order by x.position),
+         array_agg(f.tickets is not null order by x.position)
+  into v_available, v_max, v_sales_open, v_changed
+  from (select unnest(v_stored) as event, generate_subscripts(v_stored, 1) as position) x
+  left join freed f on f.event_id = (x.event).id;
+
+  select array_agg(o.slot is not null order by x.position)
+  into v_owned
+  from unnest(p_event_slots) with ordinality as x(slot, position)
+  left join owned_slots o on o.slot = x.slot;
+
+  for i in 1 .. cardinality(p_settle_bookings) loop
+    select * into v_booking from bookings b where b.id = p_settle_bookings[i];
+    v_position := array_position(v_event_ids, v_booking.event_id);
+    if not exists (select from owned_slots o where o.slot = p_settle_slots[i]) then
+      v_outcome := 'wrong_shard';
+    elsif v_booking.id is null or v_booking.user_id <> p_settle_users[i] then
+      v_outcome := 'booking_not_found';
+    elsif p_settle_kinds[i] = 'cancel' then
+      v_outcome := 'cancelled';
+      if v_booking.status <> 'cancelled' then
+        if v_booking.status <> 'expired' then
+          v_available[v_position] := v_available[v_position] + v_booking.quantity;
+        end if;
+        v_changed[v_position] := true;
+        update bookings b set status = 'cancelled', updated_at = v_now where b.id = v_booking.id
+        returning * into v_booking;
+      end if;
+    elsif v_booking.status = 'confirmed' then
+      v_outcome := 'confirmed';
+    elsif v_booking.status = 'held'
+      -- An expired hold may claim its tickets again, by the rules of a new booking (B7).
+      or v_booking.status = 'expired'
+         and v_sales_open[v_position]
+         and v_available[v_position] >= v_booking.quantity
+         and v_max[v_position] >= v_booking.quantity + (
+           select coalesce(sum(b.quantity), 0) from bookings b
+           where b.event_id = v_booking.event_id and b.user_id = v_booking.user_id
+             and b.status in ('held', 'confirmed'))
+    then
+      v_outcome := 'confirmed';
+      if v_booking.status = 'expired' then
+        v_available[v_position] := v_available[v_position] - v_booking.quantity;
+      end if;
+      v_changed[v_position] := true;
+      update bookings b set status = 'confirmed', updated_at = v_now where b.id = v_booking.id
+      returning * into v_booking;
+    else
+      v_outcome := 'hold_expired';
+    end if;
+    v_settled := v_settled || json_build_object(
+      'outcome', v_outcome,
+      'booking', case when v_outcome in ('confirmed', 'cancelled') then to_json(v_booking) end);
+  end loop;
+
+  -- An event is plain when everybody who asks for it here could be served. Only then does the order not matter, and a
+  -- command needs no judgement of its own unless its user has bookings of the event already.
+  select array_agg(w.tickets order by w.event),
+         array_agg(coalesce(v_owned[w.event]
+                            and v_sales_open[w.event]
+                            and w.tickets <= v_available[w.event]
+                            and w.largest <= v_max[w.event], false) order by w.event)
+  into v_taken, v_plain
+  from (
+    select c.event, sum(c.quantity)::integer as tickets, max(c.quantity) as largest
+    from (select unnest(p_events) as event, unnest(p_quantities) as quantity) c
+    group by c.event
+  ) w;
+
+  if cardinality(p_events) > 0 and cardinality(v_taken) <> cardinality(p_event_ids) then
+    raise exception 'a batch names only events that its commands are for';
+  end if;
+
+  -- One look for all users in all events finds what must be judged and more, never less. For few events it is the cheaper
+  -- question; for many it would only be asked twice.
+  v_any_judged := coalesce(false = any (v_plain), false)
+    or cardinality(p_events) < 8 * cardinality(p_event_ids)
+    or exists (select from bookings b where b.event_id = any (p_event_ids) and b.user_id = any (p_users));
+  if v_any_judged then
+    select array_agg(not v_plain[c.event] or exists (
+             select from bookings b where b.event_id = p_event_ids[c.event] and b.user_id = c.user_id))
+    into v_judged
+    from (select unnest(p_events) as event, unnest(p_users) as user_id) c;
+    v_any_judged := coalesce(true = any (v_judged), false);
+  end if;
+
+  if v_any_judged then
+    v_left := v_available;
+    for v_command in
+      select c.position, c.event, c.quantity, mine.tickets, mine.same_key, mine.same_content
+      from unnest(p_events, p_users, p_quantities, p_hold_seconds, p_keys, v_judged)
+           with ordinality as c(event, user_id, quantity, hold_seconds, key, judged, position)
+      cross join lateral (
+        select coalesce(sum(b.quantity) filter (where b.status in ('held', 'confirmed')), 0)::integer as tickets,
+               coalesce(bool_or(b.idempotency_key = c.key), false) as same_key,
+               bool_and(b.quantity = c.quantity
+                        and coalesce(extract(epoch from b.expires_at - b.created_at), 0) = c.hold_seconds)
+                 filter (where b.idempotency_key = c.key) as same_content
+        from bookings b
+        where b.event_id = p_event_ids[c.event] and b.user_id = c.user_id
+      ) mine
+      where c.judged
+      order by c.position
+    loop
+      v_position := v_command.event;
+      v_number := null;
+      if not v_owned[v_position] then
+        v_outcome := 'wrong_shard';
+      elsif v_command.same_key then
+        v_outcome := case when v_command.same_content then 'replayed' else 'idempotency_key_reused' end;
+      elsif v_max[v_position] is null then
+        v_outcome := 'event_not_found';
+      elsif not v_sales_open[v_position] then
+        v_outcome := 'sales_not_open';
+      elsif v_left[v_position] = 0 then
+        v_outcome := 'sold_out';
+      elsif v_command.tickets + v_command.quantity > v_max[v_position] then
+        v_outcome := 'user_limit_exceeded';
+        v_number := v_command.tickets;
+      elsif v_command.quantity > v_left[v_position] then
+        v_outcome := 'insufficient_tickets';
+        v_number := v_left[v_position];
+      else
+        -- Only where tickets are scarce can this run out, and there every command comes by here.
+        v_left[v_position] := v_left[v_position] - v_command.quantity;
+        continue;
+      end if;
+      v_taken[v_position] := v_taken[v_position] - v_command.quantity;
+      v_outcomes[v_command.position] := v_outcome;
+      v_numbers[v_command.position] := v_number;
+    end loop;
+  end if;
+
+  insert into bookings
+    (id, slot, event_id, user_id, quantity, status, expires_at, idempotency_key, created_at, updated_at)
+  select c.id, p_event_slots[c.event], p_event_ids[c.event], c.user_id, c.quantity,
+         case when c.hold_seconds = 0 then 'confirmed' else 'held' end,
+         case when c.hold_seconds > 0 then v_now + make_interval(secs => c.hold_seconds) end,
+         c.key, v_now, v_now
+  from (
+    -- In the select list these are read side by side; in the from clause each would be copied first.
+    select unnest(p_bookings) as id, unnest(p_events) as event, unnest(p_users) as user_id,
+           unnest(p_quantities) as quantity, unnest(p_hold_seconds) as hold_seconds, unnest(p_keys) as key,
+           unnest(v_outcomes) as outcome
+  ) c
+  where c.outcome is null;
+
+  with changed as (
+    update events e
+    set available_tickets = x.available - coalesce(x.taken, 0), version = e.version + 1, updated_at = v_now
+    from unnest(v_places, v_available, v_changed, v_taken) as x(place, available, changed, taken)
+    where e.ctid = x.place and (x.changed or x.taken > 0)
+    returning e.*
+  ), untouched as (
+    select (x.event).*
+    from (select unnest(v_stored) as event, unnest(v_changed) as changed, unnest(v_taken) as taken) x
+    where (x.event).id is not null and not (x.changed or coalesce(x.taken, 0) > 0)
+  )
+  select coalesce(json_agg(s), '[]')
+  into v_snapshots
+  from (
+    select e.*,
+           case when e.available_tickets = 0 then
+             (select min(b.expires_at) from bookings b where b.event_id = e.id and b.status = 'held')
+           end as next_hold_expires_at
+    from (select * from changed union all select * from untouched) e
+  ) s;
+
+  return json_build_object(
+    'now', v_now,
+    'lockWaitSeconds', v_lock_wait,
+    'outcomes', case when v_any_judged then to_json(v_outcomes) end,
+    'numbers', case when v_any_judged then to_json(v_numbers) end,
+    'maxPerUser', case when v_any_judged then to_json(v_max) end,
+    'replays', case when v_any_judged then (
+      select json_object_agg(c.position, b)
+      from unnest(p_events, p_users, p_keys, v_outcomes) with ordinality as c(event, user_id, key, outcome, position)
+      join bookings b
+        on b.event_id = p_event_ids[c.event] and b.user_id = c.user_id and b.idempotency_key = c.key
+      where c.outcome = 'replayed') end,
+    'settled', to_json(v_settled),
+    'snapshots', v_snapshots);
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.now_ms()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+AS $function$
+  select date_trunc('milliseconds', clock_timestamp())
+$function$;
+CREATE OR REPLACE FUNCTION public.raise_slots_token(p_token bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  update slots_token t set token = p_token where t.token <= p_token;
+  if not found then
+    raise exception 'another change of slot owners has begun since; run this one again'
+      using errcode = 'object_not_in_prerequisite_state';
+  end if;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.release_slots(p_slots smallint[], p_token bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_owned   smallint[];
+  v_holding smallint;
+begin
+  perform raise_slots_token(p_token);
+  select array_agg(o.slot) into v_owned from owned_slots o where o.slot = any (p_slots);
+  if v_owned is null then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(slots_lock_key());
+  select min(e.slot) into v_holding from events e where e.slot = any (v_owned);
+  if v_holding is not null then
+    raise exception 'slot % holds events', v_holding using errcode = 'object_in_use';
+  end if;
+  delete from owned_slots o where o.slot = any (v_owned);
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.slots_lock_key()
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select 727001 $function$;
+CREATE OR REPLACE FUNCTION public.snapshots_of(p_event_ids uuid[])
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+  select coalesce(json_agg(s), '[]')
+  from (
+    select e.*,
+           case when e.available_tickets = 0 then
+             (select min(b.expires_at) from bookings b where b.event_id = e.id and b.status = 'held')
+           end as next_hold_expires_at
+    from unnest(p_event_ids) as x(id)
+    cross join lateral (
+      select * from events e where e.id between x.id and x.id order by e.id desc limit 1
+    ) e
+  ) s
+$function$;
+
+create view hottest_events as
+ WITH newest AS MATERIALIZED (
+         SELECT bookings.event_id,
+            bookings.quantity
+           FROM bookings
+          WHERE (bookings.id >= ((lpad(to_hex(((EXTRACT(epoch FROM (now() - '00:01:00'::interval)) * (1000)::numeric))::bigint), 12, '0'::text) || '00000000000000000000'::text))::uuid)
+          ORDER BY bookings.id DESC
+         LIMIT 20000
+        ), hottest AS (
+         SELECT newest.event_id,
+            (count(*))::integer AS bookings,
+            (sum(newest.quantity))::integer AS tickets
+           FROM newest
+          GROUP BY newest.event_id
+          ORDER BY ((count(*))::integer) DESC, newest.event_id
+         LIMIT 10
+        )
+ SELECT events.id,
+    events.name,
+    events.status,
+    events.available_tickets AS tickets_left,
+    events.total_tickets AS tickets_total,
+    hottest.bookings AS bookings_of_last_minute,
+    hottest.tickets AS tickets_of_last_minute
+   FROM (hottest
+     JOIN events ON ((events.id = hottest.event_id)))
+  ORDER BY hottest.bookings DESC, events.id;
+
+grant select on hottest_events to public;
