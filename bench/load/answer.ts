@@ -8,7 +8,7 @@ export interface Answer {
 
 const HEADERS_END = "\r\n\r\n";
 const STATUS_AT = "HTTP/1.1 ".length;
-/** As fastify and Node write it, and in the form of other servers. */
+/** As hono and Node write it, and in the form of other servers. */
 const LENGTH_NAMES = ["\r\ncontent-length: ", "\r\nContent-Length: "];
 const PROBLEM = '"code":"';
 const PROBLEMS_FROM = 400;

@@ -1,6 +1,6 @@
 /**
  * A simulated shard: its node takes calls apart for its lanes and answers each when all of it is decided
- * (shard-node/app.ts). It can be lost and come back.
+ * (shard-node/rpc.ts). It can be lost and come back.
  */
 import type { Costs } from "../costs.ts";
 import type { Call } from "./command.ts";
