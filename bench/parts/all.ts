@@ -28,7 +28,7 @@ export const PARTS: readonly Part[] = [
     name: "engine",
     title: "lanes and batches, without HTTP, beside a plain INSERT … SELECT",
     seconds: 4,
-    estimate: (seconds) => CLUSTER_SECONDS + 4 + 5 * seconds,
+    estimate: (seconds) => CLUSTER_SECONDS + 12 + 6.5 * seconds,
     cluster: {},
     run: engine,
   },

@@ -60,6 +60,7 @@ as $$
 declare
   v_event_ids   uuid[] := p_event_ids;
   v_now         timestamptz;
+  v_since       timestamptz := '-infinity';
   v_before      timestamptz;
   v_lock_wait   double precision;
   -- per event, by position
@@ -124,11 +125,16 @@ begin
   end if;
   v_now := coalesce(p_now, now_ms());
 
-  -- Tickets of a due hold are free at this very moment (B6).
+  -- Tickets of a due hold are free at this very moment (B6). What changed an event left no hold of it that was due then, so
+  -- only later ones are looked for: an old snapshot keeps the index entries of all that have ended. The sweep, which comes
+  -- without commands, looks for all, in case somebody has written an earlier end by hand.
+  if cardinality(p_events) + cardinality(p_settle_bookings) > 0 then
+    select coalesce(min((x.event).updated_at), v_since) into v_since from (select unnest(v_stored) as event) x;
+  end if;
   with due as (
     update bookings b
     set status = 'expired', updated_at = v_now
-    where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at <= v_now
+    where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at > v_since and b.expires_at <= v_now
     returning b.event_id, b.quantity
   ), freed as (
     select event_id, sum(quantity) as tickets from due group by event_id
@@ -300,7 +306,8 @@ begin
   from (
     select e.*,
            case when e.available_tickets = 0 then
-             (select min(b.expires_at) from bookings b where b.event_id = e.id and b.status = 'held')
+             (select min(b.expires_at) from bookings b
+              where b.event_id = e.id and b.status = 'held' and b.expires_at > e.updated_at)
            end as next_hold_expires_at
     from (select * from changed union all select * from untouched) e
   ) s;

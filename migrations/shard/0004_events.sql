@@ -9,7 +9,8 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
   from (
     select e.*,
            case when e.available_tickets = 0 then
-             (select min(b.expires_at) from bookings b where b.event_id = e.id and b.status = 'held')
+             (select min(b.expires_at) from bookings b
+              where b.event_id = e.id and b.status = 'held' and b.expires_at > e.updated_at)
            end as next_hold_expires_at
     from unnest(p_event_ids) as x(id)
     cross join lateral (

@@ -127,8 +127,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B6",
     suite: STORE,
     file: FUNCTIONS,
-    find: "where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at <= v_now",
-    replace: "where b.event_id = any (v_event_ids) and b.status = 'held' and v_now is null",
+    find: "b.expires_at > v_since and b.expires_at <= v_now",
+    replace: "b.expires_at > v_since and v_now is null",
   },
   {
     bug: "an expired hold is confirmed without asking for its tickets",
@@ -193,6 +193,14 @@ const PLANTS: readonly Plant[] = [
     file: FUNCTIONS,
     find: "where e.id between x.id and x.id\n    order by e.id desc\n",
     replace: "where e.id between x.id and x.id\n    order by e.id\n",
+  },
+  {
+    bug: "due holds are looked for among all that have ever ended",
+    rule: "G3",
+    suite: OLD_SNAPSHOT,
+    file: FUNCTIONS,
+    find: "coalesce(min((x.event).updated_at), v_since)",
+    replace: "v_since",
   },
   {
     bug: "bookings point at the row that batches update",
