@@ -3,7 +3,14 @@
  * how it stops. The only door to @hono/node-server.
  */
 import { once } from "node:events";
-import { createServer, type IncomingMessage, type RequestListener, type Server } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  ServerResponse,
+} from "node:http";
+import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
 
@@ -34,6 +41,8 @@ const DRAIN_REQUESTS_MAX_MS = 10_000;
 const DRAIN_IDLE_CHECK_MS = 20;
 
 export type Fetch = (request: Request, env: HttpBindings) => Response | Promise<Response>;
+/** The same, as the adapter sees it: it also serves HTTP/2, which this project does not. */
+type FetchCallback = Parameters<typeof getRequestListener>[0];
 
 export interface ServedApp {
   readonly fetch: Fetch;
@@ -43,19 +52,44 @@ export interface ServedApp {
   readonly wrap?: (listener: RequestListener) => RequestListener;
 }
 
+/** The newest answer on a connection. */
+const ANSWER = Symbol("answer");
+interface AnsweringSocket extends Socket {
+  [ANSWER]?: ServerResponse;
+}
+
+/** The answer that a connection has under way, or had last. */
+export function answerOn(socket: Socket): ServerResponse | undefined {
+  return (socket as AnsweringSocket)[ANSWER];
+}
+
+/**
+ * Node's answer, but text that is ASCII, as nearly all of it is, goes out as latin1: the bytes are the same, and copying them
+ * is cheaper than encoding them.
+ */
+class Answer extends ServerResponse {
+  override end(chunk?: unknown, encoding?: unknown, done?: () => void): this {
+    if (typeof chunk === "string" && encoding === undefined && Buffer.byteLength(chunk) === chunk.length)
+      return super.end(chunk, "latin1", done);
+    return super.end(chunk, encoding as BufferEncoding, done);
+  }
+}
+
 /** A server for the app; it does not listen yet. */
 export function createHttpServer({ fetch, badRequest, wrap = (listener) => listener }: ServedApp): Server {
-  // HTTP/1.0 requires no Host header (RFC 9112 §3.2); the adapter builds its URL with this one.
-  const serve = getRequestListener((request, env) => fetch(request, env as HttpBindings), {
+  const serve = getRequestListener(fetch as FetchCallback, {
+    // HTTP/1.0 requires no Host header (RFC 9112 §3.2); the adapter builds its URL with this one.
     hostname: "localhost",
     errorHandler: badRequest,
   });
+  // The only listener of this event: two would have Node.js copy their list for every request.
   const listener = wrap((incoming, outgoing) => {
+    (incoming.socket as AnsweringSocket)[ANSWER] = outgoing;
     // A draining server tells its clients to turn elsewhere.
     if (!server.listening) outgoing.setHeader("connection", "close");
     void serve(incoming, outgoing);
   });
-  const server = createServer(LIMITS, listener);
+  const server = createServer({ ...LIMITS, ServerResponse: Answer }, listener);
   return server;
 }
 

@@ -78,6 +78,7 @@ export function timeOf(id: EventId): number {
 }
 
 function canonicalUuid(text: string): string | undefined {
+  if (UUID.test(text)) return text;
   const lower = text.toLowerCase();
   return UUID.test(lower) ? lower : undefined;
 }

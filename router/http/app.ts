@@ -39,12 +39,7 @@ export function createRouterApp(parts: RouterParts): Fetch {
     const allow = [...allowed, ...(allowed.includes("GET") ? ["HEAD"] : [])].sort().join(", ");
     return refuse(env, new Problem("method_not_allowed", `Use ${allow} here.`), { allow });
   });
-  return (request, env) => {
-    // RFC 9112 §3.2: HTTP/1.1 requires it.
-    if (env.incoming.headers.host === undefined && env.incoming.httpVersion === "1.1")
-      return refuse(env, new Problem("invalid_request", "The Host header is missing."));
-    return app.fetch(request, env);
-  };
+  return app.fetch;
 }
 
 /** The answer to a request whose address or Host header is no URL. */

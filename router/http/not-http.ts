@@ -1,19 +1,17 @@
 /** What becomes no request: bytes that are not HTTP, headers beyond the limit, requests that do not arrive in time. */
-import { type Server, type ServerResponse, STATUS_CODES } from "node:http";
+import { type Server, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { Problem, PROBLEMS } from "../../shared/errors.ts";
-import { HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
+import { answerOn, HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
 import { problemDocument, problemHeaders } from "./answers.ts";
 import { newRequestId } from "./request-id.ts";
 
 /** Has the server answer them with a problem document and hang up; `refused` counts. */
 export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
-  const answers = new WeakMap<Socket, ServerResponse>();
-  server.on("request", ({ socket }, response) => answers.set(socket, response));
   server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
     const socket = stream as Socket;
     refused();
-    const underWay = answers.get(socket);
+    const underWay = answerOn(socket);
     // Never into an answer that is under way: whoever waits for it would be told of another request's fault.
     if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
     else underWay.once("close", () => socket.destroySoon());

@@ -67,8 +67,15 @@ export class Routes {
     spec: Omit<RouteSpec<Id, Query, undefined>, "body">,
     handle: (asked: With<Id, Query, undefined>) => Answer,
   ): void {
-    this.#add(spec, undefined, (context, asked) =>
-      handle({ ...asked, id: idOf(spec, context), query: queryOf(spec, asked.incoming), body: undefined }),
+    this.#add(spec, undefined, (context, incoming, requestId, span) =>
+      handle({
+        incoming,
+        requestId,
+        span,
+        id: idOf(spec, context),
+        query: queryOf(spec, incoming),
+        body: undefined,
+      }),
     );
   }
 
@@ -82,7 +89,7 @@ export class Routes {
     const addressOf = ({ socket, headers }: IncomingMessage): string | undefined =>
       clientAddress(socket.remoteAddress, headers["x-forwarded-for"]?.toString());
     const writes = spec.method !== "get";
-    this.#add(spec, roles, async (context, { incoming, requestId, span }) => {
+    this.#add(spec, roles, async (context, incoming, requestId, span) => {
       const checked = callerOf(incoming, verifier, roles);
       const caller = checked instanceof Promise ? await checked : checked;
       if (caller instanceof Problem) throw caller;
@@ -107,7 +114,12 @@ export class Routes {
   #add<Id, Query, Body>(
     spec: RouteSpec<Id, Query, Body>,
     roles: readonly Role[] | undefined,
-    handle: (context: Context<HttpEnv>, asked: Asked) => Answer,
+    handle: (
+      context: Context<HttpEnv>,
+      incoming: IncomingMessage,
+      requestId: string,
+      span: Span | undefined,
+    ) => Answer,
   ): void {
     this.#app.openAPIRegistry.registerPath(documented(spec, roles));
     const { metrics, log } = this.#parts;
@@ -133,7 +145,9 @@ export class Routes {
       const requestId = requestIdOf(incoming);
       const span = namedSpan(incoming, spec.path, requestId);
       try {
-        const response = handle(context, { incoming, requestId, span });
+        // RFC 9112 §3.2: HTTP/1.1 requires it.
+        if (incoming.headers.host === undefined && incoming.httpVersion === "1.1") throw NO_HOST;
+        const response = handle(context, incoming, requestId, span);
         if (!(response instanceof Promise)) return answered(response, started);
         return response.then(
           (given) => answered(given, started),
@@ -146,6 +160,7 @@ export class Routes {
   }
 }
 
+const NO_HOST = new Problem("invalid_request", "The Host header is missing.");
 const INTERNAL = new Problem("internal", "This is a bug; it is logged under the request's id.");
 
 function documented<Id, Query, Body>(
