@@ -10,9 +10,13 @@ export type { Slot };
 /** Also the number of values of the 12 bits of a booking id that carry the slot. */
 export const SLOT_COUNT = 4096;
 
+/** A canonical id is ASCII, so its characters are its bytes. The library makes bytes too, in four times the hash's time. */
+const bytes = new Uint8Array(36);
+
 /** The slot of an event, from the canonical form of its id. MurmurHash3 x86 32 bit, seed 0, UTF-8. */
 export function slotOf(eventId: EventId): Slot {
-  return (murmurhash.v3(eventId, 0) % SLOT_COUNT) as Slot;
+  for (let index = 0; index < bytes.length; index += 1) bytes[index] = eventId.charCodeAt(index);
+  return (murmurhash.v3(bytes, 0) % SLOT_COUNT) as Slot;
 }
 
 export function isSlot(value: unknown): value is Slot {
