@@ -60,18 +60,18 @@ export class Cluster {
     return [...this.#shards.values()];
   }
 
-  async command(command: Command, span?: Span): Promise<CommandResult> {
+  command(command: Command, span?: Span): Promise<CommandResult> {
     const slot = "eventId" in command ? slotOf(command.eventId) : slotOfBooking(command.bookingId);
-    return this.#routed(slot, async (shard) => shard.command(command, span));
+    return this.#routed(slot, (shard) => shard.command(command, span));
   }
 
   /** A replica may answer when it has everything that was committed before `notBefore`, by `elapsed()`. */
-  async readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#routed(slotOf(id), async (shard) => shard.readEvent(id, notBefore, span));
+  readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#routed(slotOf(id), (shard) => shard.readEvent(id, notBefore, span));
   }
 
-  async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
-    return this.#routed(slotOfBooking(id), async (shard) => shard.readBooking(id, span));
+  readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
+    return this.#routed(slotOfBooking(id), (shard) => shard.readBooking(id, span));
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -132,10 +132,10 @@ export class Cluster {
     return second.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : second;
   }
 
-  async #ask<Result>(
+  #ask<Result>(
     slot: Slot,
     ask: (shard: ShardClient) => Promise<Result | Failure>,
-  ): Promise<Result | Failure> {
+  ): Promise<Result | Failure> | Failure {
     const shard = this.#map && this.#shards.get(ownerOf(this.#map, slot));
     return shard === undefined ? { outcome: "shard_unavailable" } : ask(shard);
   }

@@ -21,31 +21,33 @@ export interface Outgoing<Item> {
 }
 
 interface Waiting<Item, Result> extends Outgoing<Item> {
-  readonly resolve: (result: Result | "queue_full" | "deadline") => void;
+  readonly resolve: (result: Result) => void;
+}
+
+/** How the items of a coalescer are sent, or refused. */
+export interface Sender<Item, Result> {
+  /** Answers one result per item, in order, and never throws. */
+  send(batch: readonly Outgoing<Item>[]): Promise<readonly Result[]>;
+  /** The result of an item that is not sent. */
+  shed(reason: "queue_full" | "deadline"): Result;
 }
 
 export class Coalescer<Item, Result> {
   readonly #limits: CoalescerLimits;
-  readonly #send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>;
+  readonly #sender: Sender<Item, Result>;
   readonly #clock: Clock;
   #queue: Waiting<Item, Result>[] = [];
   #inFlight = 0;
   #scheduled = false;
 
-  /** `send` answers one result per item, in order, and never throws. */
-  constructor(
-    limits: CoalescerLimits,
-    send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>,
-    clock: Clock,
-  ) {
+  constructor(limits: CoalescerLimits, sender: Sender<Item, Result>, clock: Clock) {
     this.#limits = limits;
-    this.#send = send;
+    this.#sender = sender;
     this.#clock = clock;
   }
 
-  /** The item's result, or why it was not sent. */
-  run(item: Item, deadline: number, span?: Span): Promise<Result | "queue_full" | "deadline"> {
-    if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve("queue_full");
+  run(item: Item, deadline: number, span?: Span): Promise<Result> {
+    if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve(this.#sender.shed("queue_full"));
     return new Promise((resolve) => {
       this.#queue.push({ item, deadline, span, resolve });
       this.#schedule();
@@ -67,7 +69,7 @@ export class Coalescer<Item, Result> {
     if (batch.length === 0) return;
     this.#inFlight += 1;
     if (this.#queue.length > 0) this.#schedule();
-    const results = await this.#send(batch);
+    const results = await this.#sender.send(batch);
     this.#inFlight -= 1;
     for (const [index, waiting] of batch.entries()) waiting.resolve(results[index] as Result);
     if (this.#queue.length > 0) this.#schedule();
@@ -81,7 +83,7 @@ export class Coalescer<Item, Result> {
       if (batch.length >= this.#limits.batchMax) break;
       taken += 1;
       // Nobody waits for it any more; sending it would only delay those who still do.
-      if (waiting.deadline <= now) waiting.resolve("deadline");
+      if (waiting.deadline <= now) waiting.resolve(this.#sender.shed("deadline"));
       else batch.push(waiting);
     }
     this.#queue = this.#queue.slice(taken);

@@ -72,22 +72,21 @@ export class ShardClient {
     const { limits, clock } = options;
     this.id = id;
     this.#options = options;
-    this.#commands = new Coalescer(limits, async (batch) => this.#sendCommands(batch), clock);
-    this.#events = new Coalescer(
-      limits,
-      async (batch) =>
-        this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
-          kind: "event",
-          ids: reads.map(({ id }) => id),
-          maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
-        })),
-      clock,
-    );
-    this.#bookings = new Coalescer(
-      limits,
-      async (batch) => this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
-      clock,
-    );
+    const shed = (reason: "queue_full" | "deadline"): Failure => {
+      options.observer.shed(reason === "queue_full" ? "shard_queue_full" : reason);
+      return { outcome: "overloaded" };
+    };
+    this.#commands = new Coalescer(limits, { send: async (batch) => this.#sendCommands(batch), shed }, clock);
+    const readEvents = async (batch: readonly Outgoing<EventRead>[]) =>
+      this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
+        kind: "event",
+        ids: reads.map(({ id }) => id),
+        maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
+      }));
+    this.#events = new Coalescer(limits, { send: readEvents, shed }, clock);
+    const readBookings = async (batch: readonly Outgoing<BookingId>[]) =>
+      this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids }));
+    this.#bookings = new Coalescer(limits, { send: readBookings, shed }, clock);
   }
 
   /** The nodes of this shard, the preferred one first. */
@@ -104,17 +103,16 @@ export class ShardClient {
     return this.#nodes.every((node) => node.open);
   }
 
-  async command(command: Command, span?: Span): Promise<CommandResult> {
-    const { clock } = this.#options;
-    return this.#orShed(await this.#commands.run(command, clock.elapsed() + command.budgetMs, span));
+  command(command: Command, span?: Span): Promise<CommandResult> {
+    return this.#commands.run(command, this.#options.clock.elapsed() + command.budgetMs, span);
   }
 
-  async readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#orShed(await this.#events.run({ id, notBefore }, this.#readDeadline(), span));
+  readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
+    return this.#events.run({ id, notBefore }, this.#readDeadline(), span);
   }
 
-  async readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
-    return this.#orShed(await this.#bookings.run(id, this.#readDeadline(), span));
+  readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
+    return this.#bookings.run(id, this.#readDeadline(), span);
   }
 
   async list(
@@ -154,9 +152,10 @@ export class ShardClient {
     const traces = tracesOf(batch);
     for (const { node, timeoutMs } of this.#attempts(deadline)) {
       const askedAt = this.#options.clock.elapsed();
+      // Whole milliseconds: a fraction is a dozen digits more to write, to send and to read.
       const commands = batch.map(({ item, deadline }) => ({
         ...item,
-        budgetMs: Math.max(1, deadline - askedAt),
+        budgetMs: Math.max(1, Math.round(deadline - askedAt)),
       }));
       try {
         const body = { commands, traces };
@@ -289,25 +288,17 @@ export class ShardClient {
   #readDeadline(): number {
     return this.#options.clock.elapsed() + this.#options.readDeadlineMs;
   }
-
-  #orShed<Result extends object>(result: Result | "queue_full" | "deadline"): Result | Failure {
-    if (typeof result === "object") return result;
-    this.#options.observer.shed(result === "queue_full" ? "shard_queue_full" : result);
-    return { outcome: "overloaded" };
-  }
 }
 
 /** The spans of those that are sampled: nearly always none. */
 function spansOf(batch: readonly Outgoing<unknown>[]): readonly Span[] {
-  return batch.flatMap(({ span }) => span ?? []);
+  return batch.map(({ span }) => span).filter((span) => span !== undefined);
 }
 
 /** How a call says which of its commands are sampled. */
 function tracesOf(batch: readonly Outgoing<Command>[]): CommandsRequest["traces"] {
-  const traces = batch.flatMap(({ span }, command) =>
-    span === undefined ? [] : { command, ...span.headers() },
-  );
-  return traces.length === 0 ? undefined : traces;
+  if (batch.every(({ span }) => span === undefined)) return undefined;
+  return batch.flatMap(({ span }, command) => (span === undefined ? [] : { command, ...span.headers() }));
 }
 
 /** A read that was lost took no effect. */

@@ -343,7 +343,7 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
   using copy = copySources();
   copy.plant({
     file: "router/cluster.ts",
-    find: "async command(command: Command, span?: Span): Promise<CommandResult> {",
+    find: "command(command: Command, span?: Span): Promise<CommandResult> {",
     replace: "async command(command: Command, span?: Span): Promise<CommandResult> { null.bug;",
   });
   await using node = await startFakeNode({ results: [], snapshots: [], mapVersion: 1 });
