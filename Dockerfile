@@ -17,5 +17,5 @@ STOPSIGNAL SIGTERM
 # Node itself asks: there is no need for a shell or curl. Every role that serves has ADMIN_PORT.
 HEALTHCHECK --interval=4s --timeout=10s --start-period=60s --retries=5 \
   CMD ["node", "-e", "require('http').get({ port: process.env.ADMIN_PORT, path: '/readyz' }, (answer) => process.exit(answer.statusCode === 200 ? 0 : 1)).on('error', () => process.exit(1))"]
-ENTRYPOINT ["node", "--max-old-space-size=1024", "--max-semi-space-size=8"]
+ENTRYPOINT ["node", "--max-old-space-size=1024", "--max-semi-space-size=32"]
 CMD ["router/main.ts"]
