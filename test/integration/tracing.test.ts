@@ -20,7 +20,7 @@ import {
   tally,
 } from "../support/cluster.ts";
 import { type CollectedSpan, type Collector, startCollector } from "../support/collector.ts";
-import { administer } from "../support/databases.ts";
+import { administer, connectTo, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startFakeNode } from "../support/fake-node.ts";
 import { copySources } from "../support/planted-copy.ts";
@@ -173,6 +173,9 @@ test("T2: every route is traced, short or not, and no buyer's data is on any spa
     expect([secret, all.includes(secret)]).toEqual([secret, false]);
 });
 
+const LOCK_WAITERS =
+  "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
 test("T2: a call and a batch for several are linked with each of them, both ways", async () => {
   await using collector = await startCollector();
   const env = { ...tracedTo(collector), RPC_IN_FLIGHT_MAX: "1" };
@@ -180,7 +183,15 @@ test("T2: a call and a batch for several are linked with each of them, both ways
   const client = cluster.client();
   const event = await client.createEvent();
   const buyers = Array.from({ length: 20 }, (_none, index) => index + 1);
-  await Promise.all(buyers.map(async (n) => client.book(event.id, `u${n}`, 1, sampledIn(traceOf(n)))));
+  // The first batch waits for the event's lock, and behind it the others gather.
+  const lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+  const booked = Promise.all(
+    buyers.map(async (n) => client.book(event.id, `u${n}`, 1, sampledIn(traceOf(n)))),
+  );
+  using other = connectTo(cluster.shards[0]?.databaseUrl ?? "");
+  await eventually("a batch waits for the lock", async () => (await other.run(LOCK_WAITERS)).length > 0);
+  lock.close();
+  await booked;
   await Promise.all(buyers.map(async (n) => client.book(event.id, `not-sampled-${n}`)));
   await cluster[Symbol.asyncDispose]();
 
