@@ -6,15 +6,20 @@ import { answerOn, HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
 import { problemDocument, problemHeaders } from "./answers.ts";
 import { newRequestId } from "./request-id.ts";
 
+/** How long a client has to hang up after it was refused. */
+const GOODBYE_MS = 1_000;
+
 /** Has the server answer them with a problem document and hang up; `refused` counts. */
 export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
   server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
     const socket = stream as Socket;
     refused();
-    const underWay = answerOn(socket);
+    const answer = answerOn(socket);
+    // What is broken is a request of its own, or the rest of one that has no answer yet and will have none.
+    if (answer === undefined || answer.writableFinished || answer.destroyed) refuse(error, socket);
+    else if (!answer.req.complete && !answer.headersSent) refuse(error, socket);
     // Never into an answer that is under way: whoever waits for it would be told of another request's fault.
-    if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
-    else underWay.once("close", () => socket.destroySoon());
+    else answer.once("close", () => socket.destroySoon());
   });
   // Node.js would answer these two by itself, without a problem document.
   server.on("checkExpectation", (request, response) => server.emit("request", request, response));
@@ -40,6 +45,8 @@ function refuse(error: NodeJS.ErrnoException, socket: Socket): void {
     connection: "close",
   };
   const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  // A client that does not hang up in turn is cut off; at once, and it might not see the answer.
+  setTimeout(() => socket.destroy(), GOODBYE_MS).unref();
   socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head.join("")}\r\n${body}`);
 }
 

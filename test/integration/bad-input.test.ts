@@ -15,6 +15,7 @@ import {
   type TestCluster,
   tokenOf,
 } from "../support/cluster.ts";
+import { eventually } from "../support/eventually.ts";
 
 let cluster: TestCluster;
 let client: Client;
@@ -228,6 +229,38 @@ test("S2: what is not HTTP, and headers beyond 16 KiB, are refused without harm"
     await raw("GET /v1/nothing HTTP/1.1\r\nhost: x\r\nexpect: 200-ok\r\nconnection: close\r\n\r\n"),
   ).toContain('"code":"not_found"');
   expect((await client.send("GET", `/v1/events/${event.id}`)).status).toBe(200);
+});
+
+test("S2 F2: a body that is broken, ends too early or stops is refused, and its connection is closed", async () => {
+  const head =
+    `POST /v1/events/${event.id}/bookings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${await tokenOf("slow")}\r\n` +
+    "content-type: application/json\r\n";
+  const chunked = `${head}transfer-encoding: chunked\r\n\r\n`;
+  const short = `${head}content-length: 14\r\n\r\n{"quan`;
+  const ask = async (what: string, bytes: string, isOver: boolean) => {
+    const socket = connect({
+      port: Number(new URL(client.url).port),
+      host: "127.0.0.1",
+      allowHalfOpen: true,
+    });
+    if (isOver) socket.end(bytes);
+    else socket.write(bytes);
+    const answer = await text(socket);
+    expect([what, answer.slice(0, 12)]).toEqual([what, "HTTP/1.1 400"]);
+    expect(answer).toContain('"code":"invalid_request"');
+    await eventually(`the connection of ${what} is closed`, async () => {
+      socket.write("x");
+      return socket.destroyed;
+    });
+  };
+  await Promise.all([
+    ask("a chunk without a length", `${chunked}zz\r\n`, false),
+    ask("a good chunk and a bad one", `${chunked}2\r\n{"\r\nzz\r\n`, false),
+    ask("a short body", short, true),
+    // Until the time for a whole request is over.
+    ask("a body that stops", short, false),
+  ]);
+  expect((await client.readEvent(event.id)).version).toBe(event.version);
 });
 
 test("S2 F1: what follows a booking on its connection never answers in its place", async () => {
