@@ -53,10 +53,10 @@ test.skipIf(!canMakeCertificates)(
 );
 
 test.each([
-  { what: "hangs up when it is asked for TLS", answer: "" },
-  { what: "hangs up in the handshake", answer: "S" },
-  { what: "says more than yes before it is behind TLS", answer: "SE" },
-])("S7 F1: a server that $what costs no timeout and no process", async ({ answer }) => {
+  { what: "hangs up when it is asked for TLS", answer: "", said: "Connection terminated unexpectedly" },
+  { what: "hangs up in the handshake", answer: "S", said: "disconnected before secure TLS connection" },
+  { what: "says more than yes before it is behind TLS", answer: "SE", said: "does not speak TLS" },
+])("S7 F1: a server that $what costs no timeout and no process", async ({ answer, said }) => {
   const liar = createServer((socket) => {
     socket.on("error", () => undefined);
     socket.once("data", () => socket.end(answer));
@@ -71,7 +71,7 @@ test.each([
   });
   const began = performance.now();
 
-  await expect(connection.run("select 1")).rejects.toThrow(Error);
+  await expect(connection.run("select 1")).rejects.toThrow(said);
 
   expect(performance.now() - began).toBeLessThan(10_000);
   expect(connection.isClosed).toBe(true);
