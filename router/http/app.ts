@@ -34,7 +34,7 @@ export function createRouterApp(parts: RouterParts): Fetch {
     // Every other method on a known address is 405 with `Allow` (RFC 9110 §15.5.6).
     const allowed = [...methods].filter((method) => app.router.match(method, req.path)[0].length > 0);
     // A route that the request did find says that nothing is there for whoever asks.
-    if (allowed.length === 0 || allowed.includes(req.method))
+    if (allowed.length === 0 || allowed.includes(req.method === "HEAD" ? "GET" : req.method))
       return refuse(env, new Problem("not_found", `Nothing is at ${req.method} ${req.path.slice(0, 200)}.`));
     const allow = [...allowed, ...(allowed.includes("GET") ? ["HEAD"] : [])].sort().join(", ");
     return refuse(env, new Problem("method_not_allowed", `Use ${allow} here.`), { allow });

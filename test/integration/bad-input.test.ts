@@ -188,6 +188,7 @@ test("S2: unknown paths and methods are told so", async () => {
   ]) {
     expectProblem(await client.send("GET", path), "not_found");
   }
+  expect((await client.send("HEAD", "/")).status).toBe(404);
   for (const [method, path, allow] of [
     ["PUT", "/v1/events", "GET, HEAD, POST"],
     ["DELETE", `/v1/events/${event.id}`, "GET, HEAD, PATCH"],
