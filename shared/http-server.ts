@@ -52,15 +52,20 @@ export interface ServedApp {
   readonly wrap?: (listener: RequestListener) => RequestListener;
 }
 
-/** The newest answer on a connection. */
-const ANSWER = Symbol("answer");
+/** Clients may send requests before they have the answers to those before (pipelining, RFC 9112 §9.3.2). */
+const NEWEST = Symbol("newest answer");
+const BEFORE = Symbol("answer before the newest");
 interface AnsweringSocket extends Socket {
-  [ANSWER]?: ServerResponse;
+  [NEWEST]?: ServerResponse;
+  [BEFORE]?: ServerResponse | undefined;
 }
 
-/** The answer that a connection has under way, or had last. */
-export function answerOn(socket: Socket): ServerResponse | undefined {
-  return (socket as AnsweringSocket)[ANSWER];
+/** The answer to a connection's newest request, and the one before. They are given in order, so no older one matters. */
+export function answersOn(
+  socket: Socket,
+): readonly [newest?: ServerResponse, before?: ServerResponse | undefined] {
+  const { [NEWEST]: newest, [BEFORE]: before } = socket as AnsweringSocket;
+  return newest === undefined ? [] : [newest, before];
 }
 
 /**
@@ -84,7 +89,9 @@ export function createHttpServer({ fetch, badRequest, wrap = (listener) => liste
   });
   // The only listener of this event: two would have Node.js copy their list for every request.
   const listener = wrap((incoming, outgoing) => {
-    (incoming.socket as AnsweringSocket)[ANSWER] = outgoing;
+    const socket = incoming.socket as AnsweringSocket;
+    socket[BEFORE] = socket[NEWEST];
+    socket[NEWEST] = outgoing;
     // A draining server tells its clients to turn elsewhere.
     if (!server.listening) outgoing.setHeader("connection", "close");
     void serve(incoming, outgoing);

@@ -2,7 +2,7 @@
 import { type Server, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { Problem, PROBLEMS } from "../../shared/errors.ts";
-import { answerOn, HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
+import { answersOn, HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
 import { problemDocument, problemHeaders } from "./answers.ts";
 import { newRequestId } from "./request-id.ts";
 
@@ -14,12 +14,13 @@ export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
   server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
     const socket = stream as Socket;
     refused();
-    const answer = answerOn(socket);
-    // What is broken is a request of its own, or the rest of one that has no answer yet and will have none.
-    if (answer === undefined || answer.writableFinished || answer.destroyed) refuse(error, socket);
-    else if (!answer.req.complete && !answer.headersSent) refuse(error, socket);
+    const [answer, before] = answersOn(socket);
+    // A request whose rest is broken has no answer yet and will have none; what stands before it may have one.
+    const isItsRest = answer !== undefined && !answer.req.complete && !answer.headersSent;
+    const underWay = isItsRest ? before : answer;
     // Never into an answer that is under way: whoever waits for it would be told of another request's fault.
-    else answer.once("close", () => socket.destroySoon());
+    if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
+    else underWay.once("close", () => socket.destroySoon());
   });
   // Node.js would answer these two by itself, without a problem document.
   server.on("checkExpectation", (request, response) => server.emit("request", request, response));

@@ -274,6 +274,15 @@ test("S2 F1: what follows a booking on its connection never answers in its place
   const answer = await text(socket);
   expect(answer).toMatch(/^HTTP\/1\.1 201 /);
   expect(answer.match(/HTTP\/1\.1/g)).toHaveLength(1);
+  // Nor does a second request whose body is broken, while the first has no answer yet.
+  const second = connect(Number(new URL(client.url).port), "127.0.0.1");
+  const json = `${head}content-type: application/json\r\n`;
+  second.write(
+    `${json}content-length: 14\r\n\r\n{"quantity":1}${json}transfer-encoding: chunked\r\n\r\nzz\r\n`,
+  );
+  const answers = await text(second);
+  expect(answers).toMatch(/^HTTP\/1\.1 201 /);
+  expect(answers.match(/HTTP\/1\.1/g)).toHaveLength(1);
 });
 
 test("S1: without a valid token nothing is written and no booking is read", async () => {
