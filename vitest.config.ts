@@ -1,14 +1,38 @@
 import { defineConfig } from "vitest/config";
 
+/** One PostgreSQL and one Redis for all test files of a project that asks for them. */
+const globalSetup = "test/support/global-setup.ts";
+
 export default defineConfig({
   test: {
-    include: ["**/*.test.ts"],
-    exclude: ["node_modules/**", ".onsale/**", "test/compose/**"],
-    globalSetup: "test/support/global-setup.ts",
     // Two cores: more workers would only make the tests wait for each other.
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 20_000,
+    // Each project is named after what its tests need.
+    projects: [
+      { extends: true, test: { name: "unit", include: ["test/unit/**/*.test.ts"] } },
+      {
+        extends: true,
+        test: {
+          name: "servers",
+          include: ["test/{components,cluster,faults,bench}/**/*.test.ts"],
+          globalSetup,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "containers",
+          include: ["test/containers/**/*.test.ts"],
+          globalSetup,
+          // One cluster at a time: it has twenty containers.
+          fileParallelism: false,
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+        },
+      },
+    ],
   },
 });

@@ -2,9 +2,9 @@
  * Recomputes from the rows of all shards what must always hold. Each rule is one query that returns the offending rows,
  * so an empty answer is the proof; each runs in one statement, so it sees one moment of its shard and may run under load.
  */
-import type { EventId } from "../shared/ids.ts";
-import { Database, type Statement } from "../shared/postgres.ts";
-import { SLOT_COUNT, slotOf } from "../shared/slots.ts";
+import type { EventId } from "../shared/domain/ids.ts";
+import { Database, type Statement } from "../shared/database/database.ts";
+import { SLOT_COUNT, slotOf } from "../shared/domain/slots.ts";
 
 /** Offending rows of one rule; at most `ROWS_MAX` are shown. */
 export interface Violation {

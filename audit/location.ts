@@ -2,7 +2,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { ConfigError, postgresUrl, readConfig } from "../shared/config.ts";
+import { ConfigError, readConfig } from "../shared/process/config.ts";
+import { postgresUrl } from "../shared/database/url.ts";
 
 const settings = z.object({
   CATALOG_URL: postgresUrl.optional(),

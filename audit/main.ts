@@ -1,6 +1,6 @@
 /** `npm run audit`: are all invariants true in all shards? Exit 0 when they are, 1 with the offending rows when not. */
-import { ConfigError } from "../shared/config.ts";
-import { DatabaseError } from "../shared/postgres.ts";
+import { ConfigError } from "../shared/process/config.ts";
+import { DatabaseError } from "../shared/database/database.ts";
 import { audit } from "./audit.ts";
 import { findCatalog } from "./location.ts";
 

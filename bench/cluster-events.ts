@@ -1,9 +1,10 @@
 /** The events of a benchmark: one over the API, or thousands in one statement a shard. */
-import { type EventId, newEventId } from "../shared/ids.ts";
-import { Database, type Statement } from "../shared/postgres.ts";
-import { slotOf } from "../shared/slots.ts";
-import { mintToken } from "../shared/tokens.ts";
-import { type Event, LIMITS } from "../shared/wire.ts";
+import { type EventId, newEventId } from "../shared/domain/ids.ts";
+import { Database, type Statement } from "../shared/database/database.ts";
+import { slotOf } from "../shared/domain/slots.ts";
+import { mintToken } from "../router/callers/tokens.ts";
+import type { Event } from "../shared/domain/events.ts";
+import { LIMITS } from "../shared/domain/limits.ts";
 
 export interface EventFields {
   readonly totalTickets: number;

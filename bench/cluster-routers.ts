@@ -47,7 +47,7 @@ export async function startRouter(
     stream.on("data", (piece: Buffer) => (output = (output + piece.toString()).slice(-20_000)));
   const stop = async () => {
     child.kill(spec.stopSignal);
-    await exited; // a role that hangs ends itself (shared/lifecycle.ts)
+    await exited; // a role that hangs ends itself (shared/process/lifecycle.ts)
   };
   try {
     const deadline = performance.now() + spec.readyMaxMs;

@@ -13,8 +13,8 @@ import { fileURLToPath } from "node:url";
 import { audit, type AuditReport } from "../audit/audit.ts";
 import { ProcessNotes } from "../deploy/embedded/leftovers.ts";
 import { commandOf } from "../deploy/embedded/process-identity.ts";
-import type { EventId } from "../shared/ids.ts";
-import type { Event } from "../shared/wire.ts";
+import type { EventId } from "../shared/domain/ids.ts";
+import type { Event } from "../shared/domain/events.ts";
 import { createEvent, type EventFields, makeEvents, readEvent } from "./cluster-events.ts";
 import {
   type ClusterFile,

@@ -1,6 +1,6 @@
 /** Somebody's old snapshot: a transaction that has read, and for which every version of every row since is kept. */
-import { Connection } from "../shared/connection.ts";
-import type { EventId } from "../shared/ids.ts";
+import { Connection } from "../shared/database/connection.ts";
+import type { EventId } from "../shared/domain/ids.ts";
 
 /** The snapshot is held for as long as its bench takes. */
 const HELD_MS = 600_000;

@@ -1,5 +1,5 @@
 /** Tokens of buyers by the hundred thousand, signed where they are made: jose sends each one through a queue of other threads. */
-import { SharedSecret } from "../shared/hs256.ts";
+import { SharedSecret } from "../router/callers/hs256.ts";
 
 /** Buyers numbered from `first`; user n is `buyer-<n>`. */
 export interface Buyers {

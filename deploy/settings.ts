@@ -1,6 +1,6 @@
 /** Refuses what .env says before containers are made with it: a database keeps the password that it was made with. */
 import { z } from "zod";
-import { ConfigError, integer, readConfig, secret } from "../shared/config.ts";
+import { ConfigError, integer, readConfig, secret } from "../shared/process/config.ts";
 
 // Passwords become parts of URLs: what RFC 3986 §2.3 calls unreserved needs no escape there.
 const password = z

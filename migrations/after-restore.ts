@@ -1,7 +1,7 @@
 /** `npm run after-restore -- --shard shard-0`: fits a shard that was restored into the cluster, before its nodes start. */
 import { parseArgs } from "node:util";
-import { readConfig } from "../shared/config.ts";
-import { parseShardId } from "../shared/ids.ts";
+import { readConfig } from "../shared/process/config.ts";
+import { parseShardId } from "../shared/domain/ids.ts";
 import { catalogConfig } from "./config.ts";
 import { settleRestoredShard } from "./shards.ts";
 

@@ -1,7 +1,7 @@
 /** The settings of `npm run migrate` and `npm run move-slot`. */
 import { z } from "zod";
-import { postgresUrl } from "../shared/config.ts";
-import { parseShardId } from "../shared/ids.ts";
+import { postgresUrl } from "../shared/database/url.ts";
+import { parseShardId } from "../shared/domain/ids.ts";
 import type { ShardDatabase } from "./shards.ts";
 
 const shardList = z

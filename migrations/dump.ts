@@ -2,7 +2,7 @@
  * A database's schema as PostgreSQL prints it, in an order that never changes, so that a review sees in `schema.sql` what a
  * migration does. `pg_dump` would say more, but it is not among the binaries that come with the project.
  */
-import { Database, type Statement } from "../shared/postgres.ts";
+import { Database, type Statement } from "../shared/database/database.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 

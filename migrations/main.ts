@@ -1,5 +1,5 @@
 /** `npm run migrate`: brings the catalog and all shards to the newest schema and registers the shards. Safe to repeat. */
-import { ConfigError, readConfig } from "../shared/config.ts";
+import { ConfigError, readConfig } from "../shared/process/config.ts";
 import { migrateConfig } from "./config.ts";
 import { checkHistory, migrate, type Schema } from "./runner.ts";
 import { settleShards } from "./shards.ts";

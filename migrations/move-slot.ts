@@ -1,8 +1,8 @@
 /** `npm run move-slot -- --slot 17 --to shard-1`: moves a slot that holds no event to another shard. */
 import { parseArgs } from "node:util";
-import { readConfig } from "../shared/config.ts";
-import { parseShardId } from "../shared/ids.ts";
-import { isSlot } from "../shared/slots.ts";
+import { readConfig } from "../shared/process/config.ts";
+import { parseShardId } from "../shared/domain/ids.ts";
+import { isSlot } from "../shared/domain/slots.ts";
 import { catalogConfig } from "./config.ts";
 import { moveEmptySlot } from "./shards.ts";
 

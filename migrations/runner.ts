@@ -5,8 +5,8 @@
 import { createHash } from "node:crypto";
 import { globSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { Connection } from "../shared/connection.ts";
-import { findPrimary } from "../shared/postgres.ts";
+import { Connection } from "../shared/database/connection.ts";
+import { findPrimary } from "../shared/database/database.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 /** For one file, and for the wait until another runner is done with one. */

@@ -3,10 +3,10 @@
  * added later owns nothing, and an empty slot can be moved. Every change of owners carries a token, by which shards and
  * catalog refuse it once another one has overtaken it (docs/decisions/0012-slot-fencing.md).
  */
-import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/postgres.ts";
-import type { ShardId } from "../shared/ids.ts";
-import { invariant } from "../shared/invariant.ts";
-import { SLOT_COUNT, type Slot } from "../shared/slots.ts";
+import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/database/database.ts";
+import type { ShardId } from "../shared/domain/ids.ts";
+import { invariant } from "../shared/domain/invariant.ts";
+import { SLOT_COUNT, type Slot } from "../shared/domain/slots.ts";
 
 export interface ShardDatabase {
   readonly id: ShardId;

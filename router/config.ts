@@ -1,8 +1,17 @@
 /** The settings of a router. Every bound has a name and a unit. */
 import { z } from "zod";
-import { drainGraceMs, host, integer, logLevel, port, secret, urlListOf, urlOf } from "../shared/config.ts";
-import { tracingSettings } from "../shared/tracing.ts";
-import { networksFrom } from "./http/client-address.ts";
+import {
+  drainGraceMs,
+  host,
+  integer,
+  logLevel,
+  port,
+  secret,
+  urlListOf,
+  urlOf,
+} from "../shared/process/config.ts";
+import { tracingSettings } from "../shared/watch/start-tracing.ts";
+import { networksFrom } from "./callers/client-address.ts";
 
 /**
  * Proxies whose `X-Forwarded-For` is believed. This machine's own are among them by default: a process here that speaks to a

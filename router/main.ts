@@ -1,6 +1,6 @@
 /** `npm run router`: the stateless front of the cluster. Settings: router/config.ts. */
-import { readConfig } from "../shared/config.ts";
-import { runRole } from "../shared/lifecycle.ts";
+import { readConfig } from "../shared/process/config.ts";
+import { runRole } from "../shared/process/lifecycle.ts";
 import { routerConfig } from "./config.ts";
 import { startRouter } from "./router.ts";
 

@@ -8,11 +8,11 @@ import {
   type Registry,
   SIZE_BUCKETS,
   Tally,
-} from "../shared/metrics.ts";
-import type { ShardId } from "../shared/ids.ts";
-import type { CommandResult } from "../shared/wire.ts";
-import type { CacheTier } from "./event-cache.ts";
-import type { ShardClient, ShardObserver } from "./shard-client.ts";
+} from "../shared/watch/metrics.ts";
+import type { ShardId } from "../shared/domain/ids.ts";
+import type { CommandResult } from "../shared/domain/outcomes.ts";
+import type { CacheTier } from "./cache/event-cache.ts";
+import type { ShardClient, ShardObserver } from "./shards/shard-client.ts";
 
 export interface RouterMetrics extends ShardObserver {
   readonly http: HttpMetrics;

@@ -1,20 +1,19 @@
 /** The parts of a router, put together. */
-import { startAdminServer } from "../shared/admin-server.ts";
-import { systemClock } from "../shared/clock.ts";
-import { drain, listen } from "../shared/http-server.ts";
-import type { Running } from "../shared/lifecycle.ts";
-import { createLog } from "../shared/log.ts";
-import { createRegistry } from "../shared/metrics.ts";
-import { SnapshotFeed, SnapshotStore } from "../shared/redis.ts";
-import { startTracing } from "../shared/tracing.ts";
-import { TokenVerifier } from "../shared/tokens.ts";
-import { Booker } from "./booker.ts";
-import { Cluster } from "./cluster.ts";
+import { startAdminServer } from "../shared/watch/admin-server.ts";
+import { systemClock } from "../shared/process/clock.ts";
+import { drain, listen } from "../shared/process/http-server.ts";
+import type { Running } from "../shared/process/lifecycle.ts";
+import { createLog } from "../shared/process/log.ts";
+import { createRegistry } from "../shared/watch/metrics.ts";
+import { SnapshotFeed, SnapshotStore } from "../shared/redis/redis.ts";
+import { startTracing } from "../shared/watch/start-tracing.ts";
+import { TokenVerifier } from "./callers/tokens.ts";
+import { Cluster } from "./shards/cluster.ts";
 import type { RouterConfig } from "./config.ts";
-import { EventCache } from "./event-cache.ts";
-import { clientAddressBehind } from "./http/client-address.ts";
+import { EventCache } from "./cache/event-cache.ts";
+import { clientAddressBehind } from "./callers/client-address.ts";
 import { createRouterServer } from "./http/server.ts";
-import { createWriteLimits } from "./http/write-limits.ts";
+import { createWriteLimits } from "./callers/write-limits.ts";
 import { createRouterMetrics } from "./metrics.ts";
 
 export interface RunningRouter extends Running {
@@ -70,7 +69,6 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const server = createRouterServer({
     cluster,
     cache,
-    booker: new Booker({ cluster, cache, metrics }),
     verifier: new TokenVerifier(
       {
         keys:

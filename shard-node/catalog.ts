@@ -4,9 +4,9 @@
  * shard's. While the catalog is away everything goes on with what is in memory.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ShardId } from "../shared/ids.ts";
-import type { Database, Statement } from "../shared/postgres.ts";
-import { rangesOf, readShardMap, type WireShardMap } from "../shared/shard-map.ts";
+import type { ShardId } from "../shared/domain/ids.ts";
+import type { Database, Statement } from "../shared/database/database.ts";
+import { rangesOf, readShardMap, type WireShardMap } from "../shared/wire/shard-map.ts";
 
 /** A node that was not seen for this long is left out of the map. */
 const NODE_FORGOTTEN_SECONDS = 15;

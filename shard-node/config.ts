@@ -1,9 +1,10 @@
 /** The settings of a shard node. Every bound has a name, a unit and a default that fits one shard on a few cores. */
 import { hostname } from "node:os";
 import { z } from "zod";
-import { drainGraceMs, host, integer, logLevel, port, postgresUrl, secret, urlOf } from "../shared/config.ts";
-import { shardIdSchema } from "../shared/shard-map.ts";
-import { tracingSettings } from "../shared/tracing.ts";
+import { drainGraceMs, host, integer, logLevel, port, secret, urlOf } from "../shared/process/config.ts";
+import { postgresUrl } from "../shared/database/url.ts";
+import { shardIdSchema } from "../shared/wire/shard-map.ts";
+import { tracingSettings } from "../shared/watch/start-tracing.ts";
 
 export const nodeConfig = z
   .object({
@@ -12,7 +13,7 @@ export const nodeConfig = z
     CATALOG_URL: postgresUrl,
     /** Replicas of the shard's database, one a host; they answer lists and reads of events while they are fresh. */
     REPLICA_URL: postgresUrl.optional(),
-    /** Memory answers reads for 800 ms (router/event-cache.ts); what is older than that could not be kept at all. */
+    /** Memory answers reads for 800 ms (router/cache/event-cache.ts); what is older than that could not be kept at all. */
     REPLICA_LAG_MAX_MS: integer({ min: 1, max: 800, default: 500 }),
     INTERNAL_TOKEN: secret,
     /** Routers that still send this one are answered too, while the token is exchanged. */

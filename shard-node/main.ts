@@ -1,6 +1,6 @@
 /** `npm run shard-node`: the only writer of its shard. Settings: shard-node/config.ts. */
-import { readConfig } from "../shared/config.ts";
-import { runRole } from "../shared/lifecycle.ts";
+import { readConfig } from "../shared/process/config.ts";
+import { runRole } from "../shared/process/lifecycle.ts";
 import { nodeConfig } from "./config.ts";
 import { startNode } from "./node.ts";
 

@@ -7,9 +7,9 @@ import {
   LATENCY_BUCKETS,
   type Registry,
   SIZE_BUCKETS,
-} from "../shared/metrics.ts";
-import type { Database, DatabaseObserver } from "../shared/postgres.ts";
-import type { LaneObserver, Lanes } from "./lanes.ts";
+} from "../shared/watch/metrics.ts";
+import type { Database, DatabaseObserver } from "../shared/database/database.ts";
+import type { LaneObserver, Lanes } from "./decide/lanes.ts";
 
 export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   shed(reason: "lane_full" | "deadline" | "pool_busy"): void;

@@ -1,27 +1,27 @@
 /** The parts of a shard node, put together. */
-import { startAdminServer } from "../shared/admin-server.ts";
-import { systemClock } from "../shared/clock.ts";
-import { drain, listen } from "../shared/http-server.ts";
-import type { Running } from "../shared/lifecycle.ts";
-import { createLog } from "../shared/log.ts";
-import { Outage } from "../shared/outage.ts";
-import { createRegistry } from "../shared/metrics.ts";
-import { serverName, serverUrls } from "../shared/database-url.ts";
-import { Database, DatabaseError, type Statement } from "../shared/postgres.ts";
-import { SnapshotStore } from "../shared/redis.ts";
-import { repeat } from "../shared/repeat.ts";
-import { startTracing } from "../shared/tracing.ts";
-import type { Snapshot } from "../shared/wire.ts";
+import { startAdminServer } from "../shared/watch/admin-server.ts";
+import { systemClock } from "../shared/process/clock.ts";
+import { drain, listen } from "../shared/process/http-server.ts";
+import type { Running } from "../shared/process/lifecycle.ts";
+import { createLog } from "../shared/process/log.ts";
+import { Outage } from "../shared/process/outage.ts";
+import { createRegistry } from "../shared/watch/metrics.ts";
+import { serverName, serverUrls } from "../shared/database/url.ts";
+import { Database, DatabaseError, type Statement } from "../shared/database/database.ts";
+import { SnapshotStore } from "../shared/redis/redis.ts";
+import { repeat } from "../shared/process/repeat.ts";
+import { startTracing } from "../shared/watch/start-tracing.ts";
+import type { Snapshot } from "../shared/domain/events.ts";
 import { createNodeServer } from "./rpc.ts";
-import { BookingStore } from "./booking-store.ts";
+import { BookingStore } from "./store/booking-store.ts";
 import { Catalog } from "./catalog.ts";
 import type { NodeConfig } from "./config.ts";
-import { Decider } from "./decider.ts";
-import { EventPublisher } from "./event-publisher.ts";
-import { BATCHES_PER_LANE_MAX, Lanes } from "./lanes.ts";
+import { Decider } from "./decide/decider.ts";
+import { EventPublisher } from "./publisher.ts";
+import { BATCHES_PER_LANE_MAX, Lanes } from "./decide/lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
-import { Reader } from "./reader.ts";
-import { Replica } from "./replica.ts";
+import { Reader } from "./read/reader.ts";
+import { Replica } from "./read/replica.ts";
 
 const CATALOG_REFRESH_MS = 1_000;
 const SAMPLE_MS = 1_000;
@@ -153,6 +153,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     changed,
     databaseUp: () => databaseUp,
     metrics: metrics.http,
+    clock: systemClock,
     shed: () => metrics.shed("pool_busy"),
     log,
     tracing,

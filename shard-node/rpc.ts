@@ -1,14 +1,15 @@
-/** The RPC of a shard node (shared/wire.ts). It refuses everybody who does not hold the internal token. */
+/** The RPC of a shard node (shared/wire/rpc.ts). It refuses everybody who does not hold the internal token. */
 import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage, Server } from "node:http";
 import { Hono } from "hono";
 import type { z } from "zod";
-import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/http-server.ts";
-import type { EventId } from "../shared/ids.ts";
-import type { Log } from "../shared/log.ts";
-import type { HttpMetrics } from "../shared/metrics.ts";
-import { DatabaseError } from "../shared/postgres.ts";
-import type { Span, Tracing } from "../shared/tracing.ts";
+import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
+import type { Clock } from "../shared/process/clock.ts";
+import type { EventId } from "../shared/domain/ids.ts";
+import type { Log } from "../shared/process/log.ts";
+import type { HttpMetrics } from "../shared/watch/metrics.ts";
+import { DatabaseError } from "../shared/database/database.ts";
+import type { Span, Tracing } from "../shared/watch/tracing.ts";
 import {
   changeEventRequestSchema,
   type CommandsRequest,
@@ -16,20 +17,20 @@ import {
   type CommandsResponse,
   createEventRequestSchema,
   type EventResult,
-  type Failure,
   listRequestSchema,
   readRequestSchema,
   RPC,
   RPC_VERSION,
   RPC_VERSION_HEADER,
   rpcVersionProblem,
-  type Snapshot,
-} from "../shared/wire.ts";
-import type { BookingStore } from "./booking-store.ts";
+} from "../shared/wire/rpc.ts";
+import type { Failure } from "../shared/domain/outcomes.ts";
+import type { Snapshot } from "../shared/domain/events.ts";
+import type { BookingStore } from "./store/booking-store.ts";
 import type { Catalog } from "./catalog.ts";
-import { type Decided, failureOf } from "./decider.ts";
-import type { Lanes } from "./lanes.ts";
-import type { Reader } from "./reader.ts";
+import { type Decided, failureOf } from "./decide/decider.ts";
+import type { Lanes } from "./decide/lanes.ts";
+import type { Reader } from "./read/reader.ts";
 
 /** A full batch of the largest commands fits many times over. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
@@ -50,6 +51,7 @@ export interface NodeParts {
   readonly metrics: HttpMetrics;
   /** Told when a statement was refused because too many wait for a connection already. */
   readonly shed: () => void;
+  readonly clock: Clock;
   readonly log: Log;
   /** undefined when it is off. */
   readonly tracing: Tracing | undefined;
@@ -102,7 +104,7 @@ function admission(tokens: readonly string[]): (incoming: IncomingMessage) => bo
 }
 
 function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
-  const { store, reader, lanes, catalog, tracing } = parts;
+  const { store, reader, lanes, catalog, tracing, clock } = parts;
   const mapVersion = (): number => catalog.map?.version ?? 0;
   const call = <Body>(
     path: string,
@@ -131,10 +133,12 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     return judged([result], result);
   };
 
-  call(RPC.commands, commandsRequestSchema, async ({ commands, traces }, span) => {
+  call(RPC.commands, commandsRequestSchema, async ({ sentAt, commands, traces }, span) => {
     const spans = tracing && traces && parentsOf(tracing, traces, span);
+    // From the router's clock to this one's; the time on the way is not counted.
+    const ahead = clock.elapsed() - sentAt;
     const decided = await Promise.all(
-      commands.map(async (command, index) => lanes.run(command, spans?.get(index))),
+      commands.map(async (command, index) => lanes.run(command, command.deadline + ahead, spans?.get(index))),
     );
     // What waited in vain for a database that is away was not too much work: the router shall stop sending more.
     const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };

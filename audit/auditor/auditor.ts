@@ -2,13 +2,13 @@
  * Audits the cluster again and again, for Prometheus. A process of its own, because an audit that nobody remembers to run
  * finds nothing, and because reading every row is no work for a node.
  */
-import { startAdminServer } from "../../shared/admin-server.ts";
-import { systemClock } from "../../shared/clock.ts";
-import type { Running } from "../../shared/lifecycle.ts";
-import { createLog } from "../../shared/log.ts";
-import { createRegistry, Gauge } from "../../shared/metrics.ts";
-import { Outage } from "../../shared/outage.ts";
-import { repeat } from "../../shared/repeat.ts";
+import { startAdminServer } from "../../shared/watch/admin-server.ts";
+import { systemClock } from "../../shared/process/clock.ts";
+import type { Running } from "../../shared/process/lifecycle.ts";
+import { createLog } from "../../shared/process/log.ts";
+import { createRegistry, Gauge } from "../../shared/watch/metrics.ts";
+import { Outage } from "../../shared/process/outage.ts";
+import { repeat } from "../../shared/process/repeat.ts";
 import { audit, AUDITED_RULES, type AuditReport } from "../audit.ts";
 import type { AuditorConfig } from "./config.ts";
 

@@ -1,6 +1,7 @@
 /** The settings of the auditor. */
 import { z } from "zod";
-import { host, integer, logLevel, port, postgresUrl } from "../../shared/config.ts";
+import { host, integer, logLevel, port } from "../../shared/process/config.ts";
+import { postgresUrl } from "../../shared/database/url.ts";
 
 export const auditorConfig = z.object({
   CATALOG_URL: postgresUrl,

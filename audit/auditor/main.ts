@@ -1,6 +1,6 @@
 /** `npm run auditor`: audits again and again, and says on its admin port what it found. Settings: config.ts. */
-import { readConfig } from "../../shared/config.ts";
-import { runRole } from "../../shared/lifecycle.ts";
+import { readConfig } from "../../shared/process/config.ts";
+import { runRole } from "../../shared/process/lifecycle.ts";
 import { startAuditor } from "./auditor.ts";
 import { auditorConfig } from "./config.ts";
 

@@ -5,9 +5,9 @@
 import { randomUUIDv7 } from "node:crypto";
 import { type Context, Hono } from "hono";
 import { z } from "zod";
-import { PROBLEMS, type ProblemCode } from "../../shared/errors.ts";
-import { bodyOf, BodyError, type Fetch, type HttpEnv } from "../../shared/http-server.ts";
-import type { TokenVerifier } from "../../shared/tokens.ts";
+import { PROBLEMS, type ProblemCode } from "../../router/http/problems.ts";
+import { bodyOf, BodyError, type Fetch, type HttpEnv } from "../../shared/process/http-server.ts";
+import type { TokenVerifier } from "../../router/callers/tokens.ts";
 import { isOverload } from "./pool.ts";
 import type { BookingRequest, Decision, Strategy } from "./strategy.ts";
 

@@ -2,7 +2,7 @@
  * The rows of a baseline: a database of its own, with the two tables that every strategy sells from, and the audit that
  * recomputes from them what must hold. Columns are those that a booking needs; onsale's rows are wider.
  */
-import { Connection } from "../../shared/connection.ts";
+import { Connection } from "../../shared/database/connection.ts";
 import type { ContenderAudit, NewEvent } from "./contender.ts";
 
 const SCHEMA = `

@@ -1,7 +1,7 @@
 /** Connections to PostgreSQL, as every baseline has them. */
-import { Connection, Refusal } from "../../shared/connection.ts";
-import { ConnectionPool, PoolBusy } from "../../shared/connection-pool.ts";
-import type { Statement } from "../../shared/postgres.ts";
+import { Connection, Refusal } from "../../shared/database/connection.ts";
+import { ConnectionPool, PoolBusy } from "../../shared/database/pool.ts";
+import type { Statement } from "../../shared/database/database.ts";
 
 const CONNECT_MAX_MS = 5_000;
 const STATEMENT_MAX_MS = 4_000;

@@ -7,7 +7,7 @@
 import { randomUUIDv7 } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Pool } from "undici";
-import { mintToken } from "../../shared/tokens.ts";
+import { mintToken } from "../../router/callers/tokens.ts";
 import { run } from "./database.ts";
 import type { RedisDurability } from "./redis.ts";
 import { type BaselineOptions, startBaseline } from "./start.ts";

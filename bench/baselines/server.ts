@@ -1,7 +1,7 @@
 /** The process of a baseline that answers HTTP: its strategy behind the shared server. */
-import { systemClock } from "../../shared/clock.ts";
-import { createHttpServer, drain, listen } from "../../shared/http-server.ts";
-import { TokenVerifier } from "../../shared/tokens.ts";
+import { systemClock } from "../../shared/process/clock.ts";
+import { createHttpServer, drain, listen } from "../../shared/process/http-server.ts";
+import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { createApp } from "./app.ts";
 import { serveParent } from "./service.ts";
 import { STRATEGIES } from "./strategies/all.ts";

@@ -1,5 +1,5 @@
 /** Costs out of measurements: least squares without negative costs. */
-import { invariant } from "../../shared/invariant.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
 
 /** One measurement: how often each thing was done, and what all of it cost. */
 export interface Observation {

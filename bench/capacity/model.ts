@@ -2,7 +2,7 @@
  * How many routers, nodes and shards a load takes, by arithmetic: the processor time that every request costs each
  * process, divided by what one process may use. docs/capacity.md explains every formula. Rates are per second.
  */
-import { invariant } from "../../shared/invariant.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
 import type { Costs } from "./costs.ts";
 import { type Demand, missesOf, publishedOf, shardReadsOf } from "./demand.ts";
 import { type Catalogue, placeLoad } from "./popularity.ts";

@@ -2,9 +2,9 @@
  * Which events there are, how much is asked of each, and where they lie: made-up ids go through the product's own hash
  * and are dealt out as a new cluster deals its slots, so that the imbalance of the shards is the real one.
  */
-import { type EventId, parseEventId } from "../../shared/ids.ts";
-import { invariant } from "../../shared/invariant.ts";
-import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
+import { type EventId, parseEventId } from "../../shared/domain/ids.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
+import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
 import { seededRandom, zipfWeights } from "../random.ts";
 
 export interface Catalogue {
@@ -29,7 +29,7 @@ export function shardOf(slot: Slot, shards: number): number {
   return Math.floor((slot * shards) / SLOT_COUNT);
 }
 
-/** The lane of a node that a slot's commands use (shard-node/lanes.ts). */
+/** The lane of a node that a slot's commands use (shard-node/decide/lanes.ts). */
 export function laneOf(slot: Slot, lanes: number): number {
   return slot % lanes;
 }

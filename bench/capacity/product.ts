@@ -1,8 +1,8 @@
 /** The bounds and periods of the product that shape how it scales, read from its own settings where it has them. */
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
-import { BATCHES_PER_LANE_MAX } from "../../shard-node/lanes.ts";
-import { readConfig } from "../../shared/config.ts";
+import { BATCHES_PER_LANE_MAX } from "../../shard-node/decide/lanes.ts";
+import { readConfig } from "../../shared/process/config.ts";
 
 const SECRET = "-".repeat(32);
 const router = readConfig(routerConfig, {
@@ -44,12 +44,12 @@ export const REDIS_CONNECTIONS = { router: 2, node: 1 };
 /** Open connections that a router takes from clients. */
 export const CLIENT_CONNECTIONS_MAX = router.CONNECTIONS_MAX;
 
-/** How long memory answers reads (router/event-cache.ts). */
+/** How long memory answers reads (router/cache/event-cache.ts). */
 export const READ_FRESH_MS = 800;
-/** How long Redis keeps what was read or has changed (shared/redis.ts). */
+/** How long Redis keeps what was read or has changed (shared/redis/redis.ts). */
 export const REDIS_KEEPS_MS = 5_000;
 /** The pause after a publication of changed events, and how many it carries (shard-node/node.ts). */
 export const PUBLISH_PAUSE_MS = 10;
 export const PUBLISHED_MAX = 200;
-/** How long a router leaves a shard alone after it has failed (router/node-client.ts). */
+/** How long a router leaves a shard alone after it has failed (router/shards/node-client.ts). */
 export const BREAKER_OPEN_MS = 1_000;

@@ -3,7 +3,7 @@
  * predicted by the simulation with the calibrated costs, and measured.
  */
 import { availableParallelism } from "node:os";
-import { slotOf } from "../../shared/slots.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
 import type { BenchCluster } from "../cluster.ts";
 import { median } from "../figures.ts";
 import type { Generator } from "../load/run.ts";

@@ -3,8 +3,8 @@ import { BASELINES, missingPrograms, startBaseline } from "../baselines/start.ts
 import type { Contender } from "../baselines/contender.ts";
 import type { BenchCluster } from "../cluster.ts";
 import { insertEvents } from "../cluster-events.ts";
-import { Database, type Statement } from "../../shared/postgres.ts";
-import { parseEventId } from "../../shared/ids.ts";
+import { Database, type Statement } from "../../shared/database/database.ts";
+import { parseEventId } from "../../shared/domain/ids.ts";
 
 /** Somebody who can be started, and ends when disposed. */
 export interface Entrant {

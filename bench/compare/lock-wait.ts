@@ -1,6 +1,6 @@
 /** How long connections of PostgreSQL stand and wait for each other's row locks, sampled. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { Database, type Statement } from "../../shared/postgres.ts";
+import { Database, type Statement } from "../../shared/database/database.ts";
 
 const EVERY_MS = 25;
 const WAITING: Statement = {

@@ -1,7 +1,7 @@
 /** What every contender has to do. All of it is bookings by users with tokens, over 256 connections, as fast as it goes. */
 import type { NewEvent } from "../baselines/contender.ts";
 import type { AnswerClass, RequestOrder, RequestPlan } from "../load/plan.ts";
-import { newEventId } from "../../shared/ids.ts";
+import { newEventId } from "../../shared/domain/ids.ts";
 
 export interface Workload {
   readonly name: "hot" | "evenly" | "zipf" | "sold-out";

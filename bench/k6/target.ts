@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { audit, type AuditReport } from "../../audit/audit.ts";
-import { readConfig, secret } from "../../shared/config.ts";
+import { readConfig, secret } from "../../shared/process/config.ts";
 import { readClusterFile, readState } from "../cluster-file.ts";
 import { startBenchCluster } from "../cluster.ts";
 import type { Progress } from "../progress.ts";

@@ -4,15 +4,15 @@
  * its constraints and indexes but nothing decided.
  */
 import { randomUUID } from "node:crypto";
-import { BookingStore } from "../../shard-node/booking-store.ts";
-import { Decider } from "../../shard-node/decider.ts";
-import { BATCHES_PER_LANE_MAX, Lanes } from "../../shard-node/lanes.ts";
-import { systemClock } from "../../shared/clock.ts";
-import { type EventId, newBookingId, newIdempotencyKey, type UserId } from "../../shared/ids.ts";
-import { createLog } from "../../shared/log.ts";
-import { Database, type Statement } from "../../shared/postgres.ts";
-import { slotOf } from "../../shared/slots.ts";
-import type { BookCommand } from "../../shared/wire.ts";
+import { BookingStore } from "../../shard-node/store/booking-store.ts";
+import { Decider } from "../../shard-node/decide/decider.ts";
+import { BATCHES_PER_LANE_MAX, Lanes } from "../../shard-node/decide/lanes.ts";
+import { systemClock } from "../../shared/process/clock.ts";
+import { type EventId, newBookingId, newIdempotencyKey, type UserId } from "../../shared/domain/ids.ts";
+import { createLog } from "../../shared/process/log.ts";
+import { Database, type Statement } from "../../shared/database/database.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
+import type { BookCommand } from "../../shared/domain/commands.ts";
 import { makeEvents } from "../cluster-events.ts";
 import { holdOldSnapshot } from "../old-snapshot.ts";
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
@@ -26,7 +26,7 @@ const ROUNDS = 5;
 /** Bookings of one measurement, for each second that was asked for. */
 const BOOKINGS_PER_SECOND = 3_000;
 const TICKETS = 10_000_000;
-const BUDGET_MS = 60_000;
+const DEADLINE_MS = 60_000;
 const TARGET_SHARE = 0.75;
 /** Of an event while somebody holds an old snapshot: what an hour of a rush makes. */
 const CHANGES = 60_000;
@@ -192,13 +192,15 @@ async function decideAll(
     systemClock,
     NO_OBSERVER,
   );
+  const targets = events.map((eventId) => ({ eventId, slot: slotOf(eventId) }));
+  const deadline = Math.round(systemClock.elapsed()) + DEADLINE_MS;
   const commands = Array.from({ length: count }, (_, number): BookCommand => ({
     kind: "book",
-    eventId: events[number % events.length] as EventId,
+    ...(targets[number % targets.length] as (typeof targets)[number]),
     userId: newUser(),
     quantity: 1,
     key: newIdempotencyKey(),
-    budgetMs: BUDGET_MS,
+    deadline,
   }));
   const started = performance.now();
   const decided = await Promise.all(commands.map(async (command) => waiting.run(command)));

@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { STANDBY_NAME, startStandbyServer } from "../../deploy/embedded/standby-server.ts";
-import { Database, type Statement } from "../../shared/postgres.ts";
+import { Database, type Statement } from "../../shared/database/database.ts";
 import { DATABASE } from "../cluster-events.ts";
 import { startGenerator } from "../load/run.ts";
 import { type ClusterPart, type Figure, median, type Outcome, type PartContext } from "../part.ts";

@@ -7,10 +7,10 @@ import { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { namedSpan, traced, traceOf } from "../../router/http/request-trace.ts";
-import { createLog } from "../../shared/log.ts";
-import { createRegistry } from "../../shared/metrics.ts";
-import { startOpenTelemetry } from "../../shared/opentelemetry.ts";
-import type { Tracing } from "../../shared/tracing.ts";
+import { createLog } from "../../shared/process/log.ts";
+import { createRegistry } from "../../shared/watch/metrics.ts";
+import { startOpenTelemetry } from "../../shared/watch/opentelemetry.ts";
+import type { Tracing } from "../../shared/watch/tracing.ts";
 import type { RequestPlan } from "../load/plan.ts";
 import { type Generator, startCannedServer, startGenerator } from "../load/run.ts";
 import { atMost, type ClusterPart, type Figure, median, type PartContext } from "../part.ts";
@@ -151,7 +151,7 @@ async function inTurns(
 
 /** Requests of the loops; those that are sampled fit into the queue of spans. */
 const MANY = 500_000;
-/** The spans that ended are on their way a second later (shared/opentelemetry.ts). */
+/** The spans that ended are on their way a second later (shared/watch/opentelemetry.ts). */
 const SENT_WITHIN_MS = 1_500;
 const FEW = 1_000;
 const TIMES = 7;

@@ -1,7 +1,7 @@
 /** What a user reads when the cluster is up: where it is, tokens to use it with, and commands to paste. */
 import { request } from "undici";
 import { z } from "zod";
-import { mintToken } from "../../shared/tokens.ts";
+import { mintToken } from "../../router/callers/tokens.ts";
 import type { DataDir } from "./data-dir.ts";
 import { http } from "./roles.ts";
 

@@ -3,7 +3,7 @@
  * A start that cannot succeed says why on one line of stderr and leaves nothing running.
  */
 import { once } from "node:events";
-import { ConfigError } from "../../shared/config.ts";
+import { ConfigError } from "../../shared/process/config.ts";
 import { startCluster } from "./cluster.ts";
 import { openDataDir } from "./data-dir.ts";
 import { type Access, demoEvent, guide } from "./guide.ts";

@@ -5,7 +5,7 @@ import type { ProcessSpec } from "./supervisor.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** A role drains before it ends; it gives up by itself a little earlier than this (shared/lifecycle.ts). */
+/** A role drains before it ends; it gives up by itself a little earlier than this (shared/process/lifecycle.ts). */
 const STOP_MAX_MS = 22_000;
 const READY_MAX_MS = 30_000;
 const PROBE_MAX_MS = 2_000;

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { z } from "zod";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
-import { host, integer, logLevel, port, readConfig, secret, urlOf } from "../../shared/config.ts";
+import { host, integer, logLevel, port, readConfig, secret, urlOf } from "../../shared/process/config.ts";
 
 export type Settings = ReturnType<typeof readSettings>;
 

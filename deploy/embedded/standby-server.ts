@@ -1,7 +1,7 @@
 /** A replica of a server that runs, made the way of pg_basebackup, which is not among the embedded binaries. */
 import { appendFileSync, chownSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Database, type Statement } from "../../shared/postgres.ts";
+import { Database, type Statement } from "../../shared/database/database.ts";
 import { type PostgresServer, prepareParent, startPostgresServer } from "./postgres-server.ts";
 import { runProgram } from "./run-program.ts";
 import { serviceUser } from "./service-user.ts";

@@ -3,9 +3,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { z } from "zod";
-import { readConfig, secret } from "../../shared/config.ts";
-import { parseUserId } from "../../shared/ids.ts";
-import { mintToken, ROLES } from "../../shared/tokens.ts";
+import { readConfig, secret } from "../../shared/process/config.ts";
+import { parseUserId } from "../../shared/domain/ids.ts";
+import { mintToken, ROLES } from "../../router/callers/tokens.ts";
 
 const DAY_SECONDS = 24 * 3600;
 const settings = z.object({ AUTH_JWT_SECRET: secret.optional(), DATA_DIR: z.string().default(".onsale") });

@@ -4,11 +4,11 @@ set -eu
 umask 077
 cd /tmp
 printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" >users.txt
-# PostgreSQL's own limits of a node (shared/postgres.ts). In transaction mode a client's startup parameters cannot follow
+# PostgreSQL's own limits of a node (shared/database/database.ts). In transaction mode a client's startup parameters cannot follow
 # it to each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
 
-# Addresses, not names: PgBouncer goes on with a name's old address long after dns_max_ttl (test/compose, D6), and a container
+# Addresses, not names: PgBouncer goes on with a name's old address long after dns_max_ttl (test/containers/compose.test.ts, D6), and a container
 # that was made anew may have another. One that has none is not looked for here: nothing answers.
 address() { getent ahostsv4 "$1" | { read -r first _ || first=$2; echo "$first"; }; }
 configure() {

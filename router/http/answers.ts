@@ -2,7 +2,7 @@
  * The one place where a result becomes a response. What costs is known (docs/performance.md): a Response made of a string
  * and a plain object of headers reaches node:http as it is, where a Headers object would be copied twice.
  */
-import { type Problem, PROBLEMS, type ProblemCode, type ProblemMembers } from "../../shared/errors.ts";
+import { type Problem, PROBLEMS, type ProblemCode, type ProblemMembers } from "./problems.ts";
 
 export type AnswerHeaders = Record<string, string>;
 
@@ -10,17 +10,6 @@ export const JSON_TYPE = "application/json; charset=utf-8";
 
 /** What a client should wait before it tries again, in seconds. */
 const RETRY_AFTER_SECONDS = 1;
-
-/** A JSON text that is sent more than once, with its length for `content-length`. */
-export interface ResponseBody {
-  readonly text: string;
-  readonly bytes: string;
-}
-
-export function bodyOfJson(value: unknown): ResponseBody {
-  const text = JSON.stringify(value);
-  return { text, bytes: String(Buffer.byteLength(text)) };
-}
 
 /** A response in JSON. */
 export function answerJson(

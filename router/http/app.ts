@@ -1,8 +1,8 @@
 /** The public API: its routes, its documentation, and what is told to whoever asks for anything else. */
 import { OpenAPIHono } from "@hono/zod-openapi";
-import { Problem } from "../../shared/errors.ts";
-import type { Fetch, HttpBindings, HttpEnv } from "../../shared/http-server.ts";
-import type { RouterParts } from "../parts.ts";
+import { Problem } from "./problems.ts";
+import type { Fetch, HttpBindings, HttpEnv } from "../../shared/process/http-server.ts";
+import type { RouterParts } from "./parts.ts";
 import { answerProblem } from "./answers.ts";
 import { addBookingRoutes } from "./bookings.ts";
 import { addDocumentation } from "./documentation.ts";

@@ -1,13 +1,23 @@
 /** Bookings: book, hold, confirm, cancel and read them. */
 import type { IncomingMessage } from "node:http";
 import { z } from "@hono/zod-openapi";
-import { type IdempotencyKey, parseIdempotencyKey, type UserId } from "../../shared/ids.ts";
-import type { Caller } from "../../shared/tokens.ts";
-import type { SettleCommand } from "../../shared/wire.ts";
-import { SOLD_OUT, type Wish } from "../booker.ts";
-import { problemOf } from "../outcomes.ts";
-import type { RouterParts } from "../parts.ts";
+import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
+import {
+  type BookingId,
+  type EventId,
+  type IdempotencyKey,
+  newIdempotencyKey,
+  parseIdempotencyKey,
+  slotOfBooking,
+  type UserId,
+} from "../../shared/domain/ids.ts";
+import type { CommandResult } from "../../shared/domain/outcomes.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
+import type { Caller } from "../callers/tokens.ts";
 import { answerJson, type AnswerHeaders, answerProblem, preparedProblem } from "./answers.ts";
+import type { RouterParts } from "./parts.ts";
+import { problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { type Asked, invalid, type Routes } from "./routes.ts";
 import { bookingBody, bookingId, bookingSchema, emptyBody, eventId, holdBody } from "./schemas.ts";
@@ -15,33 +25,59 @@ import { bookingBody, bookingId, bookingSchema, emptyBody, eventId, holdBody } f
 const KEY_HEADER = "idempotency-key";
 const REPLAYED_HEADER = "idempotency-replayed";
 
+/** The answer to nearly everybody once the last ticket is gone, so it is made once. */
+const SOLD_OUT = problemOf({ outcome: "sold_out" });
+const soldOut = preparedProblem(SOLD_OUT);
+
+/** What a request to book or hold says itself; its address, token and headers say the rest. */
+type Wanted = Pick<Extract<BookCommand, { kind: "book" }>, "kind" | "quantity"> | HoldWanted;
+type HoldWanted = Pick<Extract<BookCommand, { kind: "hold" }>, "kind" | "quantity" | "ttlSeconds">;
+
 export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
-  const { cluster, booker, commandDeadlineMs: budgetMs } = parts;
+  const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
   const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
+  // Whole milliseconds: a fraction is a dozen digits more to write, to send and to read.
+  const deadline = (): number => Math.round(clock.elapsed()) + commandDeadlineMs;
 
-  const book = async ({ incoming, requestId, span }: Asked, wish: Wish): Promise<Response> => {
+  const decide = async (command: Command, span: Span | undefined): Promise<CommandResult> => {
+    const result = await cluster.command(command, span);
+    metrics.outcome(result.outcome);
+    return result;
+  };
+
+  const book = async (asked: Asked & { id: EventId; caller: Caller }, wanted: Wanted): Promise<Response> => {
+    const { incoming, requestId, span, id } = asked;
     const given = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
-    if (booker.isRefused(wish.eventId, given))
+    // A retry with a key must find its booking, so memory refuses only requests without one.
+    if (given === undefined && cache.isSoldOut(id)) {
+      metrics.soldOutFast();
+      metrics.outcome("sold_out");
       return traceId === undefined ? soldOut(requestId) : answerProblem(SOLD_OUT, requestId, traceId);
-    const answer = await booker.book(wish, given, span);
-    if ("problem" in answer) {
-      const more: AnswerHeaders = answer.key === undefined ? {} : { [KEY_HEADER]: answer.key };
-      return answerProblem(answer.problem, requestId, traceId, more);
     }
-    const headers: AnswerHeaders = { location: `/v1/bookings/${answer.booking.id}` };
-    if (answer.replayed) headers[REPLAYED_HEADER] = "true";
-    return answerJson(201, answer.booking, requestId, headers);
+    const key = given ?? newIdempotencyKey();
+    const { userId } = asked.caller;
+    const command = { ...wanted, eventId: id, slot: slotOf(id), userId, key, deadline: deadline() };
+    const result = await decide(command, span);
+    if ("booking" in result) {
+      const headers: AnswerHeaders = { location: `/v1/bookings/${result.booking.id}` };
+      // A key made here is never seen by a client, so what it replays is this very request.
+      if (result.outcome === "replayed" && given !== undefined) headers[REPLAYED_HEADER] = "true";
+      return answerJson(201, result.booking, requestId, headers);
+    }
+    // The client needs the key to find out what became of its request.
+    const more: AnswerHeaders = result.outcome === "outcome_unknown" ? { [KEY_HEADER]: key } : {};
+    return answerProblem(problemOf(result), requestId, traceId, more);
   };
 
   const settle = async (
-    { requestId, span }: Asked,
+    { id, requestId, span }: Asked & { id: BookingId },
     kind: SettleCommand["kind"],
-    id: SettleCommand["bookingId"],
     userId: UserId | null,
   ): Promise<Response> => {
-    const result = await booker.decide({ kind, bookingId: id, userId, budgetMs }, span);
+    const command = { kind, bookingId: id, slot: slotOfBooking(id), userId, deadline: deadline() };
+    const result = await decide(command, span);
     if ("booking" in result) return answerJson(200, result.booking, requestId);
     throw problemOf(result);
   };
@@ -58,16 +94,7 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       answers: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => {
-      const { id, caller, body } = asked;
-      return book(asked, {
-        kind: "book",
-        eventId: id,
-        userId: caller.userId,
-        quantity: body.quantity,
-        budgetMs,
-      });
-    },
+    (asked) => book(asked, { kind: "book", ...asked.body }),
   );
 
   routes.secured(
@@ -82,10 +109,7 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       answers: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => {
-      const { id, caller, body } = asked;
-      return book(asked, { kind: "hold", eventId: id, userId: caller.userId, ...body, budgetMs });
-    },
+    (asked) => book(asked, { kind: "hold", ...asked.body }),
   );
 
   const anybody = ["buyer", "organizer", "operator"] as const;
@@ -101,7 +125,7 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
     },
     anybody,
     // Only its owner may confirm a booking, whatever the caller's role.
-    (asked) => settle(asked, "confirm", asked.id, asked.caller.userId),
+    (asked) => settle(asked, "confirm", asked.caller.userId),
   );
 
   routes.secured(
@@ -115,7 +139,7 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       answers: { 200: theBooking },
     },
     anybody,
-    (asked) => settle(asked, "cancel", asked.id, ownerOrNobody(asked.caller)),
+    (asked) => settle(asked, "cancel", ownerOrNobody(asked.caller)),
   );
 
   routes.secured(
@@ -143,8 +167,6 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
     },
   );
 }
-
-const soldOut = preparedProblem(SOLD_OUT);
 
 /** Whose booking it must be: the caller's own, or anybody's (null) for an operator. */
 function ownerOrNobody({ userId, role }: Caller): UserId | null {

@@ -1,7 +1,7 @@
 /** Who is asking, and may they? Asked before a body is read, so that strangers cost little. */
 import type { IncomingMessage } from "node:http";
-import { Problem } from "../../shared/errors.ts";
-import type { Caller, Role, TokenVerifier } from "../../shared/tokens.ts";
+import { Problem } from "./problems.ts";
+import type { Caller, Role, TokenVerifier } from "../callers/tokens.ts";
 
 const BEARER = /^Bearer +([A-Za-z0-9\-._~+/]+=*)$/i;
 

@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
-import type { HttpEnv } from "../../shared/http-server.ts";
+import type { HttpEnv } from "../../shared/process/http-server.ts";
 import { requestIdOf } from "./request-id.ts";
 
 const TITLE = "onsale";

@@ -1,11 +1,12 @@
 /** Events: create, change, read and list them. */
 import { z } from "@hono/zod-openapi";
-import { Problem } from "../../shared/errors.ts";
-import { type EventId, newEventId } from "../../shared/ids.ts";
-import type { Event, EventResult } from "../../shared/wire.ts";
-import { type CachedRead, PRIMARY_ONLY } from "../event-cache.ts";
-import { problemOf } from "../outcomes.ts";
-import type { RouterParts } from "../parts.ts";
+import { Problem } from "./problems.ts";
+import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import type { Event } from "../../shared/domain/events.ts";
+import type { EventResult } from "../../shared/wire/rpc.ts";
+import { type CachedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
+import { problemOf } from "./problems.ts";
+import type { RouterParts } from "./parts.ts";
 import { answerJson, type AnswerHeaders, JSON_TYPE } from "./answers.ts";
 import type { Asked, Routes } from "./routes.ts";
 import {

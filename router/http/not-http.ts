@@ -1,8 +1,8 @@
 /** What becomes no request: bytes that are not HTTP, headers beyond the limit, requests that do not arrive in time. */
 import { type Server, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
-import { Problem, PROBLEMS } from "../../shared/errors.ts";
-import { answersOn, HEADERS_MAX_BYTES } from "../../shared/http-server.ts";
+import { Problem, PROBLEMS } from "./problems.ts";
+import { answersOn, HEADERS_MAX_BYTES } from "../../shared/process/http-server.ts";
 import { problemDocument, problemHeaders } from "./answers.ts";
 import { newRequestId } from "./request-id.ts";
 

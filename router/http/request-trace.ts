@@ -1,6 +1,6 @@
 /** The traces of requests that are under way. Most requests have none, and finding that out must cost next to nothing. */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { RequestTrace, Span, Tracing } from "../../shared/tracing.ts";
+import type { RequestTrace, Span, Tracing } from "../../shared/watch/tracing.ts";
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 

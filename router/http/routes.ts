@@ -7,18 +7,18 @@ import type { IncomingMessage } from "node:http";
 import type { OpenAPIHono, RouteConfig } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import type { z } from "zod";
-import { Problem } from "../../shared/errors.ts";
-import { BodyError, bodyOf, type HttpEnv } from "../../shared/http-server.ts";
-import type { AnswerObserver } from "../../shared/metrics.ts";
-import type { Caller, Role } from "../../shared/tokens.ts";
-import type { Span } from "../../shared/tracing.ts";
-import type { RouterParts } from "../parts.ts";
+import { Problem } from "./problems.ts";
+import { BodyError, bodyOf, type HttpEnv } from "../../shared/process/http-server.ts";
+import type { AnswerObserver } from "../../shared/watch/metrics.ts";
+import type { Caller, Role } from "../callers/tokens.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
+import type { RouterParts } from "./parts.ts";
 import { answerProblem } from "./answers.ts";
 import { callerOf } from "./callers.ts";
 import { requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { type IdKind, problemSchema } from "./schemas.ts";
-import type { Limited } from "./write-limits.ts";
+import type { Limited } from "../callers/write-limits.ts";
 
 export const BODY_MAX_BYTES = 16 * 1024;
 

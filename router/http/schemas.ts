@@ -1,8 +1,10 @@
 /** The shapes of the public API: one source for validation, types and the OpenAPI document. */
 import { z } from "@hono/zod-openapi";
-import { type BookingId, type EventId, parseBookingId, parseEventId } from "../../shared/ids.ts";
-import { BOOKING_STATUSES, EVENT_STATUSES, LIMITS } from "../../shared/wire.ts";
-import { PROBLEMS, type ProblemCode } from "../../shared/errors.ts";
+import { type BookingId, type EventId, parseBookingId, parseEventId } from "../../shared/domain/ids.ts";
+import { BOOKING_STATUSES } from "../../shared/domain/bookings.ts";
+import { EVENT_STATUSES } from "../../shared/domain/events.ts";
+import { LIMITS } from "../../shared/domain/limits.ts";
+import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
 const VISIBLE = /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u;
 

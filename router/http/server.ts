@@ -1,8 +1,8 @@
 /** The HTTP server of a router: its app, its bounds on connections, and what it does with bytes that are no request. */
 import type { Server } from "node:http";
-import { createHttpServer } from "../../shared/http-server.ts";
-import { PROBLEMS } from "../../shared/errors.ts";
-import type { RouterParts } from "../parts.ts";
+import { createHttpServer } from "../../shared/process/http-server.ts";
+import { PROBLEMS } from "./problems.ts";
+import type { RouterParts } from "./parts.ts";
 import { answerBadRequest, createRouterApp } from "./app.ts";
 import { answerWhatIsNotHttp } from "./not-http.ts";
 import { traced } from "./request-trace.ts";

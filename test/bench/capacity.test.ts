@@ -17,7 +17,7 @@ import {
 import { simulateMachine } from "../../bench/capacity/simulation/machine.ts";
 import { SharedCores } from "../../bench/capacity/simulation/processor.ts";
 import { PHASES } from "../../bench/capacity/simulation/record.ts";
-import { SLOT_COUNT, type Slot } from "../../shared/slots.ts";
+import { SLOT_COUNT, type Slot } from "../../shared/domain/slots.ts";
 
 const FREE: Costs = {
   router: {

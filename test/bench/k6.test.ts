@@ -8,8 +8,8 @@ import { randomOf, zipf } from "../../bench/k6/lib/choices.ts";
 import { isBooking, isEvent, problemCode } from "../../bench/k6/lib/contract.ts";
 import { findK6 } from "../../bench/k6/program.ts";
 import { Progress } from "../../bench/progress.ts";
-import { PROBLEMS } from "../../shared/errors.ts";
-import { Database } from "../../shared/postgres.ts";
+import { PROBLEMS } from "../../router/http/problems.ts";
+import { Database } from "../../shared/database/database.ts";
 import { eventually } from "../support/eventually.ts";
 import { type Program, start } from "../support/run.ts";
 

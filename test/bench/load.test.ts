@@ -5,8 +5,8 @@ import { expect, test } from "vitest";
 import { generateLoad } from "../../bench/load/generator.ts";
 import type { LoadPlan, LoadReport, RequestPlan } from "../../bench/load/plan.ts";
 import { requestsOf } from "../../bench/load/requests.ts";
-import { systemClock } from "../../shared/clock.ts";
-import { TokenVerifier } from "../../shared/tokens.ts";
+import { systemClock } from "../../shared/process/clock.ts";
+import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { eventually } from "../support/eventually.ts";
 
 const SECRET = "a-secret-of-the-load-tests-0000000000000";

@@ -6,9 +6,9 @@ import { GenericContainer, type StartedTestContainer, Wait } from "testcontainer
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { moveEmptySlot } from "../../migrations/shards.ts";
 import { migrate } from "../../migrations/runner.ts";
-import type { EventId } from "../../shared/ids.ts";
-import { SLOT_COUNT, type Slot, slotOf } from "../../shared/slots.ts";
-import type { Event } from "../../shared/wire.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
+import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
+import type { Event } from "../../shared/domain/events.ts";
 import { startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
 import { type Obstacle, obstacleTo } from "../support/containers.ts";
 import { administer } from "../support/databases.ts";

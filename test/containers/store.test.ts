@@ -1,3 +1,4 @@
+import { bookCommand } from "../support/commands.ts";
 /**
  * The store and the snapshot store against the servers that a deployment runs: the images of PostgreSQL and Redis, each
  * started for this file alone. Where no Docker engine answers, or an image is neither here nor to be had soon, these
@@ -7,14 +8,14 @@ import fc from "fast-check";
 import { GenericContainer, type StartedTestContainer, Wait } from "testcontainers";
 import { afterAll, beforeAll, expect, test, type TestContext } from "vitest";
 import { migrate } from "../../migrations/runner.ts";
-import { BookingStore } from "../../shard-node/booking-store.ts";
-import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/ids.ts";
-import { createLog } from "../../shared/log.ts";
-import type { Database } from "../../shared/postgres.ts";
-import { SnapshotFeed, SnapshotStore } from "../../shared/redis.ts";
-import { slotOf } from "../../shared/slots.ts";
-import type { Snapshot } from "../../shared/wire.ts";
-import { openShard, story, tell } from "../model/sequences.ts";
+import { BookingStore } from "../../shard-node/store/booking-store.ts";
+import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { createLog } from "../../shared/process/log.ts";
+import type { Database } from "../../shared/database/database.ts";
+import { SnapshotFeed, SnapshotStore } from "../../shared/redis/redis.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
+import type { Snapshot } from "../../shared/domain/events.ts";
+import { openShard, story, tell } from "../components/sequences.ts";
 import { tally } from "../support/cluster.ts";
 import { type Obstacle, obstacleTo } from "../support/containers.ts";
 import { eventually } from "../support/eventually.ts";
@@ -65,14 +66,7 @@ test("B1 B2: batches that race for the last tickets on postgres:17 sell each of 
   const id = await givenEvent(store, 5);
 
   const batches = Array.from({ length: 10 }, async (_, index) => {
-    const command = {
-      kind: "book" as const,
-      eventId: id,
-      userId: `user-${index}` as UserId,
-      quantity: 1,
-      key: `key-${index}` as IdempotencyKey,
-      budgetMs: 1_000,
-    };
+    const command = bookCommand(id, `user-${index}`);
     return (await store.decide([command], store.freshIdsFor([command]))).decisions;
   });
 

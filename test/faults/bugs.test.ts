@@ -47,7 +47,7 @@ describe("a broken invariant", () => {
   test("F8: after a commit, nobody is answered by the node, and the same key finds the booking", async () => {
     using copy = copySources();
     copy.plant({
-      file: "shard-node/decider.ts",
+      file: "shard-node/decide/decider.ts",
       find: "await this.#store.decide(commands, ids, options);",
       replace:
         "await this.#store.decide(commands, ids, options).then((d) => ({ ...d, decisions: d.decisions.slice(1) }));",
@@ -96,7 +96,7 @@ describe("a broken invariant", () => {
   test("F8: in a background loop that reports what fails and goes on, the process ends too", async () => {
     using copy = copySources();
     copy.plant({
-      file: "router/cluster.ts",
+      file: "router/shards/cluster.ts",
       find: "async () => this.refreshMap(),",
       replace: `async () => {
         ownerOf({ version: 1, owners: [], owning: new Set(), nodeUrls: new Map() }, slotOf("" as EventId));

@@ -1,9 +1,9 @@
 import { describe, expect, test, vi } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { moveEmptySlot, settleRestoredShard, settleShards } from "../../migrations/shards.ts";
-import type { EventId } from "../../shared/ids.ts";
-import { Database } from "../../shared/postgres.ts";
-import { slotOf } from "../../shared/slots.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
+import { Database } from "../../shared/database/database.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
 import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";

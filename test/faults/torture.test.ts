@@ -8,8 +8,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { seededRandom } from "../../bench/random.ts";
-import type { Connection } from "../../shared/connection.ts";
-import { Database } from "../../shared/postgres.ts";
+import type { Connection } from "../../shared/database/connection.ts";
+import { Database } from "../../shared/database/database.ts";
 import { connectTo, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { HARMLESS, type Plan, startHarmfulProxy } from "./torture/harmful-proxy.ts";

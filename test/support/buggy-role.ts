@@ -1,8 +1,8 @@
 /** A role with a bug, of the kind that its argument names. Whoever gets to say something after a bug says it on stdout. */
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { invariant } from "../../shared/invariant.ts";
-import { runRole } from "../../shared/lifecycle.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
+import { runRole } from "../../shared/process/lifecycle.ts";
 
 const BUGS = {
   async caught() {

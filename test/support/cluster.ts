@@ -5,10 +5,12 @@ import { nodeConfig } from "../../shard-node/config.ts";
 import { type RunningNode, startNode } from "../../shard-node/node.ts";
 import { routerConfig } from "../../router/config.ts";
 import { type RunningRouter, startRouter } from "../../router/router.ts";
-import { readConfig } from "../../shared/config.ts";
-import type { ShardId } from "../../shared/ids.ts";
-import { mintToken, type Role } from "../../shared/tokens.ts";
-import { type Booking, type Event, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire.ts";
+import { readConfig } from "../../shared/process/config.ts";
+import type { ShardId } from "../../shared/domain/ids.ts";
+import { mintToken, type Role } from "../../router/callers/tokens.ts";
+import type { Booking } from "../../shared/domain/bookings.ts";
+import type { Event } from "../../shared/domain/events.ts";
+import { RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 

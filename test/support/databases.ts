@@ -2,8 +2,8 @@
 import { randomUUID } from "node:crypto";
 import { inject } from "vitest";
 import type { Schema } from "../../migrations/runner.ts";
-import { Connection } from "../../shared/connection.ts";
-import { findPrimary } from "../../shared/postgres.ts";
+import { Connection } from "../../shared/database/connection.ts";
+import { findPrimary } from "../../shared/database/database.ts";
 
 const CONNECT_TIMEOUT_MS = 5_000;
 /** Longer than any test lets something wait for a lock. */

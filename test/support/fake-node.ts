@@ -2,8 +2,8 @@
 import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
-import { SLOT_COUNT } from "../../shared/slots.ts";
-import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire.ts";
+import { SLOT_COUNT } from "../../shared/domain/slots.ts";
+import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
 
 export interface FakeNode extends AsyncDisposable {
   readonly url: string;

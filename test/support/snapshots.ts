@@ -1,6 +1,6 @@
 /** An event's snapshot, for tests of what keeps and compares them. */
-import type { EventId } from "../../shared/ids.ts";
-import type { Event, Snapshot } from "../../shared/wire.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
+import type { Event, Snapshot } from "../../shared/domain/events.ts";
 
 /** The event of `snapshot`, when no other is asked for. */
 export const SNAPSHOT_ID = "01a20409-0c00-7c2b-af63-0abca586c6cb" as EventId;

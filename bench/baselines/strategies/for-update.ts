@@ -2,7 +2,7 @@
  * One transaction per booking, under a lock on the event's row: what most teams write, and write correctly. The lock is
  * held over four round trips and the flush, so an event sells at the pace of one client that talks to the database.
  */
-import type { Connection } from "../../../shared/connection.ts";
+import type { Connection } from "../../../shared/database/connection.ts";
 import { createPool, inTransaction, type Pool } from "../pool.ts";
 import {
   type BookingRequest,

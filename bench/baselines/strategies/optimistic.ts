@@ -4,7 +4,7 @@
  * read in one statement about event and user is true when the write succeeds.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Connection } from "../../../shared/connection.ts";
+import type { Connection } from "../../../shared/database/connection.ts";
 import { createPool, type Pool, withConnection } from "../pool.ts";
 import {
   type BookingRequest,

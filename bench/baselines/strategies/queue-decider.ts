@@ -1,5 +1,5 @@
 /** What the queue's consumer does with a batch: one transaction, in which the bookings are judged one after another. */
-import type { Connection } from "../../../shared/connection.ts";
+import type { Connection } from "../../../shared/database/connection.ts";
 import { inTransaction, type Pool } from "../pool.ts";
 import { type BookingRequest, type Decision, refusalOf, type Stock } from "../strategy.ts";
 

@@ -7,7 +7,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import { Refusal } from "../../../shared/connection.ts";
+import { Refusal } from "../../../shared/database/connection.ts";
 import { createPool, type Pool, query } from "../pool.ts";
 import { serveParent } from "../service.ts";
 import type { BookingRequest } from "../strategy.ts";

@@ -7,7 +7,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import { Refusal } from "../../../shared/connection.ts";
+import { Refusal } from "../../../shared/database/connection.ts";
 import { createPool, type Pool, withConnection } from "../pool.ts";
 import {
   type BookingRequest,

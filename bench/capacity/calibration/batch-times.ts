@@ -1,8 +1,9 @@
 /** How long a lane is busy with a batch: batches of several sizes through BookingStore, one at a time, as a node has them decided. */
-import { BookingStore } from "../../../shard-node/booking-store.ts";
-import { type EventId, newIdempotencyKey, type UserId } from "../../../shared/ids.ts";
-import { Database } from "../../../shared/postgres.ts";
-import type { BookCommand } from "../../../shared/wire.ts";
+import { slotOf } from "../../../shared/domain/slots.ts";
+import { BookingStore } from "../../../shard-node/store/booking-store.ts";
+import { type EventId, newIdempotencyKey, type UserId } from "../../../shared/domain/ids.ts";
+import { Database } from "../../../shared/database/database.ts";
+import type { BookCommand } from "../../../shared/domain/commands.ts";
 import { median } from "../../figures.ts";
 import type { BatchTime } from "../costs.ts";
 import { nonNegativeLine } from "../fit.ts";
@@ -44,7 +45,8 @@ export async function measureBatchTimes(
           userId: `${userPrefix}-${users}` as UserId,
           quantity: 1,
           key: newIdempotencyKey(),
-          budgetMs: BUDGET_MS,
+          slot: slotOf(on[(number * size + index) % on.length] as EventId),
+          deadline: BUDGET_MS,
         };
       });
       const started = performance.now();

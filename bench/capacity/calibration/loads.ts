@@ -1,5 +1,5 @@
 /** The kinds of requests of a calibration, and the events that they are for. */
-import type { EventId } from "../../../shared/ids.ts";
+import type { EventId } from "../../../shared/domain/ids.ts";
 import type { BenchCluster } from "../../cluster.ts";
 import { makeEvents } from "../../cluster-events.ts";
 import type { AnswerClass, RequestMix, RequestPlan } from "../../load/plan.ts";

@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { Redis } from "ioredis";
-import { Database, type Statement } from "../../../shared/postgres.ts";
+import { Database, type Statement } from "../../../shared/database/database.ts";
 import type { BenchCluster } from "../../cluster.ts";
 import { exactSeconds, exactSecondsOfTree } from "./processor-time.ts";
 

@@ -3,7 +3,7 @@
  * that lie on one shard, and for one router it is sent to one. So the same processes are compared with themselves: those of
  * another cluster would be more or less warm, and that counts for more than the number of shards.
  */
-import { invariant } from "../../../shared/invariant.ts";
+import { invariant } from "../../../shared/domain/invariant.ts";
 import type { BenchCluster } from "../../cluster.ts";
 import { eventsOn, type Ground } from "../calibration/loads.ts";
 

@@ -3,7 +3,7 @@
  * were answered. Bookings that shards decide are followed one by one, what routers answer by themselves only in how long
  * it waits. After a while a shard is lost, and later it comes back.
  */
-import { invariant } from "../../../shared/invariant.ts";
+import { invariant } from "../../../shared/domain/invariant.ts";
 import { seededRandom, weightedChoice } from "../../random.ts";
 import type { Costs } from "../costs.ts";
 import type { Demand } from "../demand.ts";

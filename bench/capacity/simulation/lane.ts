@@ -1,4 +1,4 @@
-/** A simulated lane of a node: it decides one batch at a time, and what comes meanwhile is the next one (shard-node/lanes.ts). */
+/** A simulated lane of a node: it decides one batch at a time, and what comes meanwhile is the next one (shard-node/decide/lanes.ts). */
 import type { Costs } from "../costs.ts";
 import type { Limits } from "../product.ts";
 import type { Agenda } from "./agenda.ts";

@@ -2,7 +2,7 @@
  * This machine: the same routers and shards on a few shared cores, together with the load generator, under a closed load
  * of so many connections that each have one request under way. What it predicts can be measured here.
  */
-import { invariant } from "../../../shared/invariant.ts";
+import { invariant } from "../../../shared/domain/invariant.ts";
 import type { Costs } from "../costs.ts";
 import { type Catalogue, laneOf, shardOf } from "../popularity.ts";
 import { type Limits, READ_FRESH_MS, REDIS_KEEPS_MS } from "../product.ts";

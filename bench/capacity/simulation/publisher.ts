@@ -1,4 +1,4 @@
-/** Tells of changed events, some at a time; one that changes meanwhile is told of once (shard-node/event-publisher.ts). */
+/** Tells of changed events, some at a time; one that changes meanwhile is told of once (shard-node/publisher.ts). */
 import { PUBLISH_PAUSE_MS, PUBLISHED_MAX } from "../product.ts";
 import type { Agenda } from "./agenda.ts";
 import type { Command } from "./command.ts";

@@ -1,5 +1,5 @@
 /** What a simulated cluster answered: by phase, by shard and over time. */
-import { invariant } from "../../../shared/invariant.ts";
+import { invariant } from "../../../shared/domain/invariant.ts";
 import type { Command, Outcome } from "./command.ts";
 import { Answers, type AnswersSummary, Latencies } from "./statistics.ts";
 

@@ -1,4 +1,4 @@
-/** A simulated router: bookings for a shard gather while all calls that may be under way are (router/coalescer.ts). */
+/** A simulated router: bookings for a shard gather while all calls that may be under way are (router/shards/coalescer.ts). */
 import type { Costs } from "../costs.ts";
 import type { Limits } from "../product.ts";
 import type { Agenda } from "./agenda.ts";

@@ -3,7 +3,7 @@
  * the contract names (409) is an answer like any other, and no error.
  */
 import { check } from "k6";
-import type { Booking } from "../../../shared/wire.ts";
+import type { Booking } from "../../../shared/domain/bookings.ts";
 import { type Answer, isBooking, isEvent, isPage, type Page, problemCode } from "./contract.ts";
 import { count, countRefusal } from "./counters.ts";
 import type { Outcome } from "./outcomes.ts";

@@ -2,8 +2,9 @@
  * What the contract says of an answer: exactly these members, of these kinds. Nothing of the product checks it here, only
  * its words do, so that a router which forgets a member is noticed by its clients' side.
  */
-import { type ProblemSpec, PROBLEMS } from "../../../shared/errors.ts";
-import type { Booking, Event } from "../../../shared/wire.ts";
+import { type ProblemSpec, PROBLEMS } from "../../../router/http/problems.ts";
+import type { Booking } from "../../../shared/domain/bookings.ts";
+import type { Event } from "../../../shared/domain/events.ts";
 
 /** The parts of an HTTP answer that are looked at. */
 export interface Answer {

@@ -1,5 +1,5 @@
 /** What a scenario needs before its load, over the API; none of it is counted. */
-import type { Event } from "../../../shared/wire.ts";
+import type { Event } from "../../../shared/domain/events.ts";
 import { isBooking, isEvent } from "./contract.ts";
 import { ask, askTimes, said } from "./requests.ts";
 import type { Settings } from "./settings.ts";

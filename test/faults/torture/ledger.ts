@@ -1,5 +1,5 @@
 /** What was found in a run of the torture: how each write ended, what must not have happened, and how often what did. */
-import type { Connection } from "../../../shared/connection.ts";
+import type { Connection } from "../../../shared/database/connection.ts";
 
 export class Ledger {
   readonly problems: string[] = [];

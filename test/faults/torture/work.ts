@@ -1,6 +1,6 @@
 /** What is asked of the door while connections are harmed: each answer can be told from every other one. */
-import { Connection, Refusal } from "../../../shared/connection.ts";
-import { type Database, DatabaseError, type Statement } from "../../../shared/postgres.ts";
+import { Connection, Refusal } from "../../../shared/database/connection.ts";
+import { type Database, DatabaseError, type Statement } from "../../../shared/database/database.ts";
 import type { Ledger } from "./ledger.ts";
 
 export const STATEMENT_MS = 300;

@@ -1,0 +1,126 @@
+/**
+ * Every refusal and failure that a client can be told: the catalogue, and which outcome of a shard is which problem.
+ * `docs/errors.md` explains each; a test holds the two equal. Problem documents follow RFC 9457.
+ */
+import type { EventResult } from "../../shared/wire/rpc.ts";
+import type { CommandResult } from "../../shared/domain/outcomes.ts";
+
+export interface ProblemSpec {
+  readonly status: number;
+  readonly title: string;
+  /** never: the same request gets the same answer. later: after `Retry-After`. same-key: later, with the same Idempotency-Key. */
+  readonly retry: "never" | "later" | "same-key";
+}
+
+export const PROBLEMS = {
+  invalid_request: { status: 400, retry: "never", title: "The request is not valid." },
+  unauthenticated: { status: 401, retry: "never", title: "A valid bearer token is required." },
+  forbidden: { status: 403, retry: "never", title: "The token's role does not allow this." },
+  not_found: { status: 404, retry: "never", title: "There is nothing at this address." },
+  event_not_found: { status: 404, retry: "never", title: "There is no such event." },
+  booking_not_found: { status: 404, retry: "never", title: "There is no such booking." },
+  method_not_allowed: { status: 405, retry: "never", title: "This address does not know that method." },
+  sold_out: { status: 409, retry: "never", title: "No tickets are left." },
+  insufficient_tickets: { status: 409, retry: "never", title: "Fewer tickets are left than wanted." },
+  user_limit_exceeded: { status: 409, retry: "never", title: "The limit of tickets per user is reached." },
+  sales_not_open: { status: 409, retry: "never", title: "The event is not on sale now." },
+  hold_expired: { status: 409, retry: "never", title: "The hold has expired and cannot be confirmed." },
+  below_sold: { status: 409, retry: "never", title: "More tickets are sold than the new total." },
+  body_too_large: { status: 413, retry: "never", title: "The request body is too large." },
+  unsupported_media_type: {
+    status: 415,
+    retry: "never",
+    title: "The request body must be application/json.",
+  },
+  idempotency_key_reused: {
+    status: 422,
+    retry: "never",
+    title: "The idempotency key belongs to another request.",
+  },
+  rate_limited: { status: 429, retry: "later", title: "Too many requests." },
+  internal: { status: 500, retry: "same-key", title: "Something broke on our side." },
+  overloaded: { status: 503, retry: "later", title: "More work arrived than can be done in time." },
+  shard_unavailable: { status: 503, retry: "later", title: "The shard of this event cannot be reached." },
+  outcome_unknown: { status: 503, retry: "same-key", title: "The request may or may not have taken effect." },
+} as const satisfies Record<string, ProblemSpec>;
+
+export type ProblemCode = keyof typeof PROBLEMS;
+
+/** Further members of a problem document (RFC 9457 §3.2), named in the API contract. */
+export interface ProblemMembers {
+  readonly errors?: readonly { readonly path: string; readonly message: string }[];
+  readonly availableTickets?: number;
+  readonly maxPerUser?: number;
+  readonly held?: number;
+}
+
+/** Carries a catalogued answer to the HTTP layer, which alone turns it into a response. */
+export class Problem extends Error {
+  override readonly name = "Problem";
+  readonly code: ProblemCode;
+  readonly members: ProblemMembers;
+
+  constructor(code: ProblemCode, detail: string, members: ProblemMembers = {}) {
+    super(detail);
+    this.code = code;
+    this.members = members;
+  }
+}
+
+type Refusal = Exclude<CommandResult, { booking: unknown }> | Exclude<EventResult, { outcome: "saved" }>;
+
+/** What a client is told when the shards did not do what it asked for. */
+export function problemOf(refusal: Refusal): Problem {
+  switch (refusal.outcome) {
+    case "sold_out":
+      return new Problem("sold_out", "Every ticket of the event is sold or held.");
+    case "insufficient_tickets": {
+      const { availableTickets } = refusal;
+      return new Problem("insufficient_tickets", `Only ${availableTickets} left; ask for fewer.`, {
+        availableTickets,
+      });
+    }
+    case "user_limit_exceeded": {
+      const { maxPerUser, held } = refusal;
+      const detail = `A user may have ${maxPerUser} tickets of this event and has ${held}.`;
+      return new Problem("user_limit_exceeded", detail, { maxPerUser, held });
+    }
+    case "sales_not_open":
+      return new Problem("sales_not_open", "Sales have not begun, have ended, or are paused.");
+    case "event_not_found":
+      return new Problem("event_not_found", "There is no event with this id.");
+    case "booking_not_found":
+      return new Problem("booking_not_found", "There is no booking of yours with this id.");
+    case "hold_expired":
+      return new Problem(
+        "hold_expired",
+        "The hold is over and its tickets cannot be claimed again; book anew.",
+      );
+    case "idempotency_key_reused":
+      return new Problem(
+        "idempotency_key_reused",
+        "The key was used for another quantity or kind of booking; use a new key.",
+      );
+    case "below_sold":
+      return new Problem("below_sold", "totalTickets would be less than the tickets sold and held.");
+    case "invalid_sales_window":
+      return new Problem("invalid_request", "The sales window would end before it begins.", {
+        errors: [{ path: "salesEndAt", message: "must be after salesStartAt" }],
+      });
+    case "overloaded":
+      return new Problem(
+        "overloaded",
+        "The queue of this event's shard is full or too slow; nothing was done.",
+      );
+    case "shard_unavailable":
+    case "wrong_shard":
+      return new Problem("shard_unavailable", "The shard does not answer; nothing was done.");
+    case "outcome_unknown":
+      return new Problem(
+        "outcome_unknown",
+        "The answer was lost. Send the request again; a new booking with the Idempotency-Key of this answer.",
+      );
+    case "internal":
+      return new Problem("internal", "The shard met an error of its own; it is logged there.");
+  }
+}

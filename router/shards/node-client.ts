@@ -1,0 +1,191 @@
+/**
+ * Calls to one shard node, the only door to undici and cockatiel. A node that keeps failing is left alone for a moment
+ * (circuit breaker), so that its clients get their 503 at once and the node gets room to recover. What is no answer to the
+ * call, such as a proxy's page or the answer of a node that speaks another RPC, counts as none (F9).
+ */
+import {
+  BrokenCircuitError,
+  BulkheadRejectedError,
+  bulkhead,
+  circuitBreaker,
+  CircuitState,
+  ConsecutiveBreaker,
+  handleAll,
+} from "cockatiel";
+import { errors, Pool } from "undici";
+import type { z } from "zod";
+import type { Log } from "../../shared/process/log.ts";
+import { Outage } from "../../shared/process/outage.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
+import { RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "../../shared/wire/rpc.ts";
+
+/**
+ * Why a call has no answer.
+ * - `unsent`: the node cannot have seen it.
+ * - `unanswered`: it was sent, so it may have taken effect.
+ * - `busy`: too many such calls are under way already; it was not sent.
+ */
+export class CallError extends Error {
+  override readonly name = "CallError";
+  readonly kind: "unsent" | "unanswered" | "busy";
+
+  constructor(kind: CallError["kind"], message: string, cause?: unknown) {
+    super(message, { cause });
+    this.kind = kind;
+  }
+}
+
+const BREAKER_FAILURES = 3;
+const BREAKER_OPEN_MS = 1_000;
+const CONNECT_TIMEOUT_MS = 1_000;
+/** Calls outside the coalesced ones (lists, event changes) that may run and wait. */
+const DIRECT_CALLS_MAX = 16;
+const DIRECT_WAITING_MAX = 200;
+
+const NEVER_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"]);
+
+/** A question to a node, with what counts as its answer. */
+export interface Call<Answer> {
+  readonly path: string;
+  /** Without one it is a GET. */
+  readonly body?: unknown;
+  readonly answer: z.ZodType<Answer>;
+  /** How many results an answer has, unless it is a failure. */
+  readonly results?: number;
+  readonly timeoutMs: number;
+  readonly span?: Span | undefined;
+}
+
+export class NodeClient {
+  readonly url: string;
+  readonly #pool: Pool;
+  readonly #headers: Record<string, string>;
+  readonly #breaker = circuitBreaker(handleAll.orWhenResult(isFailure), {
+    halfOpenAfter: BREAKER_OPEN_MS,
+    breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
+  });
+  readonly #bulkhead = bulkhead(DIRECT_CALLS_MAX, DIRECT_WAITING_MAX);
+  readonly #understanding: Outage;
+
+  constructor(url: string, internalToken: string, connections: number, log: Log) {
+    this.url = url;
+    this.#headers = {
+      authorization: `Bearer ${internalToken}`,
+      "content-type": "application/json",
+      [RPC_VERSION_HEADER]: RPC_VERSION,
+    };
+    this.#pool = new Pool(new URL(url).origin, {
+      connections: connections + DIRECT_CALLS_MAX,
+      connect: { timeout: CONNECT_TIMEOUT_MS },
+      keepAliveTimeout: 30_000,
+    });
+    this.#understanding = new Outage(log, `a common RPC with ${url}`);
+  }
+
+  get open(): boolean {
+    return this.#breaker.state === CircuitState.Open;
+  }
+
+  /**
+   * Calls the node and returns its answer, which has the form that the call says. The caller bounds how many run at once.
+   * Throws only CallError.
+   */
+  async call<Answer>(call: Call<Answer>): Promise<Answer> {
+    try {
+      return await this.#breaker.execute(async () => this.ask(call));
+    } catch (error) {
+      if (error instanceof BrokenCircuitError)
+        throw new CallError("unsent", `${this.url} failed lately`, error);
+      throw error;
+    }
+  }
+
+  /** The same for calls that nobody else bounds: at most so many run, and so many wait. */
+  async direct<Answer>(call: Call<Answer>): Promise<Answer> {
+    try {
+      return await this.#bulkhead.execute(async () => this.call(call));
+    } catch (error) {
+      if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
+      throw error;
+    }
+  }
+
+  /** The same whatever the breaker says, and without telling it: a node may know the map and still fail. */
+  async ask<Answer>(call: Call<Answer>): Promise<Answer> {
+    const { status, version, text } = await this.#send(call);
+    const what = `${this.url}${call.path}: status ${status}`;
+    const problem = rpcVersionProblem(version, ["router", "node"]);
+    // 421 (RFC 9110 §15.5.20) and a node's own 503 say in the body what happened.
+    if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"'))) {
+      const answer = problem === undefined ? answerIn(text, call) : undefined;
+      if (answer === undefined) {
+        // Whoever said so may have done what was asked.
+        const error = new CallError("unanswered", `${what}: ${problem ?? "it is no answer to the call"}`);
+        this.#understanding.failed(error);
+        throw error;
+      }
+      this.#understanding.worked();
+      return answer;
+    }
+    if (problem !== undefined) this.#understanding.failed(`${what}: ${problem}`);
+    // A node that refuses a call as a whole (a wrong token or version, say) has not begun it.
+    throw new CallError(status < 500 || status === 503 ? "unsent" : "unanswered", what);
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  async #send({ path, body, timeoutMs, span }: Call<unknown>): Promise<Response> {
+    try {
+      const response = await this.#pool.request({
+        method: body === undefined ? "GET" : "POST",
+        path,
+        headers: span === undefined ? this.#headers : { ...this.#headers, ...span.headers() },
+        body: body === undefined ? null : JSON.stringify(body),
+        // One timer for all of it; undici's own are a second coarse.
+        signal: AbortSignal.timeout(Math.ceil(timeoutMs)),
+        headersTimeout: 0,
+        bodyTimeout: 0,
+        // A connection that broke is reported, never silently used again: only the caller knows what is safe to repeat.
+        idempotent: false,
+      });
+      const { statusCode: status, headers } = response;
+      span?.set({ "http.response.status_code": status });
+      return { status, version: headers[RPC_VERSION_HEADER]?.toString(), text: await response.body.text() };
+    } catch (cause) {
+      const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
+      const unsent = NEVER_SENT.has(code) || cause instanceof errors.ConnectTimeoutError;
+      throw new CallError(unsent ? "unsent" : "unanswered", `${this.url}${path}: ${String(cause)}`, cause);
+    }
+  }
+}
+
+interface Response {
+  readonly status: number;
+  readonly version: string | undefined;
+  readonly text: string;
+}
+
+function answerIn<Answer>(text: string, { answer, results }: Call<Answer>): Answer | undefined {
+  let said: unknown;
+  try {
+    said = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  const { data } = answer.safeParse(said);
+  const given = resultsOf(data);
+  return results !== undefined && given !== undefined && given.length !== results ? undefined : data;
+}
+
+/** An answer in which everything failed: the node works, but its database does not. */
+function isFailure(answer: unknown): boolean {
+  const failed = ({ outcome }: { readonly outcome?: unknown }): boolean =>
+    outcome === "shard_unavailable" || outcome === "outcome_unknown";
+  return resultsOf(answer)?.every(failed) ?? failed(answer as object);
+}
+
+function resultsOf(answer: unknown): readonly { readonly outcome: string }[] | undefined {
+  return (answer as { results?: readonly { readonly outcome: string }[] } | undefined)?.results;
+}

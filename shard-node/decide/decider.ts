@@ -1,0 +1,141 @@
+/**
+ * Decides batches against the database whatever happens to it: a batch that met a fault is tried once more, and then
+ * every command has an honest answer. A lost connection leaves a commit in doubt; the second try settles it, because
+ * each command carries its idempotency key and each booking its id.
+ */
+import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/database.ts";
+import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
+import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
+import type { Snapshot } from "../../shared/domain/events.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
+import type { Log } from "../../shared/process/log.ts";
+import { Outage } from "../../shared/process/outage.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
+import {
+  type BookingStore,
+  type DecideOptions,
+  type FreshIds,
+  isRefusedForContent,
+} from "../store/booking-store.ts";
+
+const UNKNOWN: Failure = { outcome: "outcome_unknown" };
+/** The answer to one command, and its event as it was after the batch. */
+export interface Decided {
+  readonly result: CommandResult;
+  readonly snapshot: Snapshot | undefined;
+}
+
+export interface DeciderHooks {
+  /** After the commit of every batch, with its events as they are then. */
+  committed(snapshots: readonly Snapshot[]): void;
+  lockWaited(seconds: number): void;
+}
+
+export class Decider {
+  readonly #store: BookingStore;
+  readonly #hooks: DeciderHooks;
+  readonly #log: Log;
+  readonly #batches: Outage;
+
+  constructor(store: BookingStore, hooks: DeciderHooks, log: Log) {
+    this.#store = store;
+    this.#hooks = hooks;
+    this.#log = log;
+    this.#batches = new Outage(log, "deciding batches");
+  }
+
+  /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
+  async decide(commands: readonly Command[], locked?: () => void, span?: Span): Promise<readonly Decided[]> {
+    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), { locked, span });
+  }
+
+  async #tryTwice(
+    commands: readonly Command[],
+    ids: FreshIds,
+    options: Pick<DecideOptions, "locked" | "span">,
+  ): Promise<readonly Decided[]> {
+    const { span } = options;
+    let inDoubt = false;
+    let mayRunLater = false;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids, options);
+        invariant(decisions.length === commands.length, "every command of a batch is decided", {
+          commands: commands.length,
+          decisions: decisions.length,
+        });
+        this.#batches.worked();
+        this.#hooks.lockWaited(lockWaitSeconds);
+        span?.set({ "onsale.batch.lock_wait_seconds": lockWaitSeconds });
+        this.#hooks.committed(snapshots);
+        const byEvent = new Map(snapshots.map((snapshot) => [snapshot.event.id, snapshot]));
+        return decisions.map((result, index) => {
+          const command = commands[index];
+          const eventId =
+            "booking" in result
+              ? result.booking.eventId
+              : command && isBookCommand(command)
+                ? command.eventId
+                : undefined;
+          return {
+            result: mayRunLater ? afterLostTry(result) : result,
+            snapshot: eventId && byEvent.get(eventId),
+          };
+        });
+      } catch (error) {
+        if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
+        inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
+        // With its last word a server process ends; a connection that broke without one may leave it running.
+        mayRunLater ||=
+          error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
+        if (attempt < 2 && error instanceof DatabaseError) continue;
+        if (error instanceof DatabaseError) this.#batches.failed(error, span?.traceId);
+        else
+          this.#log.error(
+            { err: error, commands: commands.length, traceId: span?.traceId },
+            "a batch could not be decided",
+          );
+        // After an error that nobody foresaw nothing is known: the batch may have been committed (F8).
+        const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
+        span?.failed(failure.outcome);
+        return commands.map(() => ({ result: failure, snapshot: undefined }));
+      }
+    }
+  }
+
+  /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
+  async #isolate(
+    commands: readonly Command[],
+    ids: FreshIds,
+    span: Span | undefined,
+    error: unknown,
+  ): Promise<readonly Decided[]> {
+    if (commands.length === 1) {
+      const traceId = span?.traceId;
+      this.#log.error({ err: error, traceId }, "PostgreSQL refused a command for its content");
+      return [{ result: { outcome: "internal" }, snapshot: undefined }];
+    }
+    const results: Decided[] = [];
+    let next = 0;
+    for (const command of commands) {
+      const id = isBookCommand(command) ? ids[next++] : undefined;
+      results.push(...(await this.#tryTwice([command], id === undefined ? [] : [id], { span })));
+    }
+    return results;
+  }
+}
+
+/** What a caller is told about a fault of the database after which nothing can have taken effect. */
+export function failureOf(error: DatabaseError): Failure {
+  switch (error.kind) {
+    case "busy":
+      return { outcome: "overloaded" };
+    case "lost":
+      return { outcome: "outcome_unknown" };
+    case "refused":
+      // Somebody else holds the lock of an event for too long: that event is slow, its shard is not away.
+      return { outcome: error.sqlState === LOCK_NOT_AVAILABLE ? "overloaded" : "shard_unavailable" };
+    case "unreachable":
+      return { outcome: "shard_unavailable" };
+  }
+}

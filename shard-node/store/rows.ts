@@ -1,0 +1,87 @@
+/** Rows as PostgreSQL gives them in JSON, and how they become what travels on the wire. */
+import type { BookingId, EventId } from "../../shared/domain/ids.ts";
+import type { Booking } from "../../shared/domain/bookings.ts";
+import type { Event, Snapshot } from "../../shared/domain/events.ts";
+
+/** A row of `events` as JSON, with what snapshots_of() adds. */
+export interface EventRow {
+  id: EventId;
+  name: string;
+  venue: string | null;
+  starts_at: string;
+  sales_start_at: string | null;
+  sales_end_at: string | null;
+  total_tickets: number;
+  available_tickets: number;
+  max_per_user: number;
+  status: Event["status"];
+  version: number;
+  created_at: string;
+  updated_at: string;
+  next_hold_expires_at?: string | null;
+}
+
+/** A row of `bookings` as JSON. */
+export interface BookingRow {
+  id: BookingId;
+  event_id: Booking["eventId"];
+  user_id: Booking["userId"];
+  quantity: number;
+  status: Booking["status"];
+  expires_at: string | null;
+  created_at: string;
+  updated_at: string;
+}
+
+export function bookingFrom(row: BookingRow, nowMs: number): Booking {
+  const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
+  // A due hold is expired for everybody (B6), also before the database has written it down.
+  const due = row.status === "held" && expiresAt !== null && Date.parse(expiresAt) <= nowMs;
+  const status = due ? "expired" : row.status;
+  return {
+    id: row.id,
+    eventId: row.event_id,
+    userId: row.user_id,
+    quantity: row.quantity,
+    status,
+    expiresAt: status === "held" || status === "expired" ? expiresAt : null,
+    createdAt: iso(row.created_at),
+    updatedAt: iso(row.updated_at),
+  };
+}
+
+export function snapshotFrom(row: EventRow): Snapshot {
+  return { event: eventFrom(row), nextHoldExpiresAt: isoOrNull(row.next_hold_expires_at ?? null) };
+}
+
+export function eventFrom(row: EventRow): Event {
+  return {
+    id: row.id,
+    name: row.name,
+    venue: row.venue,
+    startsAt: iso(row.starts_at),
+    salesStartAt: isoOrNull(row.sales_start_at),
+    salesEndAt: isoOrNull(row.sales_end_at),
+    status: row.status,
+    totalTickets: row.total_tickets,
+    availableTickets: row.available_tickets,
+    maxPerUser: row.max_per_user,
+    version: row.version,
+    createdAt: iso(row.created_at),
+    updatedAt: iso(row.updated_at),
+  };
+}
+
+/** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
+export function iso(time: string): string {
+  // Mostly that is what it printed, and a batch of many events brings thousands: `2030-06-01T20:00:00.123+00:00`.
+  if (time.endsWith("+00:00") && time[10] === "T") {
+    if (time.length === 29 && time[19] === ".") return `${time.slice(0, 23)}Z`;
+    if (time.length === 25) return `${time.slice(0, 19)}.000Z`;
+  }
+  return new Date(time).toISOString();
+}
+
+function isoOrNull(time: string | null): string | null {
+  return time === null ? null : iso(time);
+}

@@ -1,0 +1,63 @@
+/**
+ * Where a database is. Its URL may name several servers, of which one accepts writes at a time, in the form of libpq
+ * (PostgreSQL manual §32.1.1.2): `postgres://user:password@one:5432,two:5432/database`. Everything that takes such a URL
+ * reads it here. This module knows no driver, so settings can be checked by processes that never connect.
+ */
+import { z } from "zod";
+
+const FORM = /^(postgres(?:ql)?:\/\/(?:[^/?#]*@)?)([^@/?#]+)([/?#][^]*)?$/;
+
+/** What a URL with one server says. */
+export interface Server {
+  /** A name or an address; that of IPv6 without brackets. */
+  readonly host: string;
+  readonly port: number;
+  readonly user: string;
+  readonly password: string;
+  readonly database: string;
+  readonly parameters: URLSearchParams;
+}
+
+/** One URL for each server that a URL names, in its order; none when it is not a URL of a database. */
+export function serverUrls(url: string): readonly string[] {
+  const [, before, hosts, after = ""] = FORM.exec(url) ?? [];
+  // A comma after the hosts is the sign of a list of URLs in place of a list of hosts.
+  if (before === undefined || hosts === undefined || after.includes(",")) return [];
+  const urls = hosts.split(",").map((host) => `${before}${host}${after}`);
+  return urls.every(namesServer) ? urls : [];
+}
+
+/** The URL of a database as a setting. */
+export const postgresUrl = z
+  .string({ error: "is required" })
+  .refine(
+    (url) => serverUrls(url).length > 0,
+    "must be a URL that starts with postgres:// or postgresql://, with several hosts separated by commas if need be",
+  );
+
+/** Reads a URL that `serverUrls` gave. */
+export function serverOf(url: string): Server {
+  const { hostname, port, username, password, pathname, searchParams } = new URL(url);
+  return {
+    host: hostname.replace(/^\[|\]$/g, ""),
+    port: Number(port || 5432),
+    user: decodeURIComponent(username),
+    password: decodeURIComponent(password),
+    database: decodeURIComponent(pathname.slice(1)),
+    parameters: searchParams,
+  };
+}
+
+/** The server of a URL that names one, as messages show it: never with its password. */
+export function serverName(url: string): string {
+  const { hostname, port } = new URL(url);
+  return `${hostname}:${port === "" ? "5432" : port}`;
+}
+
+function namesServer(url: string): boolean {
+  try {
+    return serverOf(url).host !== "";
+  } catch {
+    return false; // not a URL, or a percent sign that encodes nothing
+  }
+}

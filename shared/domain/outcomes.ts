@@ -1,0 +1,51 @@
+/** What becomes of a command: a decision of the shard, or a failure, which is no decision. */
+import { z } from "zod";
+import { bookingSchema } from "./bookings.ts";
+
+export const decisionSchemas = [
+  z.object({
+    outcome: z.enum(["booked", "held", "replayed", "confirmed", "cancelled"]),
+    booking: bookingSchema,
+  }),
+  z.object({ outcome: z.literal("insufficient_tickets"), availableTickets: z.number() }),
+  z.object({ outcome: z.literal("user_limit_exceeded"), maxPerUser: z.number(), held: z.number() }),
+  z.object({
+    outcome: z.enum([
+      "sold_out",
+      "sales_not_open",
+      "event_not_found",
+      "booking_not_found",
+      "hold_expired",
+      "idempotency_key_reused",
+      "wrong_shard",
+    ]),
+  }),
+] as const;
+/** What a shard decided about one command. A refusal is an expected value, never an exception. */
+export type Decision = Readonly<z.infer<(typeof decisionSchemas)[number]>>;
+
+export const failureSchema = z.object({
+  outcome: z.enum(["overloaded", "shard_unavailable", "outcome_unknown", "internal"]),
+});
+/** Why there is no decision. Only after `outcome_unknown` may the command have taken effect. */
+export type Failure = Readonly<z.infer<typeof failureSchema>>;
+
+export type CommandResult = Decision | Failure;
+
+const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
+  "sold_out",
+  "insufficient_tickets",
+  "user_limit_exceeded",
+  "sales_not_open",
+  "hold_expired",
+  "overloaded",
+  "shard_unavailable",
+]);
+
+/**
+ * The result of a second try whose first try was lost and may still be decided. A refusal of now may be a yes when that
+ * happens, so it becomes `outcome_unknown`: nobody is refused for good (F1).
+ */
+export function afterLostTry(result: CommandResult): CommandResult {
+  return MAY_CHANGE.has(result.outcome) ? { outcome: "outcome_unknown" } : result;
+}

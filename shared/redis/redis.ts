@@ -1,0 +1,179 @@
+/**
+ * Redis as a place for snapshots, and the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
+ * instead of queueing, and each loss and return is one log line, not one per request.
+ *
+ * A snapshot is a hash `onsale:1:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
+ * (C2) and in the same step publishes what it set, so no router ever hears of a version that Redis does not hold.
+ */
+import { Redis } from "ioredis";
+import type { EventId } from "../domain/ids.ts";
+import type { Log } from "../process/log.ts";
+import { type Snapshot, snapshotsAmong } from "../domain/events.ts";
+
+/** Names the form of a snapshot too: releases that write another form do not read each other's. */
+const NAMESPACE = "onsale:1";
+const CHANNEL = `${NAMESPACE}:snapshots`;
+/** The last line of defence against an entry that nobody corrected (C4). */
+const ENTRY_TTL_MS = 5_000;
+const COMMAND_TIMEOUT_MS = 200;
+/** How long Redis is left alone after it failed to answer. */
+const REST_MS = 1_000;
+const RECONNECT_MAX_MS = 1_000;
+
+const SET_IF_NEWER = `
+local newest = {}
+for i = 1, #KEYS do
+  local version = tonumber(ARGV[2 * i])
+  local current = tonumber(redis.call('HGET', KEYS[i], 'version') or '-1')
+  if version > current then
+    redis.call('HSET', KEYS[i], 'version', ARGV[2 * i], 'snapshot', ARGV[2 * i + 1])
+    newest[#newest + 1] = ARGV[2 * i + 1]
+  end
+  if version >= current then
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+  end
+end
+if #newest > 0 and ARGV[#ARGV] == 'announce' then
+  redis.call('PUBLISH', '${CHANNEL}', '[' .. table.concat(newest, ',') .. ']')
+end
+return #newest`;
+
+/** One connection. It is left alone for a moment after a command that Redis did not answer in time. */
+export class RedisConnection {
+  readonly client: Redis;
+  #restsUntil = 0;
+
+  /** `meanwhile` goes into the log line of each loss: what happens while Redis is away. */
+  constructor(url: string, log: Log, meanwhile: string) {
+    this.client = connect(url, log, meanwhile);
+  }
+
+  /** False while there is no connection, and for a moment after Redis did not answer in time. */
+  get up(): boolean {
+    return this.client.status === "ready" && performance.now() >= this.#restsUntil;
+  }
+
+  /** Notes when `answer` is a failure: a Redis that hangs costs one waiter its time out, not everybody. */
+  async timed<T>(answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (error) {
+      this.#restsUntil = performance.now() + REST_MS;
+      throw error;
+    }
+  }
+
+  close(): void {
+    this.client.disconnect();
+  }
+}
+
+interface Scripted extends Redis {
+  setSnapshotsIfNewer(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<number>;
+}
+
+const READS_GO_ON = "reads go to memory and shards";
+
+export class SnapshotStore {
+  readonly #connection: RedisConnection;
+  readonly #redis: Scripted;
+
+  constructor(url: string, log: Log) {
+    this.#connection = new RedisConnection(url, log, READS_GO_ON);
+    this.#redis = this.#connection.client as Scripted;
+    this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
+  }
+
+  get up(): boolean {
+    return this.#connection.up;
+  }
+
+  /** Sets each snapshot unless Redis holds the same or a newer version, and publishes those it set. Throws when Redis is away. */
+  async publish(snapshots: readonly Snapshot[]): Promise<void> {
+    await this.#set(snapshots, "announce");
+  }
+
+  /** Sets a snapshot that was read, in the same way, but tells nobody: it is no news. Throws when Redis is away. */
+  async fill(snapshot: Snapshot): Promise<void> {
+    await this.#set([snapshot], "quiet");
+  }
+
+  async #set(snapshots: readonly Snapshot[], telling: "announce" | "quiet"): Promise<void> {
+    const values = snapshots.flatMap((snapshot) => [snapshot.event.version, JSON.stringify(snapshot)]);
+    const keys = snapshots.map((snapshot) => keyOf(snapshot.event.id));
+    await this.#connection.timed(
+      this.#redis.setSnapshotsIfNewer(snapshots.length, ...keys, ENTRY_TTL_MS, ...values, telling),
+    );
+  }
+
+  /** The snapshot that Redis holds. Throws when Redis is away. */
+  async read(id: EventId): Promise<Snapshot | undefined> {
+    const found = await this.#connection.timed(this.#redis.hget(keyOf(id), "snapshot"));
+    const [snapshot] = found === null ? [] : snapshotsFrom(`[${found}]`);
+    return snapshot?.event.id === id ? snapshot : undefined;
+  }
+
+  close(): void {
+    this.#connection.close();
+  }
+}
+
+/** Hears every snapshot that anybody publishes, until it is closed. */
+export class SnapshotFeed {
+  readonly #redis: Redis;
+
+  constructor(url: string, log: Log, heard: (snapshots: readonly Snapshot[]) => void) {
+    this.#redis = connect(url, log, READS_GO_ON);
+    this.#redis.on("message", (_channel, message) => heard(snapshotsFrom(message)));
+    this.#redis.on("ready", () => {
+      this.#redis
+        .subscribe(CHANNEL)
+        .catch((error: unknown) => log.warn({ err: error }, "cannot subscribe to snapshots"));
+    });
+  }
+
+  close(): void {
+    this.#redis.disconnect();
+  }
+}
+
+function connect(url: string, log: Log, meanwhile: string): Redis {
+  const redis = new Redis(url, {
+    enableOfflineQueue: false,
+    enableAutoPipelining: true,
+    maxRetriesPerRequest: 0,
+    commandTimeout: COMMAND_TIMEOUT_MS,
+    connectTimeout: 2_000,
+    retryStrategy: (attempt) => Math.min(attempt * 50, RECONNECT_MAX_MS),
+  });
+  let reported = false;
+  redis.on("error", (error: Error) => {
+    if (reported) return;
+    reported = true;
+    log.warn({ reason: error.message }, `Redis is away; ${meanwhile}`);
+  });
+  redis.on("close", () => {
+    if (reported) return;
+    reported = true;
+    log.warn(`the connection to Redis was lost; ${meanwhile}`);
+  });
+  redis.on("ready", () => {
+    if (reported) log.info("Redis is back");
+    reported = false;
+  });
+  return redis;
+}
+
+function keyOf(id: EventId): string {
+  return `${NAMESPACE}:event:${id}`;
+}
+
+/** What Redis said, without what is no snapshot: others may write there too, and that must not stop a router. */
+function snapshotsFrom(text: string): Snapshot[] {
+  try {
+    const found: unknown = JSON.parse(text);
+    return Array.isArray(found) ? snapshotsAmong(found) : [];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,42 @@
+/** The admin port of a process: is it alive, can it serve, what does it measure. Never reachable on the public port. */
+import { Hono } from "hono";
+import { createHttpServer, listen } from "../process/http-server.ts";
+import type { Registry } from "./metrics.ts";
+
+export interface AdminServer {
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** `unready` says why the process cannot serve now, or undefined when it can. */
+export async function startAdminServer(options: {
+  host: string;
+  port: number;
+  registry: Registry;
+  unready: () => string | undefined;
+}): Promise<AdminServer> {
+  const app = new Hono();
+  app.get("/healthz", (context) => context.json({ status: "alive" }));
+  app.get("/readyz", (context) => {
+    const reason = options.unready();
+    return reason === undefined
+      ? context.json({ status: "ready" })
+      : context.json({ status: "unready", reason }, 503);
+  });
+  app.get("/metrics", async (context) =>
+    context.body(await options.registry.metrics(), 200, { "content-type": options.registry.contentType }),
+  );
+  const server = createHttpServer({
+    fetch: app.fetch,
+    badRequest: () => new Response(null, { status: 400 }),
+  });
+  const url = await listen(server, options);
+  return {
+    url,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}

@@ -1,0 +1,178 @@
+/**
+ * What a router and a shard node say to each other. Commands of many clients travel in one call, and each has its own
+ * answer. Durations say their unit. Every call carries `Authorization: Bearer <INTERNAL_TOKEN>` and the version of the
+ * RPC. These schemas check requests and answers, and drop fields that they do not know.
+ */
+import { z } from "zod";
+import { type Booking, bookingSchema } from "../domain/bookings.ts";
+import { type Command, isCommand } from "../domain/commands.ts";
+import {
+  EVENT_STATUSES,
+  eventSchema,
+  type Snapshot,
+  snapshotSchema,
+  snapshotsAmong,
+} from "../domain/events.ts";
+import { type BookingId, type EventId, parseBookingId, parseEventId } from "../domain/ids.ts";
+import { LIMITS } from "../domain/limits.ts";
+import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
+
+/** The version in the header of each call and each answer. Routers and nodes of two versions refuse each other. */
+export const RPC_VERSION = "2";
+export const RPC_VERSION_HEADER = "onsale-rpc";
+/** Why the two cannot talk, by name, when the header of the `other` says so or is missing. */
+export function rpcVersionProblem(
+  header: string | undefined,
+  [own, other]: readonly ["node", "router"] | readonly ["router", "node"] = ["node", "router"],
+): string | undefined {
+  if (header === RPC_VERSION) return undefined;
+  const spoken = header === undefined ? "named no version" : `spoke ${header.slice(0, 20)}`;
+  return `this ${own} speaks RPC ${RPC_VERSION}; the ${other} ${spoken}`;
+}
+
+function parsedBy<T extends string>(parse: (text: string) => T | undefined) {
+  return z.string().transform((text, context): T => {
+    const value = parse(text);
+    if (value !== undefined) return value;
+    context.addIssue({ code: "custom", message: "must be a UUID" });
+    return z.NEVER;
+  });
+}
+const eventId = parsedBy<EventId>(parseEventId);
+const bookingId = parsedBy<BookingId>(parseBookingId);
+
+export const commandsRequestSchema = z.object({
+  /** When the router sent the call, by the clock of the commands' deadlines: the clocks of two processes need not agree. */
+  sentAt: z.number().int(),
+  commands: z.custom<Command[]>(
+    (commands) => Array.isArray(commands) && commands.length > 0 && commands.every(isCommand),
+  ),
+  /** The traces that commands belong to (W3C Trace Context), by position of the command; most are not sampled and have none. */
+  traces: z
+    .array(
+      z.object({
+        command: z.number().int().min(0),
+        traceparent: z.string(),
+        tracestate: z.string().optional(),
+      }),
+    )
+    .optional(),
+});
+export type CommandsRequest = z.infer<typeof commandsRequestSchema>;
+export interface CommandsResponse {
+  /** One per command, in the order of the commands. */
+  readonly results: readonly CommandResult[];
+  /** Each event that the commands touched, once, at its newest version. */
+  readonly snapshots: readonly Snapshot[];
+  readonly mapVersion: number;
+}
+export const commandsAnswerSchema: z.ZodType<CommandsResponse | Failure> = z.union([
+  z.object({
+    results: z.array(z.discriminatedUnion("outcome", [...decisionSchemas, failureSchema])),
+    snapshots: z.array(z.unknown()).transform(snapshotsAmong),
+    mapVersion: z.number(),
+  }),
+  failureSchema,
+]);
+
+/** Reads of events or bookings; answers are in the order of the ids. */
+export const readRequestSchema = z.discriminatedUnion("kind", [
+  z.object({
+    kind: z.literal("event"),
+    ids: z.array(eventId).min(1),
+    /** For each id: how old an answer may be when the call arrives. A replica may give one; without it, none may. */
+    maxAgesMs: z.array(z.number().nonnegative()).optional(),
+  }),
+  z.object({ kind: z.literal("booking"), ids: z.array(bookingId).min(1) }),
+]);
+export type ReadResult<T> =
+  /** `ageMs`, from a replica: it is what the primary would have said at most so long before the call arrived. */
+  | { readonly outcome: "found"; readonly value: T; readonly ageMs?: number | undefined }
+  | { readonly outcome: "absent" }
+  | { readonly outcome: "wrong_shard" };
+export interface ReadResponse<T> {
+  readonly results: readonly ReadResult<T>[];
+  readonly mapVersion: number;
+}
+function readAnswerOf<T>(value: z.ZodType<T>): z.ZodType<ReadResponse<T> | Failure> {
+  const found = z.object({ outcome: z.literal("found"), value, ageMs: z.number().nonnegative().optional() });
+  const results = z.array(
+    z.discriminatedUnion("outcome", [
+      found,
+      z.object({ outcome: z.literal("absent") }),
+      z.object({ outcome: z.literal("wrong_shard") }),
+    ]),
+  );
+  return z.union([z.object({ results, mapVersion: z.number() }), failureSchema]);
+}
+export const eventsAnswerSchema = readAnswerOf<Snapshot>(snapshotSchema);
+export const bookingsAnswerSchema = readAnswerOf<Booking>(bookingSchema);
+
+export const listRequestSchema = z.object({
+  before: eventId.nullable(),
+  limit: z
+    .number()
+    .int()
+    .min(1)
+    .max(LIMITS.pageItemsMax + 1),
+  /** How old the list may be when the call arrives; without it, it must be the newest. */
+  maxAgeMs: z.number().nonnegative().optional(),
+});
+const listResponseSchema = z.object({
+  events: z.array(eventSchema),
+  /** From a replica: it is what the primary would have said at most so long before the call arrived. */
+  ageMs: z.number().nonnegative().optional(),
+});
+export type ListResponse = Readonly<z.infer<typeof listResponseSchema>>;
+export const listAnswerSchema: z.ZodType<ListResponse | Failure> = z.union([
+  listResponseSchema,
+  failureSchema,
+]);
+
+const time = z.iso.datetime();
+export const createEventRequestSchema = z.object({
+  id: eventId,
+  name: z.string(),
+  venue: z.string().nullable(),
+  startsAt: time,
+  salesStartAt: time.nullable(),
+  salesEndAt: time.nullable(),
+  totalTickets: z.number().int(),
+  maxPerUser: z.number().int(),
+});
+export type CreateEventRequest = z.infer<typeof createEventRequestSchema>;
+
+export const changeEventRequestSchema = z.object({
+  id: eventId,
+  changes: z.object({
+    name: z.string().optional(),
+    venue: z.string().nullable().optional(),
+    startsAt: time.optional(),
+    salesStartAt: time.nullable().optional(),
+    salesEndAt: time.nullable().optional(),
+    totalTickets: z.number().int().optional(),
+    maxPerUser: z.number().int().optional(),
+    status: z.enum(EVENT_STATUSES).optional(),
+  }),
+});
+export type ChangeEventRequest = z.infer<typeof changeEventRequestSchema>;
+
+/** The answer to creating or changing an event. */
+export const eventAnswerSchema = z.discriminatedUnion("outcome", [
+  z.object({ outcome: z.literal("saved"), snapshot: snapshotSchema }),
+  /** The event all the same: holds that were due may have ended. */
+  z.object({ outcome: z.enum(["below_sold", "invalid_sales_window"]), snapshot: snapshotSchema }),
+  z.object({ outcome: z.enum(["event_not_found", "wrong_shard"]) }),
+  failureSchema,
+]);
+export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;
+
+/** The paths of a node's RPC, all POST with a JSON body but the map, which is GET. */
+export const RPC = {
+  commands: "/rpc/commands",
+  read: "/rpc/read",
+  list: "/rpc/events/list",
+  createEvent: "/rpc/events/create",
+  changeEvent: "/rpc/events/change",
+  map: "/rpc/map",
+} as const;

@@ -1,0 +1,80 @@
+import { bookCommand } from "../support/commands.ts";
+/**
+ * A pooler that shares sessions ignores the settings that a connection is opened with. A URL that sets them to nothing does
+ * the same to a connection.
+ */
+import { expect, test } from "vitest";
+import { BookingStore } from "../../shard-node/store/booking-store.ts";
+import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { Database } from "../../shared/database/database.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
+import { createDatabase, lockEvent } from "../support/databases.ts";
+
+async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeoutMs: number }) {
+  const created = await createDatabase("shard");
+  const database = new Database({
+    url: `${created.url}?lock_timeout=0&statement_timeout=0&idle_in_transaction_session_timeout=0`,
+    applicationName: "test",
+    connectionsMax: 1,
+    waitersMax: 10,
+    connectTimeoutMs: 5_000,
+    ...bounds,
+  });
+  const store = new BookingStore(database, () => Date.now());
+  const id = newEventId(Date.now());
+  await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
+  await store.createEvent({
+    id,
+    name: "Concert",
+    venue: null,
+    startsAt: "2040-01-01T20:00:00Z",
+    salesStartAt: null,
+    salesEndAt: null,
+    totalTickets: 10,
+    maxPerUser: 2,
+  });
+  const blocker = await lockEvent(created.url, id);
+  return {
+    database,
+    store,
+    id,
+    release: async () => blocker.run("rollback"),
+    async [Symbol.asyncDispose]() {
+      blocker.close();
+      await database.close();
+      await created[Symbol.asyncDispose]();
+    },
+  };
+}
+
+async function book(store: BookingStore, eventId: EventId) {
+  const command = bookCommand(eventId, "a");
+  return store.decide([command], store.freshIdsFor([command]));
+}
+
+const SETTINGS = {
+  name: "settings",
+  text: "select current_setting('lock_timeout') as lock, current_setting('transaction_timeout') as transaction",
+};
+
+test.each([
+  { what: "lock", bounds: { lockTimeoutMs: 300, statementTimeoutMs: 20_000 }, sqlState: "55P03" },
+  { what: "transaction", bounds: { lockTimeoutMs: 20_000, statementTimeoutMs: 300 }, sqlState: "25P04" },
+])(
+  "P3: a batch and a change of an event bring the bound on their $what along",
+  async ({ bounds, sqlState }) => {
+    await using given = await givenLockedEvent(bounds);
+    const { store, database, id } = given;
+
+    await expect(book(store, id)).rejects.toMatchObject({ kind: "refused", sqlState });
+    await expect(store.changeEvent({ id, changes: { name: "Other" } })).rejects.toMatchObject({
+      kind: "refused",
+      sqlState,
+    });
+
+    await given.release();
+    expect((await book(store, id)).decisions).toMatchObject([{ outcome: "booked" }]);
+    // The session is as it was: whoever has it next is not bound by it.
+    expect(await database.query(SETTINGS)).toEqual([{ lock: "0", transaction: "0" }]);
+  },
+);

@@ -1,0 +1,126 @@
+import { existsSync, globSync, readFileSync } from "node:fs";
+import { dirname, relative, resolve } from "node:path";
+import { expect, test } from "vitest";
+
+const root = resolve(import.meta.dirname, "../..");
+const sources = globSync("**/*.ts", { cwd: root, exclude: ["node_modules/**", ".onsale/**"] });
+const isTest = (file: string) => file.startsWith("test/") || file.endsWith(".test.ts");
+
+/** What each file imports: files of the project by their path, libraries by their name. */
+const imports = sources.flatMap((file) => {
+  const text = readFileSync(`${root}/${file}`, "utf8");
+  const targets = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1] ?? "");
+  return targets.map((target) => ({
+    file,
+    target: target.startsWith(".") ? relative(root, resolve(root, dirname(file), target)) : target,
+  }));
+});
+const folderOf = (path: string) => path.split("/")[0] ?? "";
+
+/** Each outside library and the only product files that may import it. */
+const DOORS: Readonly<Record<string, readonly string[]>> = {
+  "@hono/node-server": ["shared/process/http-server.ts"],
+  hono: [
+    "router/http/documentation.ts",
+    "router/http/routes.ts",
+    "shard-node/rpc.ts",
+    "shared/watch/admin-server.ts",
+  ],
+  "@hono/zod-openapi": [
+    "router/http/app.ts",
+    "router/http/bookings.ts",
+    "router/http/documentation.ts",
+    "router/http/events.ts",
+    "router/http/routes.ts",
+    "router/http/schemas.ts",
+  ],
+  postgres: ["shared/database/connection.ts"],
+  ioredis: ["shared/redis/redis.ts"],
+  "rate-limiter-flexible": ["router/callers/write-limits.ts"],
+  jose: ["router/callers/tokens.ts"],
+  pino: ["shared/process/log.ts"],
+  "prom-client": ["shared/watch/metrics.ts"],
+  "@opentelemetry/api": ["shared/watch/opentelemetry.ts"],
+  "@opentelemetry/core": ["shared/watch/opentelemetry.ts"],
+  "@opentelemetry/exporter-trace-otlp-http": ["shared/watch/opentelemetry.ts"],
+  "@opentelemetry/resources": ["shared/watch/opentelemetry.ts"],
+  "@opentelemetry/sdk-trace": ["shared/watch/opentelemetry.ts"],
+  murmurhash: ["shared/domain/slots.ts"],
+  // The embedded cluster looks after its processes from outside, as any client would.
+  undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "router/shards/node-client.ts"],
+  ...Object.fromEntries(
+    ["cog", "common", "dashboard", "prometheus", "stat", "table", "timeseries"].map((part) => [
+      `@grafana/grafana-foundation-sdk/${part}`,
+      ["deploy/grafana/panels.ts"],
+    ]),
+  ),
+  cockatiel: ["router/shards/node-client.ts"],
+};
+
+test("H1: each outside library has one door", () => {
+  for (const [library, doors] of Object.entries(DOORS)) {
+    const importers = imports
+      .filter(({ file, target }) => !isTest(file) && folderOf(file) !== "bench" && target === library)
+      .map(({ file }) => file);
+    expect([library, [...new Set(importers)].toSorted()]).toEqual([library, doors.toSorted()]);
+  }
+});
+
+test("H1: a router knows no SQL and no database", () => {
+  const reachable = new Set<string>();
+  const visit = (file: string): void => {
+    if (reachable.has(file)) return;
+    reachable.add(file);
+    for (const { target } of imports.filter((entry) => entry.file === file)) visit(target);
+  };
+  visit("router/main.ts");
+  expect([...reachable]).toContain("router/router.ts");
+  expect(
+    [...reachable].filter((file) =>
+      ["postgres", "pg", "shared/database/connection.ts", "shared/database/database.ts"].includes(file),
+    ),
+  ).toEqual([]);
+});
+
+test("H1: settings are read in the files that start a process, and nowhere else", () => {
+  const readers = sources.filter(
+    (file) =>
+      !isTest(file) &&
+      folderOf(file) !== "bench" &&
+      /process\.env\b/.test(readFileSync(`${root}/${file}`, "utf8").replace(/\/\*[\s\S]*?\*\//g, "")),
+  );
+  for (const file of readers)
+    expect([file, /(^|\/)(main|settings|token|move-slot|after-restore)\.ts$/.test(file)]).toEqual([
+      file,
+      true,
+    ]);
+});
+
+test("H2: every link between the documents leads to a file, and to a heading of it", () => {
+  const documents = globSync("**/*.md", { cwd: root, exclude: ["node_modules/**", ".onsale/**"] });
+  const headingsOf = (file: string) =>
+    [
+      ...readFileSync(file, "utf8")
+        .replace(/^```[\s\S]*?^```/gm, "")
+        .matchAll(/^#+ +(.+)$/gm),
+    ].map((match) =>
+      (match[1] ?? "")
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-"),
+    );
+  const broken: string[] = [];
+  let anchors = 0;
+  for (const document of documents) {
+    const text = readFileSync(`${root}/${document}`, "utf8");
+    for (const [, target = ""] of text.matchAll(/\]\((?!\w+:)([^)\s]+)\)/g)) {
+      const [path = "", anchor] = target.split("#");
+      const file = path === "" ? `${root}/${document}` : resolve(root, dirname(document), path);
+      if (anchor !== undefined) anchors += 1;
+      if (!existsSync(file) || (anchor !== undefined && !headingsOf(file).includes(anchor)))
+        broken.push(`${document}: ${target}`);
+    }
+  }
+  expect(broken).toEqual([]);
+  expect(anchors).toBeGreaterThan(20);
+});

@@ -1,0 +1,346 @@
+/**
+ * The verdicts on tokens, held to those of the libraries of the field: jsonwebtoken for a shared secret, jose for a key set.
+ * A failing run prints its seed; TEST_SEED=<seed> npx vitest run test/unit/key-set runs it again.
+ */
+import { createHmac, createSecretKey } from "node:crypto";
+import fc from "fast-check";
+import { createLocalJWKSet, exportJWK, generateKeyPair, jwtVerify, SignJWT } from "jose";
+import jsonwebtoken from "jsonwebtoken";
+import { describe, expect, test } from "vitest";
+import { parseUserId } from "../../shared/domain/ids.ts";
+import { ROLES, TokenVerifier } from "../../router/callers/tokens.ts";
+import { serveKeys } from "../support/key-set.ts";
+
+const seed = Number(process.env["TEST_SEED"] ?? Date.now() % 2 ** 31);
+const SECRET = "a-secret-that-only-tests-ever-use-0000";
+const PREVIOUS = "the-secret-that-was-before-it-00000000";
+const ISSUER = "us";
+const AUDIENCE = "tickets";
+const NOW_MS = 1_900_000_000_500;
+const NOW = Math.floor(NOW_MS / 1000);
+const clock = { now: () => NOW_MS, elapsed: () => NOW_MS };
+
+const encoded = (text: string) => Buffer.from(text).toString("base64url");
+const signed = (header: string, claims: string, secret: string, hash: string): string => {
+  const text = `${encoded(header)}.${encoded(claims)}`;
+  return `${text}.${createHmac(hash, secret).update(text).digest("base64url")}`;
+};
+
+/** Mostly the good value, and now and then each of the others, or none. */
+const mostly = <T>(good: T, ...others: unknown[]) =>
+  fc.oneof(
+    { weight: 12, arbitrary: fc.constant<unknown>(good) },
+    { weight: 1, arbitrary: fc.constantFrom<unknown>(undefined, null, ...others) },
+  );
+const times = [
+  0,
+  -1,
+  1e300,
+  NOW,
+  NOW + 0.5,
+  NOW - 0.5,
+  NOW + 1,
+  NOW - 1,
+  NOW + 60,
+  String(NOW + 60),
+  [NOW + 60],
+  true,
+];
+const goodClaims = { sub: "ann", role: "buyer", iss: ISSUER, aud: AUDIENCE, iat: NOW, exp: NOW + 60 };
+const claims = fc.record({
+  sub: mostly("ann", "", "a b", "ä", "x".repeat(64), "x".repeat(65), "a\u0000", 7, ["ann"], {}),
+  role: mostly<unknown>("buyer", ...ROLES, "king", "Buyer", "", 1, ["buyer"], "__proto__"),
+  exp: mostly<unknown>(NOW + 60, ...times),
+  nbf: mostly<unknown>(undefined, ...times),
+  iss: mostly(ISSUER, "them", "", [ISSUER], 1),
+  aud: mostly<unknown>(AUDIENCE, "others", [AUDIENCE], ["others", AUDIENCE], ["others"], [], {}, [
+    [AUDIENCE],
+  ]),
+  more: fc.option(fc.jsonValue(), { freq: 8, nil: undefined }),
+});
+const header = fc.record({
+  alg: mostly(
+    "HS256",
+    "none",
+    "HS384",
+    "HS512",
+    "RS256",
+    "hs256",
+    "",
+    1,
+    ["HS256"],
+    "constructor",
+    "__proto__",
+  ),
+  typ: mostly("JWT", "at+jwt", "", 1),
+  kid: mostly<unknown>(undefined, "k", "../x", 1),
+  crit: mostly<unknown>(undefined, [], ["x"], ["b64"], "x"),
+  b64: mostly<unknown>(undefined, true, false),
+});
+/** JSON that is no object, or not JSON at all. */
+const nonsense = fc.constantFrom(
+  "",
+  "null",
+  "[]",
+  "7",
+  '"text"',
+  "{",
+  "{}",
+  "not json",
+  '{"exp":1,"exp":',
+  "\ufeff{}",
+);
+
+/** What is put into a token: letters, what is no base64url, dots, or nothing. */
+const HARM = [
+  "A",
+  "Q",
+  "g",
+  "w",
+  "0",
+  "-",
+  "_",
+  "+",
+  "/",
+  "=",
+  ".",
+  " ",
+  "\u0141",
+  "\u00e9",
+  "\0",
+  "",
+  "..",
+  ".A",
+];
+
+/** The token as it is, or with something in it exchanged, added or missing. */
+const spoiled = (token: fc.Arbitrary<string>) =>
+  fc.oneof(
+    { weight: 3, arbitrary: token },
+    {
+      weight: 3,
+      arbitrary: fc
+        .tuple(token, fc.nat(), fc.nat(2), fc.constantFrom(...HARM))
+        .map(([text, where, missing, put]) => {
+          const at = where % (text.length + 1);
+          return text.slice(0, at) + put + text.slice(at + missing);
+        }),
+    },
+    {
+      weight: 1,
+      arbitrary: fc
+        .tuple(token, fc.array(fc.constantFrom(0, 1, 2), { maxLength: 4 }))
+        .map(([text, parts]) => parts.map((part) => text.split(".")[part] ?? "").join(".")),
+    },
+  );
+
+const sharedSecretToken = spoiled(
+  fc
+    .tuple(
+      fc.oneof(
+        { weight: 20, arbitrary: header.map((value) => JSON.stringify(value)) },
+        { weight: 1, arbitrary: nonsense },
+      ),
+      fc.oneof(
+        { weight: 20, arbitrary: claims.map((value) => JSON.stringify(value)) },
+        { weight: 1, arbitrary: nonsense },
+      ),
+      fc.oneof(
+        { weight: 6, arbitrary: fc.constant(SECRET) },
+        { weight: 2, arbitrary: fc.constantFrom(PREVIOUS, `${SECRET}x`, "") },
+      ),
+      fc.oneof(
+        { weight: 12, arbitrary: fc.constant("sha256") },
+        { weight: 1, arbitrary: fc.constant("sha512") },
+      ),
+    )
+    .map((parts) => signed(...parts)),
+);
+
+interface Claims {
+  readonly sub?: string | undefined;
+  readonly exp?: number | undefined;
+  readonly role?: unknown;
+}
+
+/** What jsonwebtoken says, and this project's rules for what it leaves open. */
+function verdictOfJsonwebtoken(token: string): unknown {
+  for (const secret of [SECRET, PREVIOUS]) {
+    try {
+      const { header: head, payload } = jsonwebtoken.verify(token, secret, {
+        algorithms: ["HS256"],
+        issuer: ISSUER,
+        audience: AUDIENCE,
+        clockTimestamp: NOW,
+        complete: true,
+      });
+      return typeof payload === "string" || "crit" in head ? undefined : callerIn(payload);
+    } catch {
+      // The other secret may be the one.
+    }
+  }
+  return undefined;
+}
+
+function callerIn({ sub, exp, role = "buyer" }: Claims): unknown {
+  const userId = parseUserId(sub);
+  const known = ROLES.find((each) => each === role);
+  if (userId === undefined || known === undefined || exp === undefined) return undefined;
+  return { userId, role: known, expiresAt: exp * 1000 };
+}
+
+test("S1: 20,000 good, changed and hostile tokens of a shared secret get the verdicts of jsonwebtoken", () => {
+  const keys = { secret: SECRET, previousSecret: PREVIOUS };
+  const verifier = new TokenVerifier({ keys, issuer: ISSUER, audience: AUDIENCE }, clock);
+  let taken = 0;
+  fc.assert(
+    fc.property(sharedSecretToken, (token) => {
+      const verdict = verifier.verify(token);
+      expect(verdict).toEqual(verdictOfJsonwebtoken(token));
+      if (verdict !== undefined) taken += 1;
+    }),
+    { seed, numRuns: 20_000 },
+  );
+  // Both verdicts are common, or this test would say little.
+  expect(taken).toBeGreaterThan(1_000);
+  expect(taken).toBeLessThan(15_000);
+});
+
+describe.each(["RS256", "ES256", "EdDSA"])("%s", (alg) => {
+  test("S1: good, changed and hostile tokens of a key set get the verdicts of jose", async () => {
+    const [ours, theirs] = [await generateKeyPair(alg), await generateKeyPair(alg)];
+    const keys = [{ ...(await exportJWK(ours.publicKey)), kid: "ours", alg }];
+    const keySet = createLocalJWKSet({ keys });
+    await using server = await serveKeys(keys);
+    const rules = { keys: { jwksUrl: server.url }, issuer: ISSUER, audience: AUDIENCE };
+    const verifier = new TokenVerifier(rules, clock);
+    const verdictOfJose = async (token: string): Promise<unknown> => {
+      // It ignores white space and the last bits in a signature. Here each token is good in one form only.
+      const [, , signature = ""] = token.split(".");
+      if (Buffer.from(signature, "base64url").toString("base64url") !== signature) return undefined;
+      const checks = { issuer: ISSUER, audience: AUDIENCE, currentDate: new Date(NOW_MS) };
+      return jwtVerify(token, keySet, { ...checks, algorithms: ["RS256", "ES256", "EdDSA"] }).then(
+        ({ payload }) => callerIn(payload),
+        () => undefined,
+      );
+    };
+
+    const sign = async (payload: object, head: object, key = ours.privateKey) =>
+      new SignJWT({ ...payload }).setProtectedHeader({ alg, kid: "ours", ...head }).sign(key);
+    const made = await Promise.all(
+      [...fc.sample(claims, { seed, numRuns: 100 }), goodClaims].map(async (each) => sign(each, {})),
+    );
+    const other = await Promise.all([
+      sign(goodClaims, { kid: undefined }),
+      sign(goodClaims, { kid: "theirs" }),
+      sign(goodClaims, {}, theirs.privateKey),
+      ...["HS256", "HS512"].map(async (name) =>
+        signed(
+          JSON.stringify({ alg: name, kid: "ours" }),
+          JSON.stringify(goodClaims),
+          JSON.stringify(keys[0]),
+          "sha256",
+        ),
+      ),
+      ...["none", "RS256", "ES256", "EdDSA", "RS512", "PS256", "ES384", "Ed25519", "constructor"].map(
+        async (name) => {
+          const [, payload = "", signature = ""] = (made.at(-1) ?? "").split(".");
+          return `${encoded(JSON.stringify({ alg: name, kid: "ours" }))}.${payload}.${signature}`;
+        },
+      ),
+    ]);
+    let taken = 0;
+    await fc.assert(
+      fc.asyncProperty(spoiled(fc.constantFrom(...made, ...other)), async (token) => {
+        const verdict = await verifier.verify(token);
+        expect(verdict).toEqual(await verdictOfJose(token));
+        if (verdict !== undefined) taken += 1;
+      }),
+      { seed, numRuns: 1_500 },
+    );
+    expect(taken).toBeGreaterThan(100);
+
+    // The last character of a signature holds bits that decoding ignores.
+    const good = made.at(-1) ?? "";
+    const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const forms = letters.split("").map((letter) => good.slice(0, -1) + letter);
+    const verdicts = await Promise.all(forms.map(async (form) => verifier.verify(form)));
+    expect(forms.filter((_, index) => verdicts[index] !== undefined)).toEqual([good]);
+  });
+});
+
+/** Processor time of `run`, in microseconds. */
+async function processorTimeOf(run: () => Promise<void> | void): Promise<number> {
+  const before = process.cpuUsage();
+  await run();
+  const { user, system } = process.cpuUsage(before);
+  return user + system;
+}
+
+test("S1: a token that is refused costs less than a good one", async () => {
+  const COUNT = 5_000;
+  const verifier = new TokenVerifier({ keys: { secret: SECRET } }, clock);
+  const tokens = (secret: string, exp: number) =>
+    Array.from({ length: COUNT }, (_, index) => {
+      const payload = { role: "buyer", sub: `buyer-${index}`, iat: NOW, exp };
+      return signed('{"alg":"HS256","typ":"JWT"}', JSON.stringify(payload), secret, "sha256");
+    });
+  const good = tokens(SECRET, NOW + 60);
+  const theirs = { algorithms: ["HS256" as const], clockTimestamp: NOW };
+  const key = createSecretKey(SECRET, "utf8");
+  const expired = tokens(SECRET, NOW);
+  const forged = tokens(PREVIOUS, NOW + 60);
+  const checks: Record<string, () => void> = {
+    good: () => good.forEach((token) => void verifier.verify(token)),
+    forged: () => forged.forEach((token) => void verifier.verify(token)),
+    expired: () => expired.forEach((token) => void verifier.verify(token)),
+    "good, by jsonwebtoken": () => good.forEach((token) => void jsonwebtoken.verify(token, key, theirs)),
+  };
+  const spent: Record<string, number> = {};
+  // In turns, because others use the machine too.
+  for (let round = 0; round < 6; round += 1)
+    for (const [name, check] of Object.entries(checks))
+      spent[name] = (spent[name] ?? 0) + (await processorTimeOf(check));
+
+  const each = Object.entries(spent).map(([name, time]) => `${name} ${(time / COUNT / 6).toFixed(1)}`);
+  console.log(`HS256, µs of processor time a token: ${each.join(", ")}`);
+  expect(spent["forged"]).toBeLessThan(spent["good"] ?? 0);
+  expect(spent["good"]).toBeLessThan(spent["good, by jsonwebtoken"] ?? 0);
+});
+
+test("S1: a token of a key set costs no more than jose takes for it, and next to nothing when it is remembered", async () => {
+  for (const alg of ["RS256", "ES256", "EdDSA"]) {
+    const { publicKey, privateKey } = await generateKeyPair(alg);
+    const keys = [{ ...(await exportJWK(publicKey)), kid: "k", alg }];
+    const keySet = createLocalJWKSet({ keys });
+    await using server = await serveKeys(keys);
+    const verifier = new TokenVerifier({ keys: { jwksUrl: server.url } }, clock);
+    const tokens = await Promise.all(
+      Array.from({ length: 600 }, async (_, index) =>
+        new SignJWT({ sub: `buyer-${index}`, exp: NOW + 60 })
+          .setProtectedHeader({ alg, kid: "k" })
+          .sign(privateKey),
+      ),
+    );
+    // Fetched, and known to both.
+    expect([await verifier.verify(tokens[0] ?? "")]).toEqual([
+      expect.objectContaining({ userId: "buyer-0" }),
+    ]);
+    await jwtVerify(tokens[0] ?? "", keySet, { currentDate: new Date(NOW_MS) });
+    const [first, again, byJose] = [
+      await processorTimeOf(async () => {
+        for (const token of tokens) await verifier.verify(token);
+      }),
+      await processorTimeOf(() => tokens.forEach((token) => void verifier.verify(token))),
+      await processorTimeOf(async () => {
+        for (const token of tokens) await jwtVerify(token, keySet, { currentDate: new Date(NOW_MS) });
+      }),
+    ].map((time) => time / tokens.length) as [number, number, number];
+
+    console.log(
+      `${alg}, µs of processor time a token: new ${first.toFixed(0)}, by jose ${byJose.toFixed(0)}, remembered ${again.toFixed(1)}`,
+    );
+    expect(again).toBeLessThan(first / 5);
+    expect(first).toBeLessThan(byJose * 1.5);
+  }
+});
