@@ -1,6 +1,6 @@
 /**
- * The shards as a router sees them: the newest map, and a client per shard. The map comes from the nodes, is asked for
- * again every second, and at once when a node says that a slot is not its own; then the request is rerouted, once.
+ * The shards as a router sees them: the newest map, and a client for each shard. A router asks the nodes for the map every
+ * second, and at once when a node refuses a slot; then it reroutes the request, once (R4).
  */
 import { type BookingId, type EventId, type ShardId, slotOfBooking } from "../../shared/domain/ids.ts";
 import type { Log } from "../../shared/process/log.ts";
@@ -63,7 +63,7 @@ export class Cluster {
     return this.#routed(command.slot, (shard) => shard.command(command, span));
   }
 
-  /** A replica may answer when it has everything that was committed before `notBefore`, by `elapsed()`. */
+  /** A replica may answer if it has everything that was committed before `notBefore` (by `elapsed()`). */
   readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
     return this.#routed(slotOf(id), (shard) => shard.readEvent(id, notBefore, span));
   }
@@ -81,8 +81,9 @@ export class Cluster {
   }
 
   /**
-   * At most `limit` events older than `before`, newest first, over all shards; a failure when any of them has one. Replicas
-   * may answer that have everything that was committed before `notBefore`. Everything committed before `asOf` is in it.
+   * At most `limit` events of all shards that are older than `before`, newest first. One shard that fails makes the list a
+   * failure. A replica may answer if it has everything that was committed before `notBefore`. The list holds everything
+   * that was committed before `asOf`.
    */
   async listEvents(
     before: EventId | null,
@@ -102,12 +103,12 @@ export class Cluster {
       events.push(...list.events);
       asOf = Math.min(asOf, askedAt - (list.ageMs ?? 0));
     }
-    // Ids are UUIDv7 in lower case: their order as text is their order in time.
+    // Event ids are UUIDv7 in lower case, so they sort by time as text.
     events.sort((a, b) => (a.id < b.id ? 1 : -1));
     return { events: events.slice(0, limit), asOf };
   }
 
-  /** Asks all nodes for their map and takes the newest; one question at a time, however many ask. */
+  /** Asks all nodes for their map and takes the newest. Callers that ask meanwhile wait for the same answer. */
   async refreshMap(): Promise<void> {
     this.#reload ??= this.#reloadMap().finally(() => (this.#reload = undefined));
     return this.#reload;
@@ -126,7 +127,7 @@ export class Cluster {
     if (first.outcome !== "wrong_shard") return first;
     await this.refreshMap();
     const second = await this.#ask(slot, ask);
-    // The slot is on its way between two shards; it arrives within moments.
+    // The slot is moving between two shards and will have an owner within moments.
     return second.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : second;
   }
 
@@ -161,7 +162,7 @@ export class Cluster {
       const shard =
         this.#shards.get(id) ?? new ShardClient(id, { ...this.#options, mapSeen: (v) => this.#mapSeen(v) });
       this.#shards.set(id, shard);
-      // A shard whose nodes are all away for now keeps the addresses it had.
+      // While all nodes of a shard are away, their addresses are kept.
       if (urls.length > 0) shard.useNodes(urls.map((url) => this.#node(url)));
     }
     this.#forgetNodes();
@@ -171,7 +172,7 @@ export class Cluster {
       this.#options.log.info({ version: map.version }, "using a new shard map");
   }
 
-  /** Nodes that serve no shard any more are not asked for the map for ever. */
+  /** Drops nodes that no longer serve a shard, so that the router stops asking them for the map. */
   #forgetNodes(): void {
     const used = new Set([...this.#options.seedUrls, ...this.shards.flatMap((shard) => shard.nodeUrls)]);
     for (const [url, node] of this.#nodes) {

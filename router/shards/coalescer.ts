@@ -1,6 +1,6 @@
 /**
- * Many clients' requests for one shard travel in few calls. A call leaves at once while fewer than `inFlightMax` are
- * under way, else its items go with the next one: batch size follows load, and no timer adds latency.
+ * Carries many clients' requests for one shard in few calls. While fewer than `inFlightMax` calls are under way, a request
+ * leaves at once; else it waits for the next call. So the size of a call follows the load, and no timer adds latency.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
@@ -16,7 +16,7 @@ export interface Outgoing<Item> {
   readonly item: Item;
   /** By the clock's `elapsed()`. */
   readonly deadline: number;
-  /** Of the request that it is for, when that is sampled. */
+  /** The span of the item's request, if that is sampled. */
   readonly span: Span | undefined;
 }
 
@@ -24,9 +24,9 @@ interface Waiting<Item, Result> extends Outgoing<Item> {
   readonly resolve: (result: Result) => void;
 }
 
-/** How the items of a coalescer are sent, or refused. */
+/** Sends the items of a coalescer, or refuses them. */
 export interface Sender<Item, Result> {
-  /** Answers one result per item, in order, and never throws. */
+  /** Resolves with one result for each item, in order. Never throws. */
   send(batch: readonly Outgoing<Item>[]): Promise<readonly Result[]>;
   /** The result of an item that is not sent. */
   shed(reason: "queue_full" | "deadline"): Result;
@@ -57,7 +57,7 @@ export class Coalescer<Item, Result> {
   #schedule(): void {
     if (this.#scheduled || this.#inFlight >= this.#limits.inFlightMax) return;
     this.#scheduled = true;
-    // After this turn of the event loop has read all sockets that had something to say.
+    // After this turn of the event loop, which still reads requests from other sockets.
     setImmediate(() => {
       this.#scheduled = false;
       void this.#dispatch();
@@ -82,7 +82,7 @@ export class Coalescer<Item, Result> {
     for (const waiting of this.#queue) {
       if (batch.length >= this.#limits.batchMax) break;
       taken += 1;
-      // Nobody waits for it any more; sending it would only delay those who still do.
+      // Its client has given up; to send it would only delay the others.
       if (waiting.deadline <= now) waiting.resolve(this.#sender.shed("deadline"));
       else batch.push(waiting);
     }

@@ -1,7 +1,7 @@
 /**
- * Calls to one shard node, the only door to undici and cockatiel. A node that keeps failing is left alone for a moment
- * (circuit breaker), so that its clients get their 503 at once and the node gets room to recover. What is no answer to the
- * call, such as a proxy's page or the answer of a node that speaks another RPC, counts as none (F9).
+ * Calls to one shard node; the only door to undici and cockatiel. A circuit breaker leaves a failing node alone for a
+ * moment: clients get their 503 at once, and the node can recover. A response that does not answer the call, such as a
+ * proxy's error page or one from a node with another RPC version, counts as no answer (F9).
  */
 import {
   BrokenCircuitError,
@@ -21,9 +21,9 @@ import { RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "../../shared
 
 /**
  * Why a call has no answer.
- * - `unsent`: the node cannot have seen it.
- * - `unanswered`: it was sent, so it may have taken effect.
- * - `busy`: too many such calls are under way already; it was not sent.
+ * - `unsent`: the node cannot have seen the call.
+ * - `unanswered`: the call was sent, so it may have taken effect.
+ * - `busy`: the call was not sent, because too many are under way.
  */
 export class CallError extends Error {
   override readonly name = "CallError";
@@ -38,19 +38,19 @@ export class CallError extends Error {
 const BREAKER_FAILURES = 3;
 const BREAKER_OPEN_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 1_000;
-/** Calls outside the coalesced ones (lists, event changes) that may run and wait. */
+/** Calls that are not coalesced (lists, event changes): how many may run, and how many may wait. */
 const DIRECT_CALLS_MAX = 16;
 const DIRECT_WAITING_MAX = 200;
 
 const NEVER_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"]);
 
-/** A question to a node, with what counts as its answer. */
+/** A call, and the form of its answer. */
 export interface Call<Answer> {
   readonly path: string;
   /** Without one it is a GET. */
   readonly body?: unknown;
   readonly answer: z.ZodType<Answer>;
-  /** How many results an answer has, unless it is a failure. */
+  /** How many results the answer must have, unless it is a failure. */
   readonly results?: number;
   readonly timeoutMs: number;
   readonly span?: Span | undefined;
@@ -86,10 +86,7 @@ export class NodeClient {
     return this.#breaker.state === CircuitState.Open;
   }
 
-  /**
-   * Calls the node and returns its answer, which has the form that the call says. The caller bounds how many run at once.
-   * Throws only CallError.
-   */
+  /** Calls the node through the breaker. The caller bounds how many calls run at once. Throws only CallError. */
   async call<Answer>(call: Call<Answer>): Promise<Answer> {
     try {
       return await this.#breaker.execute(async () => this.ask(call));
@@ -100,7 +97,7 @@ export class NodeClient {
     }
   }
 
-  /** The same for calls that nobody else bounds: at most so many run, and so many wait. */
+  /** The same for calls that the caller does not bound. */
   async direct<Answer>(call: Call<Answer>): Promise<Answer> {
     try {
       return await this.#bulkhead.execute(async () => this.call(call));
@@ -110,16 +107,16 @@ export class NodeClient {
     }
   }
 
-  /** The same whatever the breaker says, and without telling it: a node may know the map and still fail. */
+  /** The same past the breaker, for the map: a node may know the map and still fail at everything else. */
   async ask<Answer>(call: Call<Answer>): Promise<Answer> {
     const { status, version, text } = await this.#send(call);
     const what = `${this.url}${call.path}: status ${status}`;
     const problem = rpcVersionProblem(version, ["router", "node"]);
-    // 421 (RFC 9110 §15.5.20) and a node's own 503 say in the body what happened.
+    // The body of a 421 (RFC 9110 §15.5.20) and of a node's own 503 says what happened.
     if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"'))) {
       const answer = problem === undefined ? answerIn(text, call) : undefined;
       if (answer === undefined) {
-        // Whoever said so may have done what was asked.
+        // Whatever sent this response may have carried the call out.
         const error = new CallError("unanswered", `${what}: ${problem ?? "it is no answer to the call"}`);
         this.#understanding.failed(error);
         throw error;
@@ -128,7 +125,7 @@ export class NodeClient {
       return answer;
     }
     if (problem !== undefined) this.#understanding.failed(`${what}: ${problem}`);
-    // A node that refuses a call as a whole (a wrong token or version, say) has not begun it.
+    // A node that refuses a whole call, for a wrong token or version, has not begun it.
     throw new CallError(status < 500 || status === 503 ? "unsent" : "unanswered", what);
   }
 
@@ -143,11 +140,11 @@ export class NodeClient {
         path,
         headers: span === undefined ? this.#headers : { ...this.#headers, ...span.headers() },
         body: body === undefined ? null : JSON.stringify(body),
-        // One timer for all of it; undici's own are a second coarse.
+        // One timer for the whole call; undici's own have a resolution of a second.
         signal: AbortSignal.timeout(Math.ceil(timeoutMs)),
         headersTimeout: 0,
         bodyTimeout: 0,
-        // A connection that broke is reported, never silently used again: only the caller knows what is safe to repeat.
+        // undici must not repeat a call on its own: only the caller knows what is safe to repeat.
         idempotent: false,
       });
       const { statusCode: status, headers } = response;
@@ -179,7 +176,7 @@ function answerIn<Answer>(text: string, { answer, results }: Call<Answer>): Answ
   return results !== undefined && given !== undefined && given.length !== results ? undefined : data;
 }
 
-/** An answer in which everything failed: the node works, but its database does not. */
+/** True for an answer in which everything failed: the node works, but its database does not. */
 function isFailure(answer: unknown): boolean {
   const failed = ({ outcome }: { readonly outcome?: unknown }): boolean =>
     outcome === "shard_unavailable" || outcome === "outcome_unknown";

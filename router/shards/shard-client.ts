@@ -1,13 +1,15 @@
 /**
- * Everything a router says to one shard: commands and reads travel in coalesced calls to the shard's preferred node, and
- * to the next one when that fails. A call that was lost is repeated once: every command carries its idempotency key, so
- * repeating is safe, and an answer that is still missing then is `outcome_unknown`, never a guess.
+ * Everything a router says to one shard. Commands and reads travel in coalesced calls to the shard's preferred node, and
+ * to the next node when that one fails. A lost call is repeated once: every command carries its idempotency key, so a
+ * repetition is safe. An answer that is still missing then is `outcome_unknown`, never a guess (F1).
  */
-import type { Clock } from "../../shared/process/clock.ts";
-import type { BookingId, EventId, ShardId } from "../../shared/domain/ids.ts";
-import { type Span, spanForMany } from "../../shared/watch/tracing.ts";
-import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
+import type { Command } from "../../shared/domain/commands.ts";
+import type { Snapshot } from "../../shared/domain/events.ts";
+import type { BookingId, EventId, ShardId } from "../../shared/domain/ids.ts";
+import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
+import type { Clock } from "../../shared/process/clock.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
 import {
   bookingsAnswerSchema,
   type ChangeEventRequest,
@@ -23,8 +25,7 @@ import {
   type ReadResult,
   RPC,
 } from "../../shared/wire/rpc.ts";
-import type { Command } from "../../shared/domain/commands.ts";
-import type { Snapshot } from "../../shared/domain/events.ts";
+import { describeCall, inSpan, spanOfBatch, tracesOf } from "./call-spans.ts";
 import { Coalescer, type CoalescerLimits, type Outgoing } from "./coalescer.ts";
 import { type Call, CallError, type NodeClient } from "./node-client.ts";
 
@@ -34,9 +35,9 @@ export interface ShardClientOptions {
   readonly commandDeadlineMs: number;
   readonly clock: Clock;
   readonly observer: ShardObserver;
-  /** Snapshots that came with an answer, and when (by `elapsed()`) it was asked for. */
+  /** Told of snapshots that came with an answer, and when (by `elapsed()`) the router asked for it. */
   readonly learned: (snapshots: readonly Snapshot[], askedAt: number) => void;
-  /** The version of the map that the node uses. */
+  /** Told of the version of the map that a node uses. */
   readonly mapSeen: (version: number) => void;
 }
 
@@ -45,10 +46,10 @@ export interface ShardObserver {
   shed(reason: "shard_queue_full" | "deadline" | "node_busy"): void;
 }
 
-/** A call's slack over its items' deadline, so that a node's own answer at the deadline still arrives. */
+/** How long a call outlives the deadlines of its commands, so that a node's own answer at the deadline still arrives. */
 const CALL_SLACK_MS = 200;
 const ATTEMPTS = 2;
-/** JSON knows no infinity; a node allows far less. */
+/** JSON has no infinity, and a node allows far less than this. */
 const AGE_MAX_MS = 60_000;
 
 interface EventRead {
@@ -67,24 +68,28 @@ export class ShardClient {
   #savedAt = Number.NEGATIVE_INFINITY;
 
   constructor(id: ShardId, options: ShardClientOptions) {
-    const { limits, clock } = options;
     this.id = id;
     this.#options = options;
-    const shed = (reason: "queue_full" | "deadline"): Failure => {
-      options.observer.shed(reason === "queue_full" ? "shard_queue_full" : reason);
-      return { outcome: "overloaded" };
+    const coalesced = <Item, Result>(
+      send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>,
+    ) => {
+      const shed = (reason: "queue_full" | "deadline"): Failure => {
+        options.observer.shed(reason === "queue_full" ? "shard_queue_full" : reason);
+        return { outcome: "overloaded" };
+      };
+      return new Coalescer<Item, Result | Failure>(options.limits, { send, shed }, options.clock);
     };
-    this.#commands = new Coalescer(limits, { send: async (batch) => this.#sendCommands(batch), shed }, clock);
-    const readEvents = async (batch: readonly Outgoing<EventRead>[]) =>
+    this.#commands = coalesced(async (batch) => this.#sendCommands(batch));
+    this.#events = coalesced(async (batch: readonly Outgoing<EventRead>[]) =>
       this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
         kind: "event",
-        ids: reads.map(({ id }) => id),
+        ids: reads.map((read) => read.id),
         maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
-      }));
-    this.#events = new Coalescer(limits, { send: readEvents, shed }, clock);
-    const readBookings = async (batch: readonly Outgoing<BookingId>[]) =>
-      this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids }));
-    this.#bookings = new Coalescer(limits, { send: readBookings, shed }, clock);
+      })),
+    );
+    this.#bookings = coalesced(async (batch: readonly Outgoing<BookingId>[]) =>
+      this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
+    );
   }
 
   /** The nodes of this shard, the preferred one first. */
@@ -96,7 +101,7 @@ export class ShardClient {
     return this.#nodes.map((node) => node.url);
   }
 
-  /** True while no node of the shard may be called. */
+  /** True while the breakers of all nodes of the shard are open. */
   get open(): boolean {
     return this.#nodes.every((node) => node.open);
   }
@@ -106,11 +111,11 @@ export class ShardClient {
   }
 
   readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#events.run({ id, notBefore }, this.#readDeadline(), span);
+    return this.#events.run({ id, notBefore }, this.#in(this.#options.readDeadlineMs), span);
   }
 
   readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
-    return this.#bookings.run(id, this.#readDeadline(), span);
+    return this.#bookings.run(id, this.#in(this.#options.readDeadlineMs), span);
   }
 
   async list(
@@ -119,7 +124,7 @@ export class ShardClient {
     notBefore: number,
     span?: Span,
   ): Promise<ListResponse | Failure> {
-    // What was created or changed here must be in it (C1).
+    // The list must hold what was created or changed here (C1).
     const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
     const list = { path: RPC.list, body: { before, limit, maxAgeMs }, answer: listAnswerSchema };
     return this.#direct(list, this.#options.readDeadlineMs, span);
@@ -145,157 +150,129 @@ export class ShardClient {
   }
 
   async #sendCommands(batch: readonly Outgoing<Command>[]): Promise<readonly CommandResult[]> {
-    let lost = false;
-    const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline)) + CALL_SLACK_MS;
+    const { clock, learned, mapSeen } = this.#options;
     const commands = batch.map(({ item }) => item);
     const traces = tracesOf(batch);
-    for (const { node, timeoutMs } of this.#attempts(deadline)) {
-      const askedAt = this.#options.clock.elapsed();
-      try {
+    let askedAt = 0;
+    const { answer, lost } = await this.#tried(
+      lastDeadlineOf(batch) + CALL_SLACK_MS,
+      hasResults,
+      (node, timeoutMs) => {
+        askedAt = clock.elapsed();
         const body: CommandsRequest = { sentAt: Math.round(askedAt), commands, traces };
-        const answer = await this.#call(
-          node,
-          { path: RPC.commands, body, answer: commandsAnswerSchema, timeoutMs },
-          batch,
-        );
-        if (!("results" in answer)) continue;
-        this.#options.learned(answer.snapshots, askedAt);
-        this.#options.mapSeen(answer.mapVersion);
-        return lost ? answer.results.map(afterLostTry) : answer.results;
-      } catch (error) {
-        if (!(error instanceof CallError)) throw error;
-        lost ||= error.kind === "unanswered";
-      }
-    }
-    const outcome = lost ? "outcome_unknown" : "shard_unavailable";
-    return batch.map(() => ({ outcome }));
+        return this.#call(node, { path: RPC.commands, body, answer: commandsAnswerSchema, timeoutMs }, batch);
+      },
+    );
+    if (answer === undefined || !("results" in answer))
+      return batch.map(() => ({ outcome: lost ? "outcome_unknown" : "shard_unavailable" }));
+    learned(answer.snapshots, askedAt);
+    mapSeen(answer.mapVersion);
+    return lost ? answer.results.map(afterLostTry) : answer.results;
   }
 
   async #sendReads<Item, T>(
     batch: readonly Outgoing<Item>[],
-    answer: Call<ReadResponse<T> | Failure>["answer"],
+    schema: Call<ReadResponse<T> | Failure>["answer"],
     requestFor: (items: readonly Item[]) => unknown,
   ): Promise<readonly (ReadResult<T> | Failure)[]> {
-    let failure: Failure = { outcome: "shard_unavailable" };
     const items = batch.map(({ item }) => item);
-    const deadline = Math.max(...batch.map((outgoing) => outgoing.deadline));
-    for (const { node, timeoutMs } of this.#attempts(deadline)) {
-      try {
-        const read = { path: RPC.read, body: requestFor(items), answer, timeoutMs };
-        const said = await this.#call(node, read, batch);
-        if ("results" in said) {
-          this.#options.mapSeen(said.mapVersion);
-          return said.results;
-        }
-        failure = readFailure(said);
-      } catch (error) {
-        if (!(error instanceof CallError)) throw error;
-      }
+    const { answer } = await this.#tried(lastDeadlineOf(batch), hasResults, (node, timeoutMs) =>
+      this.#call(node, { path: RPC.read, body: requestFor(items), answer: schema, timeoutMs }, batch),
+    );
+    if (answer !== undefined && "results" in answer) {
+      this.#options.mapSeen(answer.mapVersion);
+      return answer.results;
     }
-    return batch.map(() => failure);
+    // A lost read took no effect, so nothing about it is unknown.
+    const outcome = answer?.outcome ?? "shard_unavailable";
+    return batch.map(() => ({ outcome: outcome === "outcome_unknown" ? "shard_unavailable" : outcome }));
   }
 
-  /** One call outside the coalesced ones; repeated once, because reads and saves of events may be. */
+  /** One call that is not coalesced. Reads and saves of events may be repeated, so it is. */
   async #direct<Answer>(
     call: Omit<Call<Answer>, "timeoutMs">,
     deadlineMs: number,
     span: Span | undefined,
   ): Promise<Answer | Failure> {
-    let lost = false;
-    for (const { node, timeoutMs } of this.#attempts(this.#options.clock.elapsed() + deadlineMs)) {
-      const callSpan = span?.child(...this.#callSpan(node, call.path, 1));
-      try {
-        return await node.direct({ ...call, timeoutMs, span: callSpan });
-      } catch (error) {
-        if (!(error instanceof CallError)) throw error;
-        callSpan?.failed(error.kind);
-        if (error.kind === "busy") {
-          this.#options.observer.shed("node_busy");
-          return { outcome: "overloaded" };
-        }
-        lost ||= error.kind === "unanswered";
-      } finally {
-        callSpan?.end();
-      }
+    try {
+      const always = (): boolean => true;
+      const { answer, lost } = await this.#tried(this.#in(deadlineMs), always, (node, timeoutMs) =>
+        inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
+          node.direct({ ...call, timeoutMs, span: callSpan }),
+        ),
+      );
+      if (answer !== undefined) return answer;
+      return { outcome: lost && call.path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
+    } catch (error) {
+      if (!(error instanceof CallError)) throw error;
+      this.#options.observer.shed("node_busy");
+      return { outcome: "overloaded" };
     }
-    return { outcome: lost && call.path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
   }
 
-  /** One call for all of a batch, with a result for each. */
+  /** One call for a whole batch, with a result for each item. */
   async #call<Answer>(
     node: NodeClient,
     call: Call<Answer>,
     batch: readonly Outgoing<unknown>[],
   ): Promise<Answer> {
-    const started = this.#options.clock.elapsed();
-    const spans = spansOf(batch);
-    const [first] = spans;
-    const span = first && spanForMany(first, spans, this.#callSpan(node, call.path, batch.length));
+    const { clock, observer } = this.#options;
+    const started = clock.elapsed();
+    const span = spanOfBatch(batch, () => describeCall(this.id, node.url, call.path, batch.length));
     try {
-      return await node.call({ ...call, results: batch.length, span });
-    } catch (error) {
-      span?.failed(error instanceof CallError ? error.kind : "internal");
-      throw error;
+      return await inSpan(span, (callSpan) => node.call({ ...call, results: batch.length, span: callSpan }));
     } finally {
-      span?.end();
-      this.#options.observer.called(this.id, batch.length, (this.#options.clock.elapsed() - started) / 1000);
+      observer.called(this.id, batch.length, (clock.elapsed() - started) / 1000);
     }
-  }
-
-  /** What the span of a call says (OpenTelemetry semantic conventions, HTTP client spans). */
-  #callSpan(node: NodeClient, path: string, batchSize: number): Parameters<Span["child"]> {
-    const { hostname, port, protocol } = new URL(node.url);
-    return [
-      `POST ${path}`,
-      "client",
-      {
-        "http.request.method": "POST",
-        "url.full": node.url + path,
-        "server.address": hostname,
-        "server.port": Number(port || (protocol === "https:" ? 443 : 80)),
-        "onsale.shard.id": this.id,
-        "onsale.batch.size": batchSize,
-      },
-    ];
   }
 
   /**
-   * The nodes to try, with the time that is left for each: those that did not fail lately first, a lone one twice. None
-   * after the deadline.
+   * Asks one node after the other until an answer is `final` or nothing is left to try; then the last answer counts.
+   * `lost` is true when a call went without an answer and so may have taken effect. Throws CallError `busy`.
    */
-  *#attempts(deadline: number): Generator<{ node: NodeClient; timeoutMs: number }> {
-    const nodes = [...this.#nodes].sort((a, b) => Number(a.open) - Number(b.open));
-    const [first] = nodes;
-    const candidates = nodes.length === 1 && first !== undefined ? [first, first] : nodes.slice(0, ATTEMPTS);
-    for (const node of candidates) {
+  async #tried<Answer>(
+    deadline: number,
+    final: (answer: Answer) => boolean,
+    ask: (node: NodeClient, timeoutMs: number) => Promise<Answer>,
+  ): Promise<{ answer: Answer | undefined; lost: boolean }> {
+    let answer: Answer | undefined;
+    let lost = false;
+    for (const node of this.#candidates()) {
       const timeoutMs = deadline - this.#options.clock.elapsed();
-      if (timeoutMs <= 0) return;
-      yield { node, timeoutMs };
+      if (timeoutMs <= 0) break;
+      try {
+        answer = await ask(node, timeoutMs);
+        if (final(answer)) break;
+      } catch (error) {
+        if (!(error instanceof CallError) || error.kind === "busy") throw error;
+        lost ||= error.kind === "unanswered";
+      }
     }
+    return { answer, lost };
   }
 
-  /** How old an answer may be that has everything committed before a moment. */
+  /** The nodes to try: first those that did not fail lately, and a lone node twice. */
+  #candidates(): readonly NodeClient[] {
+    const nodes = [...this.#nodes].sort((a, b) => Number(a.open) - Number(b.open));
+    const [first] = nodes;
+    return nodes.length === 1 && first !== undefined ? [first, first] : nodes.slice(0, ATTEMPTS);
+  }
+
+  /** The greatest age of an answer that holds everything committed before a moment. */
   #maxAgeMs(notBefore: number): number {
     return Math.min(Math.max(0, this.#options.clock.elapsed() - notBefore), AGE_MAX_MS);
   }
 
-  #readDeadline(): number {
-    return this.#options.clock.elapsed() + this.#options.readDeadlineMs;
+  #in(milliseconds: number): number {
+    return this.#options.clock.elapsed() + milliseconds;
   }
 }
 
-/** The spans of those that are sampled: nearly always none. */
-function spansOf(batch: readonly Outgoing<unknown>[]): readonly Span[] {
-  return batch.map(({ span }) => span).filter((span) => span !== undefined);
+function lastDeadlineOf(batch: readonly Outgoing<unknown>[]): number {
+  return Math.max(...batch.map(({ deadline }) => deadline));
 }
 
-/** How a call says which of its commands are sampled. */
-function tracesOf(batch: readonly Outgoing<Command>[]): CommandsRequest["traces"] {
-  if (batch.every(({ span }) => span === undefined)) return undefined;
-  return batch.flatMap(({ span }, command) => (span === undefined ? [] : { command, ...span.headers() }));
-}
-
-/** A read that was lost took no effect. */
-function readFailure(failure: Failure): Failure {
-  return failure.outcome === "outcome_unknown" ? { outcome: "shard_unavailable" } : failure;
+/** False for a node that failed as a whole; another node may do better. */
+function hasResults(answer: object): boolean {
+  return "results" in answer;
 }
