@@ -14,8 +14,8 @@ import { tracingSettings } from "../shared/watch/start-tracing.ts";
 import { networksFrom } from "./callers/client-address.ts";
 
 /**
- * Proxies whose `X-Forwarded-For` is believed. This machine's own are among them by default: a process here that speaks to a
- * router is a proxy or a tool, not a client.
+ * Proxies whose `X-Forwarded-For` a router believes. Loopback addresses are in it by default: a process on this machine that
+ * talks to a router is a proxy or a tool, not a client.
  */
 const trustedProxies = z
   .string()
@@ -32,29 +32,29 @@ export const routerConfig = z
     NODE_URLS: urlListOf("http", "https"),
     INTERNAL_TOKEN: secret,
     AUTH_JWT_SECRET: secret.optional(),
-    /** Its tokens are taken too, while the secret is exchanged. */
+    /** Tokens that it signed stay good while the secret is exchanged. */
     AUTH_JWT_SECRET_PREVIOUS: secret.optional(),
     AUTH_JWKS_URL: urlOf("http", "https").optional(),
     AUTH_JWT_ISSUER: z.string().optional(),
     AUTH_JWT_AUDIENCE: z.string().optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     HOST: host,
-    /** Where the admin port listens; by default where the API does. */
+    /** The address of the admin port; by default the address of the API. */
     ADMIN_HOST: host.unwrap().optional(),
     PORT: port(8080),
     ADMIN_PORT: port(8081),
     LOG_LEVEL: logLevel,
     DRAIN_GRACE_MS: drainGraceMs,
-    /** How long a client's command may take; after it the answer is 503. */
+    /** A command that takes longer is answered with 503. */
     COMMAND_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 5_000 }),
     READ_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 2_000 }),
     RPC_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     RPC_IN_FLIGHT_MAX: integer({ min: 1, max: 64, default: 4 }),
-    /** Commands that wait for a call to their shard; one more is refused. */
+    /** Commands that may wait for a call to their shard. */
     SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
     CACHE_EVENTS_MAX: integer({ min: 1, max: 1_000_000, default: 10_000 }),
     CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
-    /** Writes of a buyer in a second, and of all buyers at one address; 0 is no limit. */
+    /** Writes a second of a buyer, and of all buyers at one address; 0 is no limit. */
     RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
     RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
     TRUSTED_PROXIES: trustedProxies,
@@ -63,7 +63,7 @@ export const routerConfig = z
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {
     path: ["AUTH_JWT_SECRET"],
     message: "give either AUTH_JWT_SECRET or AUTH_JWKS_URL",
-    // Also when other settings are wrong: all problems are listed together.
+    // Checked even when other settings are wrong: an operator sees all problems together.
     when: () => true,
   })
   .refine((config) => config.AUTH_JWT_SECRET_PREVIOUS === undefined || config.AUTH_JWT_SECRET !== undefined, {

@@ -1,4 +1,4 @@
-/** What a router measures. Each metric answers one question, said in its help. */
+/** What a router measures. The help of each metric says which question it answers. */
 import {
   Counter,
   Gauge,
@@ -21,7 +21,7 @@ export interface RouterMetrics extends ShardObserver {
   cacheRead(tier: CacheTier, result: "hit" | "miss"): void;
   rateLimited(): void;
   connectionRefused(): void;
-  /** Figures that are read when they are asked for. */
+  /** Adds the gauges, which are read at each scrape. */
   watch(sources: { shards: () => readonly ShardClient[]; redisUp: () => boolean }): void;
 }
 
@@ -64,7 +64,7 @@ export function createRouterMetrics(registry: Registry): RouterMetrics {
     labelNames: ["reason"] as const,
     registers,
   });
-  // Seen at 0 first, so that the first refusals and sales are seen as a rise.
+  // They start at 0, so that a rate shows the first refusal and the first sale.
   for (const reason of ["shard_queue_full", "deadline", "node_busy", "rate_limited", "connections_full"])
     shed.inc({ reason }, 0);
   const cacheReads = (tier: CacheTier) => ({

@@ -1,4 +1,4 @@
-/** The parts of a router, put together. */
+/** Puts the parts of a router together. */
 import { startAdminServer } from "../shared/watch/admin-server.ts";
 import { systemClock } from "../shared/process/clock.ts";
 import { drain, listen } from "../shared/process/http-server.ts";
@@ -21,7 +21,7 @@ export interface RunningRouter extends Running {
   readonly adminUrl: string;
 }
 
-/** Starts a router. It is ready once a node has told it the shard map. */
+/** Starts a router. It is ready as soon as it has the shard map. */
 export async function startRouter(config: RouterConfig): Promise<RunningRouter> {
   const log = createLog("router", config.LOG_LEVEL);
   const registry = createRegistry();
