@@ -29,10 +29,6 @@ const REPLAYED_HEADER = "idempotency-replayed";
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
 const soldOut = preparedProblem(SOLD_OUT);
 
-/** What a request to book or hold says itself; its address, token and headers say the rest. */
-type Wanted = Pick<Extract<BookCommand, { kind: "book" }>, "kind" | "quantity"> | HoldWanted;
-type HoldWanted = Pick<Extract<BookCommand, { kind: "hold" }>, "kind" | "quantity" | "ttlSeconds">;
-
 export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
@@ -46,8 +42,10 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
     return result;
   };
 
-  const book = async (asked: Asked & { id: EventId; caller: Caller }, wanted: Wanted): Promise<Response> => {
-    const { incoming, requestId, span, id } = asked;
+  const book = async (
+    { incoming, requestId, span, id }: Asked & { id: EventId },
+    commandWith: (key: IdempotencyKey) => BookCommand,
+  ): Promise<Response> => {
     const given = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
     // A retry with a key must find its booking, so memory refuses only requests without one.
@@ -57,9 +55,7 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       return traceId === undefined ? soldOut(requestId) : answerProblem(SOLD_OUT, requestId, traceId);
     }
     const key = given ?? newIdempotencyKey();
-    const { userId } = asked.caller;
-    const command = { ...wanted, eventId: id, slot: slotOf(id), userId, key, deadline: deadline() };
-    const result = await decide(command, span);
+    const result = await decide(commandWith(key), span);
     if ("booking" in result) {
       const headers: AnswerHeaders = { location: `/v1/bookings/${result.booking.id}` };
       // A key made here is never seen by a client, so what it replays is this very request.
@@ -94,7 +90,18 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       answers: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => book(asked, { kind: "book", ...asked.body }),
+    (asked) => {
+      const { id, caller, body } = asked;
+      return book(asked, (key) => ({
+        kind: "book",
+        eventId: id,
+        slot: slotOf(id),
+        userId: caller.userId,
+        quantity: body.quantity,
+        key,
+        deadline: deadline(),
+      }));
+    },
   );
 
   routes.secured(
@@ -109,7 +116,19 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       answers: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => book(asked, { kind: "hold", ...asked.body }),
+    (asked) => {
+      const { id, caller, body } = asked;
+      return book(asked, (key) => ({
+        kind: "hold",
+        eventId: id,
+        slot: slotOf(id),
+        userId: caller.userId,
+        quantity: body.quantity,
+        ttlSeconds: body.ttlSeconds,
+        key,
+        deadline: deadline(),
+      }));
+    },
   );
 
   const anybody = ["buyer", "organizer", "operator"] as const;
