@@ -1,4 +1,4 @@
-/** What a shard node measures. Each metric answers one question, said in its help. */
+/** What a shard node measures. The help of each metric says which question it answers. */
 import {
   Gauge,
   Histogram,
@@ -10,6 +10,7 @@ import {
 } from "../shared/watch/metrics.ts";
 import type { Database, DatabaseObserver } from "../shared/database/database.ts";
 import type { LaneObserver, Lanes } from "./decide/lanes.ts";
+import type { Activity } from "./store/activity.ts";
 
 export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   shed(reason: "lane_full" | "deadline" | "pool_busy"): void;
@@ -18,13 +19,8 @@ export interface NodeMetrics extends LaneObserver, DatabaseObserver {
   published(seconds: number): void;
   /** One statement that read events, by who answered it. */
   read(source: "primary" | "replica"): void;
-  activity(sample: {
-    backends: number;
-    lockWaiters: number;
-    replicaLagSeconds: number;
-    oldestSnapshotSeconds: number;
-  }): void;
-  /** Figures that are read when they are asked for. */
+  activity(activity: Activity): void;
+  /** Adds the gauges that are read at each scrape. */
   watch(sources: {
     lanes: Lanes;
     databases: readonly Database[];

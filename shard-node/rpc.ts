@@ -32,14 +32,14 @@ import { type Decided, failureOf } from "./decide/decider.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { Reader } from "./read/reader.ts";
 
-/** A full batch of the largest commands fits many times over. */
+/** Many times a full batch of the largest commands. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
 
-/** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
+/** How long an answer waits for the newest map: a catalog that is away must not hold it up. */
 const MAP_REFRESH_MAX_MS = 200;
 
 export interface NodeParts {
-  /** Any of them opens the RPC. */
+  /** Each of them opens the RPC. */
   readonly internalTokens: readonly string[];
   readonly store: BookingStore;
   readonly reader: Reader;
@@ -49,7 +49,7 @@ export interface NodeParts {
   /** Whether the database answered when it was last sampled. */
   readonly databaseUp: () => boolean;
   readonly metrics: HttpMetrics;
-  /** Told when a statement was refused because too many wait for a connection already. */
+  /** Told when a statement was refused because too many wait for a connection. */
   readonly shed: () => void;
   readonly clock: Clock;
   readonly log: Log;
@@ -57,7 +57,7 @@ export interface NodeParts {
   readonly tracing: Tracing | undefined;
 }
 
-/** What a call is answered with, in JSON. */
+/** The answer to a call. */
 interface Reply {
   readonly status: number;
   readonly body: object;
@@ -118,8 +118,8 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     );
   };
   /**
-   * RFC 9110 §15.5.20: what was asked for belongs elsewhere; the body says so for each item. The node reads the map
-   * before it says so, because the router will ask for it next.
+   * 421 (RFC 9110 §15.5.20) when nothing of a call belongs to this shard; the body says so for each item. The node reads
+   * the newest map first, because the router will ask for it next.
    */
   const judged = async (outcomes: readonly { outcome: string }[], body: object): Promise<Reply> => {
     if (outcomes.some(({ outcome }) => outcome === "wrong_shard")) {
@@ -135,12 +135,12 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
 
   call(RPC.commands, commandsRequestSchema, async ({ sentAt, commands, traces }, span) => {
     const spans = tracing && traces && parentsOf(tracing, traces, span);
-    // From the router's clock to this one's; the time on the way is not counted.
+    // Shifts deadlines from the router's clock to this one. The time on the way is not counted.
     const ahead = clock.elapsed() - sentAt;
     const decided = await Promise.all(
       commands.map(async (command, index) => lanes.run(command, command.deadline + ahead, spans?.get(index))),
     );
-    // What waited in vain for a database that is away was not too much work: the router shall stop sending more.
+    // A command that waited in vain for a database that is away was not too much work, and the router should send no more.
     const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
     const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
     const answer: CommandsResponse = { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
@@ -174,7 +174,7 @@ class InvalidCall extends Error {
   override readonly name = "InvalidCall";
 }
 
-/** Answers a call, counted and with its span, whatever becomes of it. */
+/** Answers a call, whatever becomes of it, and counts it. */
 async function served(
   { metrics, tracing, shed, log }: NodeParts,
   path: string,
@@ -205,7 +205,7 @@ async function served(
   return answer(reply);
 }
 
-/** The call's own span, when its caller's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
+/** The span of a call, when the router's span is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
 function startCallSpan(
   tracing: Tracing,
   headers: IncomingMessage["headers"],
@@ -220,7 +220,7 @@ function startCallSpan(
   });
 }
 
-/** What the commands of a call hang under: the call itself where it is of their trace, else the request that made them. */
+/** The parent span of each sampled command: the call, where it belongs to the same trace, else the client's request. */
 function parentsOf(
   tracing: Tracing,
   traces: Exclude<CommandsRequest["traces"], undefined>,
@@ -235,7 +235,7 @@ function parentsOf(
   return parents;
 }
 
-/** Each event once, at its newest version: the commands of one call may have been decided in several batches. */
+/** Each event once, at its newest version: several batches may have decided the commands of one call. */
 function newestOf(decided: readonly Decided[]): Snapshot[] {
   const newest = new Map<EventId, Snapshot>();
   for (const { snapshot } of decided) {

@@ -1,7 +1,7 @@
 /**
- * Decides batches against the database whatever happens to it: a batch that met a fault is tried once more, and then
- * every command has an honest answer. A lost connection leaves a commit in doubt; the second try settles it, because
- * each command carries its idempotency key and each booking its id.
+ * Decides batches, whatever happens to the database. A batch that meets a fault is tried once more; then every command
+ * gets an honest answer. A lost connection leaves a commit in doubt. The second try settles the doubt, because each
+ * command carries its idempotency key and each booking its id.
  */
 import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/database.ts";
 import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
@@ -11,22 +11,18 @@ import { invariant } from "../../shared/domain/invariant.ts";
 import type { Log } from "../../shared/process/log.ts";
 import { Outage } from "../../shared/process/outage.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import {
-  type BookingStore,
-  type DecideOptions,
-  type FreshIds,
-  isRefusedForContent,
-} from "../store/booking-store.ts";
+import { type BookingStore, type DecideOptions, type FreshIds } from "../store/booking-store.ts";
 
 const UNKNOWN: Failure = { outcome: "outcome_unknown" };
-/** The answer to one command, and its event as it was after the batch. */
+
+/** The result of one command, and its event as the batch left it. */
 export interface Decided {
   readonly result: CommandResult;
   readonly snapshot: Snapshot | undefined;
 }
 
 export interface DeciderHooks {
-  /** After the commit of every batch, with its events as they are then. */
+  /** Called after each commit with the events of the batch, as it left them. */
   committed(snapshots: readonly Snapshot[]): void;
   lockWaited(seconds: number): void;
 }
@@ -44,7 +40,10 @@ export class Decider {
     this.#batches = new Outage(log, "deciding batches");
   }
 
-  /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
+  /**
+   * Resolves with one result for each command, in order. Never throws. Calls `locked` when the batch holds the locks of
+   * its events.
+   */
   async decide(commands: readonly Command[], locked?: () => void, span?: Span): Promise<readonly Decided[]> {
     return this.#tryTwice(commands, this.#store.freshIdsFor(commands), { locked, span });
   }
@@ -85,7 +84,7 @@ export class Decider {
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
-        // With its last word a server process ends; a connection that broke without one may leave it running.
+        // A server process that sends an error has ended its work. One whose connection just broke may still be at it.
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
@@ -95,7 +94,7 @@ export class Decider {
             { err: error, commands: commands.length, traceId: span?.traceId },
             "a batch could not be decided",
           );
-        // After an error that nobody foresaw nothing is known: the batch may have been committed (F8).
+        // After an unforeseen error nothing is known: the batch may have been committed (F8).
         const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
         span?.failed(failure.outcome);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
@@ -103,7 +102,7 @@ export class Decider {
     }
   }
 
-  /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
+  /** Decides one command at a time, so that one that PostgreSQL will not store does not spoil the others of its batch. */
   async #isolate(
     commands: readonly Command[],
     ids: FreshIds,
@@ -125,7 +124,7 @@ export class Decider {
   }
 }
 
-/** What a caller is told about a fault of the database after which nothing can have taken effect. */
+/** The failure of a call that met a fault of the database. */
 export function failureOf(error: DatabaseError): Failure {
   switch (error.kind) {
     case "busy":
@@ -133,9 +132,15 @@ export function failureOf(error: DatabaseError): Failure {
     case "lost":
       return { outcome: "outcome_unknown" };
     case "refused":
-      // Somebody else holds the lock of an event for too long: that event is slow, its shard is not away.
+      // Somebody else holds the lock of an event for too long. The event is slow, but the shard is not away.
       return { outcome: error.sqlState === LOCK_NOT_AVAILABLE ? "overloaded" : "shard_unavailable" };
     case "unreachable":
       return { outcome: "shard_unavailable" };
   }
+}
+
+/** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */
+function isRefusedForContent(error: unknown): boolean {
+  // class 22: data exception, class 23: integrity constraint violation (PostgreSQL manual, appendix A)
+  return error instanceof DatabaseError && error.kind === "refused" && /^2[23]/.test(error.sqlState ?? "");
 }

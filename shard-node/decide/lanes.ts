@@ -1,13 +1,13 @@
 /**
- * Commands wait here for their batch. A lane runs one batch at a time, and what arrives meanwhile is the next batch, so
- * batch size follows load and no timer adds latency. All commands of a slot use the same lane: two lanes would only wait
- * for each other's row locks (npm run bench -- engine).
+ * Commands wait in lanes for their batch. A lane runs one batch at a time, and the commands that arrive meanwhile are the
+ * next batch. So the size of a batch follows the load, and no timer adds latency. All commands of a slot use one lane: two
+ * lanes would only wait for each other's row locks (npm run bench -- engine).
  *
- * When a full batch waits already, it could not grow by waiting longer. So it is sent as soon as the one before it holds its
- * locks: PostgreSQL reads it meanwhile, and decides it the moment those locks are free. Never earlier, or it might get them
- * first (B8).
+ * A full batch cannot grow any more, so it does not wait for the one before it to end, only until that one holds its locks.
+ * PostgreSQL reads the full batch meanwhile and decides it when the locks are free. Sent any earlier, the full batch might
+ * get the locks first (B8).
  *
- * Everything is bounded: commands per batch, commands waiting, and how long each may wait.
+ * Everything is bounded: commands in a batch, commands that wait, and how long each may wait.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
@@ -15,14 +15,14 @@ import { type Span, type SpanAttributes, spanForMany } from "../../shared/watch/
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Decided } from "./decider.ts";
 
-/** Batches of a lane that may be under way at once, and so the connections that it needs. */
+/** Batches of a lane that may be under way at once; each needs a connection. */
 export const BATCHES_PER_LANE_MAX = 2;
 
 export interface LaneLimits {
   readonly lanes: number;
   /** Commands decided in one transaction. */
   readonly batchMax: number;
-  /** Commands waiting in one lane; one more is refused. */
+  /** Commands that may wait in one lane. */
   readonly queueMax: number;
 }
 
@@ -34,8 +34,8 @@ export interface LaneObserver {
 }
 
 /**
- * Decides a batch; answers one result per command, in order, and never throws. Calls `locked` when no later batch can be
- * decided before this one any more. `span` is the batch's, when one of its commands is sampled.
+ * Decides a batch. Resolves with one result for each command, in order, and never throws. Calls `locked` when no later
+ * batch can be decided before this one. `span` is the span of the batch, when one of its commands is sampled.
  */
 export type DecideBatch = (
   commands: readonly Command[],
@@ -53,9 +53,9 @@ interface Waiting {
   readonly trace: CommandTrace | undefined;
 }
 
-/** Of a command that is sampled. */
+/** The spans of a command that is sampled. */
 interface CommandTrace {
-  /** The work that the command is part of. */
+  /** The span of the call or request that brought the command. */
   readonly parent: Span;
   readonly wait: Span;
 }
@@ -73,8 +73,9 @@ export class Lanes {
   }
 
   /**
-   * Always resolves with the command's result: a full lane and a missed deadline are `overloaded`. `deadline` is by this
-   * process's `elapsed()`; the command's own is by its router's. `span` is the work that the command is part of, when that is sampled.
+   * Always resolves with the command's result: a full lane and a missed deadline are `overloaded`. `deadline` is by the
+   * clock of this process; the command's own deadline is by its router's. `span` is the span of the call or request that
+   * brought the command, when that is sampled.
    */
   run(command: Command, deadline = command.deadline, span?: Span): Promise<Decided> {
     const lane = this.#lanes[command.slot % this.#lanes.length] as Lane;
@@ -127,7 +128,7 @@ class Lane {
   }
 
   async #work(): Promise<void> {
-    // One turn of the event loop, so that all commands of the request being read are in the first batch.
+    // One turn of the event loop, so that the first batch has all commands of the call that brought this one.
     await new Promise(setImmediate);
     let before: Promise<void> = Promise.resolve();
     for (;;) {
@@ -170,7 +171,7 @@ class Lane {
     }
   }
 
-  /** The next commands in order of arrival; a user's second command for an event stays for the batch after this one. */
+  /** The next commands in order of arrival. A user's second command for an event waits for the batch after. */
   #takeBatch(): Waiting[] {
     const now = this.#clock.elapsed();
     const batch: Waiting[] = [];
@@ -183,7 +184,7 @@ class Lane {
       const { command } = waiting;
       const buyer = isBookCommand(command) ? `${command.eventId} ${command.userId}` : undefined;
       if (waiting.deadline <= now) {
-        // Nobody waits for the answer any more: work on it would only delay those who still do.
+        // Its client has given up; to decide it would only delay the others.
         this.#observer.shed("deadline");
         waiting.trace?.wait.failed("deadline");
         waiting.trace?.wait.end();

@@ -1,6 +1,6 @@
 /**
- * Where reads of events go: to a replica that is fresh enough for who asks, else to the primary. A replica is tried once,
- * and only what it finds counts: what it lacks it may just not have yet (docs/decisions/0011-replica-reads.md).
+ * Reads of events go to a replica that is fresh enough, else to the primary. A replica is tried once, and only what it
+ * finds counts: it may not have the newest events yet (docs/decisions/0011-replica-reads.md).
  */
 import type { EventId } from "../../shared/domain/ids.ts";
 import { DatabaseError } from "../../shared/database/database.ts";
@@ -16,9 +16,9 @@ export interface ReaderOptions {
     readonly replica: Pick<Replica, "ageMs" | "doubt">;
     readonly store: Pick<BookingStore, "readEvents" | "listEvents">;
   }[];
-  /** A replica's answers may be this old. */
+  /** How old a replica's answers may be. */
   readonly lagMaxMs: number;
-  /** Told of each statement, by who answered it. */
+  /** Told which server answered each statement. */
   readonly read: (source: "primary" | "replica") => void;
 }
 
@@ -29,7 +29,7 @@ export class Reader {
     this.#options = options;
   }
 
-  /** One result per id. `maxAgesMs` says for each how old it may be at most; without it, only the newest will do. */
+  /** One result for each id. `maxAgesMs` says how old each may be; without it, only the newest will do. */
   async readEvents(
     ids: readonly EventId[],
     maxAgesMs: readonly number[] = [],
@@ -69,7 +69,7 @@ export class Reader {
     return { events: await this.#options.primary.listEvents(before, limit, span) };
   }
 
-  /** The first replica that is fresh enough for anybody; one of infinite age when there is none. */
+  /** The first replica within the allowed lag, or a choice of infinite age when there is none. */
   #choose(): Choice {
     const { replicas, lagMaxMs, read } = this.#options;
     const usable = replicas.find(({ replica }) => replica.ageMs <= lagMaxMs);
@@ -121,9 +121,9 @@ export class Reader {
 }
 
 interface Choice {
-  /** Counted from before it is asked. */
+  /** Counted from before the question. */
   readonly ageMs: number;
-  /** The answer, or undefined when there was none. */
+  /** Resolves with undefined when the replica did not answer. */
   readonly ask: <Answer>(
     question: (store: Pick<BookingStore, "readEvents" | "listEvents">) => Promise<Answer>,
   ) => Promise<Answer | undefined>;

@@ -1,16 +1,16 @@
 /**
- * How old a replica's answers are at most. The node notes again and again how far the primary had written at which moment.
- * A replica that has replayed that far has everything that was committed before that moment, and so has each of its later
- * answers. No clock but the node's own is asked, and none of the comfortable lies is possible: an idle primary is no lag, a
- * replica that lost its primary or is held up ages with every moment, and so does one whose primary does not answer.
+ * The greatest age of a replica's answers. The node keeps marks: how far the primary had written at which moment. A replica
+ * that has replayed up to a mark has everything that was committed before its moment, and so has every later answer. Only
+ * the node's own clock counts. An idle primary is no lag; a replica ages while it lost its primary, while its replay is
+ * held up, and while its primary does not answer.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 
-/** Marks kept: a lag up to this many checks is told exactly, a longer one as longer. */
+/** Marks kept. A lag of up to this many checks is known exactly. */
 const MARKS_MAX = 600;
 
-// What was confirmed is flushed, and a replica is sent nothing else.
+// A confirmed booking is flushed, and a primary sends only what it has flushed.
 const FLUSHED: Statement = {
   name: "flushed",
   text: "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::float8 as position",
@@ -33,7 +33,7 @@ export class Replica {
   readonly #primary: Database;
   readonly #clock: Clock;
   #marks: Mark[] = [];
-  /** Everything committed before this moment is there. */
+  /** The replica has everything that was committed before this moment. */
   #asOf: number;
   #usable = false;
   #caughtUp = false;
@@ -45,17 +45,17 @@ export class Replica {
     this.#asOf = clock.elapsed();
   }
 
-  /** At most how old an answer is that is asked for now; infinite when none may be asked for. */
+  /** The greatest age of an answer that is asked for now; infinite while the replica must not be asked. */
   get ageMs(): number {
     return this.#usable ? this.#clock.elapsed() - this.#asOf : Number.POSITIVE_INFINITY;
   }
 
-  /** How far it is behind, for operators. */
+  /** How far the replica is behind, for operators. */
   get lagSeconds(): number {
     return this.#usable && this.#caughtUp ? 0 : (this.#clock.elapsed() - this.#asOf) / 1000;
   }
 
-  /** After an answer that failed it is asked nothing until a check has reached it. */
+  /** A statement failed: the replica is not asked again until a check has reached it. */
   doubt(): void {
     this.#usable = false;
   }
@@ -79,7 +79,7 @@ export class Replica {
   }
 
   #note(mark: Mark): void {
-    // After a failover the new primary may be behind what the old one had written; those marks mean nothing any more.
+    // After a failover the new primary may be behind what the old one had written. Those marks are void.
     this.#marks = this.#marks.filter(({ position }) => position <= mark.position).slice(1 - MARKS_MAX);
     this.#marks.push(mark);
   }

@@ -1,13 +1,8 @@
 /**
- * What a shard's database can be asked: to decide a batch, to save an event, to read. Each is one statement that calls
- * one function (migrations/shard/), and all SQL that a node runs on its shard stands here.
+ * What a node asks its shard: to decide a batch, to save an event, to read. Each question is one statement, and each that
+ * writes calls one function (migrations/shard/).
  */
-import {
-  type BookCommand,
-  type Command,
-  isBookCommand,
-  type SettleCommand,
-} from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand, type SettleCommand } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type {
   ChangeEventRequest,
@@ -25,8 +20,10 @@ import {
   timeOf,
 } from "../../shared/domain/ids.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
-import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
-import { type Database, DatabaseError, type Statement } from "../../shared/database/database.ts";
+import { plainArray, textArray } from "./arrays.ts";
+import { type BatchRow, decisionsFrom } from "./decisions.ts";
+import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
+import type { Database, Statement } from "../../shared/database/database.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
@@ -34,7 +31,7 @@ const DECIDE_BATCH: Statement = {
   name: "decide-batch",
   text: bounded("decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"),
 };
-/** What decide_batch() says when it holds the locks of its events. */
+/** The notice of decide_batch() when it holds the locks of its events. */
 const LOCKED = "locked";
 const CREATE_EVENT: Statement = {
   name: "create-event",
@@ -56,14 +53,14 @@ const READ_BOOKINGS: Statement = {
     select (select coalesce(json_agg(b), '[]') from bookings b where b.id = any ($1::uuid[])) as rows,
            array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
 };
-// An event's id carries its time, so the primary key serves the order "newest first".
+// An event's id begins with its time, so the primary key serves the order "newest first".
 const LIST_EVENTS: Statement = {
   name: "list-events",
   text: `
     select coalesce(json_agg(e), '[]') as rows
     from (select * from events where $1::uuid is null or id < $1 order by id desc limit $2) e`,
 };
-// A busy event expires its own holds with its next batch; these are the others.
+// A busy event expires its own holds with its next batch. These are the others.
 const EVENTS_WITH_DUE_HOLDS: Statement = {
   name: "events-with-due-holds",
   text: `
@@ -71,36 +68,24 @@ const EVENTS_WITH_DUE_HOLDS: Statement = {
     where status = 'held' and expires_at <= now() limit $1`,
 };
 
-interface BatchRow {
-  now: string;
-  lockWaitSeconds: number;
-  /** Null where the command needed no judgement, or nothing at all did: it was booked, or held, as asked. */
-  outcomes: (string | null)[] | null;
-  numbers: number[] | null;
-  maxPerUser: number[] | null;
-  replays: Record<string, BookingRow> | null;
-  settled: { outcome: string; booking: BookingRow | null }[] | null;
-  snapshots: EventRow[];
-}
-
 export interface BatchDecision {
   /** One per command, in the order of the commands. */
   readonly decisions: readonly Decision[];
-  /** Each event of the batch, as it is after it. */
+  /** Each event of the batch, as the batch left it. */
   readonly snapshots: readonly Snapshot[];
   readonly lockWaitSeconds: number;
 }
 
 export interface DecideOptions {
-  /** The moment of the decision, for tests that choose it. */
+  /** The moment of the decision; only tests choose it. */
   readonly at?: Date;
-  /** Called as soon as the batch holds the locks of its events; who asks for them then is decided after it. */
+  /** Called when the batch holds the locks of its events. Any batch sent from then on is decided after this one. */
   readonly locked?: (() => void) | undefined;
-  /** The batch's, when one of its commands is sampled. */
+  /** The span of the batch, when one of its commands is sampled. */
   readonly span?: Span | undefined;
 }
 
-/** Ids of new bookings, by position of their command; made once, so that a second try can tell its own booking. */
+/** Ids of new bookings, in the order of the booking commands. Made once, so that a second try recognises its own booking. */
 export type FreshIds = readonly BookingId[];
 
 export class BookingStore {
@@ -108,14 +93,14 @@ export class BookingStore {
   readonly #others: Database;
   readonly #now: () => number;
 
-  /** Batches have connections of their own, so that no flood of reads can make bookings wait for one. */
+  /** Batches use `batches`; everything else uses `others`. */
   constructor(batches: Database, now: () => number, others = batches) {
     this.#batches = batches;
     this.#others = others;
     this.#now = now;
   }
 
-  /** Ids for the bookings that a batch may make. */
+  /** Ids for the bookings that the commands may make. */
   freshIdsFor(commands: readonly Command[]): FreshIds {
     const now = this.#now();
     return commands.filter(isBookCommand).map((command) => newBookingId(command.slot, now));
@@ -257,16 +242,8 @@ export class BookingStore {
         span,
       },
     );
-    const now = iso(result.now);
-    const nowMs = Date.parse(now);
-    let [booking, settled] = [0, 0];
     return {
-      decisions: commands.map((command) => {
-        if (!isBookCommand(command)) return settleDecisionFrom(result, settled++, nowMs);
-        const index = booking++;
-        const position = positions.get(command.eventId) ?? 0;
-        return bookDecisionFrom(command, index, ids[index], result, position, now);
-      }),
+      decisions: decisionsFrom(commands, positions, ids, result),
       snapshots: result.snapshots.map(snapshotFrom),
       lockWaitSeconds: result.lockWaitSeconds,
     };
@@ -300,8 +277,8 @@ export class BookingStore {
 }
 
 /**
- * A call that takes row locks, as a statement that brings its bounds along, as $1 and $2: a pooler that shares sessions
- * drops those that were given when the connection was made. The select list is worked off from left to right.
+ * A call that takes row locks, with the bounds of its waits as $1 and $2. Bounds of the session would not do: a pooler that
+ * shares sessions drops them. PostgreSQL evaluates a select list from left to right.
  */
 function bounded(call: string): string {
   return `select set_config('lock_timeout', $1, true), set_config('transaction_timeout', $2, true), ${call} as result`;
@@ -309,96 +286,6 @@ function bounded(call: string): string {
 
 function boundsOf({ bounds }: Database): [string, string] {
   return [String(bounds.lockTimeoutMs), String(bounds.transactionTimeoutMs)];
-}
-
-/** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */
-export function isRefusedForContent(error: unknown): boolean {
-  // class 22: data exception, class 23: integrity constraint violation (PostgreSQL manual, appendix A)
-  return error instanceof DatabaseError && error.kind === "refused" && /^2[23]/.test(error.sqlState ?? "");
-}
-
-function bookDecisionFrom(
-  command: BookCommand,
-  index: number,
-  id: BookingId | undefined,
-  result: BatchRow,
-  position: number,
-  now: string,
-): Decision {
-  const asAsked = command.kind === "hold" ? "held" : "booked";
-  const outcome = result.outcomes?.[index] ?? asAsked;
-  invariant(id !== undefined, "a booking command has an id", { index });
-  const number = result.numbers?.[index] ?? 0;
-  switch (outcome) {
-    case "booked":
-    case "held":
-      return { outcome, booking: newBooking(command, id, now) };
-    case "replayed": {
-      const row = result.replays?.[index + 1];
-      invariant(row !== undefined, "a replay comes with its booking", { index });
-      const booking = bookingFrom(row, Date.parse(now));
-      // The second try of a batch whose first try had been committed finds its own bookings: not a client's replay.
-      return { outcome: row.id === id ? asAsked : "replayed", booking };
-    }
-    case "insufficient_tickets":
-      return { outcome, availableTickets: number };
-    case "user_limit_exceeded":
-      return { outcome, held: number, maxPerUser: result.maxPerUser?.[position - 1] ?? 0 };
-    case "sold_out":
-    case "sales_not_open":
-    case "event_not_found":
-    case "idempotency_key_reused":
-    case "wrong_shard":
-      return { outcome };
-    default:
-      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
-  }
-}
-
-function settleDecisionFrom(result: BatchRow, index: number, nowMs: number): Decision {
-  const { outcome, booking } = result.settled?.[index] ?? { outcome: "missing", booking: null };
-  switch (outcome) {
-    case "confirmed":
-    case "cancelled":
-      invariant(booking !== null, "a settled command comes with its booking", { index });
-      return { outcome, booking: bookingFrom(booking, nowMs) };
-    case "hold_expired":
-    case "booking_not_found":
-    case "wrong_shard":
-      return { outcome };
-    default:
-      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
-  }
-}
-
-/**
- * An array as PostgreSQL reads it (manual §8.15.2). The driver writes arrays too, but looks at every element for characters
- * that need care; ids, numbers and our own words have none. What people chose goes through `textArray`.
- */
-function plainArray(elements: readonly (string | number)[]): string {
-  return `{${elements.join(",")}}`;
-}
-
-/** JSON quotes text as PostgreSQL wants it, unless it must escape something: then each element is escaped here. */
-function textArray(elements: readonly string[]): string {
-  const json = JSON.stringify(elements);
-  return json.includes("\\")
-    ? `{${elements.map((element) => `"${element.replace(/["\\]/g, "\\$&")}"`).join(",")}}`
-    : `{${json.slice(1, -1)}}`;
-}
-
-function newBooking(command: BookCommand, id: BookingId, now: string): Booking {
-  const held = command.kind === "hold";
-  return {
-    id,
-    eventId: command.eventId,
-    userId: command.userId,
-    quantity: command.quantity,
-    status: held ? "held" : "confirmed",
-    expiresAt: held ? new Date(Date.parse(now) + command.ttlSeconds * 1000).toISOString() : null,
-    createdAt: now,
-    updatedAt: now,
-  };
 }
 
 function inOrder<Id extends string, T>(
