@@ -1,5 +1,5 @@
 /** What a part of the benchmark is: something that is done, most often to a fresh cluster, and answers figures. */
-import type { BenchCluster, ClusterOptions } from "./cluster.ts";
+import type { BenchCluster, ClusterOptions } from "./bench-cluster.ts";
 import type { Figure } from "./figures.ts";
 import type { Plot } from "./plots.ts";
 import type { Progress } from "./progress.ts";

@@ -1,7 +1,7 @@
 /** Who is compared: the baselines that this machine can run, and onsale itself in the same clothes. */
 import { BASELINES, missingPrograms, startBaseline } from "../baselines/start.ts";
 import type { Contender } from "../baselines/contender.ts";
-import type { BenchCluster } from "../cluster.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
 import { insertEvents } from "../cluster-events.ts";
 import { Database, type Statement } from "../../shared/postgres.ts";
 import { parseEventId } from "../../shared/ids.ts";

@@ -1,7 +1,7 @@
 /** Everybody books the same event, end to end: HTTP, a token of their own, one ticket, until the commit is on disk. */
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
 import type { RequestPlan } from "../load/plan.ts";
-import type { BenchCluster } from "../cluster.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
 import { atMost, type Figure, type Outcome, type PartContext } from "../part.ts";
 import { figuresOf, rush } from "./rush.ts";
 

@@ -1,5 +1,5 @@
 /** A rush over HTTP, with what it cost the cluster's processes: what the parts that load one router share. */
-import type { BenchCluster } from "../cluster.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
 import type { LoadPlan, LoadReport } from "../load/plan.ts";
 import { runLoad } from "../load/run.ts";
 import { atLeast, atMost, type Figure, type PartContext } from "../part.ts";

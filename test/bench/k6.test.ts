@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
-import { type BenchCluster, startBenchCluster } from "../../bench/cluster.ts";
+import { type BenchCluster, startBenchCluster } from "../../bench/bench-cluster.ts";
 import { randomOf, zipf } from "../../bench/k6/lib/choices.ts";
 import { isBooking, isEvent, problemCode } from "../../bench/k6/lib/contract.ts";
 import { findK6 } from "../../bench/k6/program.ts";
