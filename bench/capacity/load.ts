@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { BenchCluster } from "../bench-cluster.ts";
 import type { AnswerClass, LoadPlan } from "../load/plan.ts";
+import { targetOf } from "../load/plans.ts";
 import type { Generator } from "../load/run.ts";
 import { processorSeconds, processorSecondsOfTree } from "../processes.ts";
 
@@ -56,8 +57,7 @@ export class LoadMeter {
 
   /** Sends a load to the first router, as fast as it answers. Throws when an answer is neither a yes nor an expected no. */
   async measure(label: string, load: Pick<LoadPlan, "connections" | "seconds" | "requests">): Promise<Load> {
-    const { hostname, port } = new URL(this.#cluster.router.url);
-    const target = { host: hostname, port: Number(port) };
+    const target = targetOf(this.#cluster.router.url);
     const counted = await countersOf(this.#cluster);
     const [before, began] = [spentBy(this.#cluster), performance.now()];
     const report = await this.#generator.run({ target, warmUpSeconds: 0, ...load }, label);

@@ -1,6 +1,7 @@
 /** The loads of the capacity part: those that tell the costs apart, and the mix that checks them. */
 import type { PartContext } from "../part.ts";
 import type { RequestMix, RequestPlan } from "../load/plan.ts";
+import { bookingsOf, readsOf } from "../load/plans.ts";
 import type { Load, LoadMeter } from "./load.ts";
 import type { CostLoads } from "./needs.ts";
 
@@ -28,20 +29,9 @@ export async function prepareLoads(
   const events = await cluster.createEvents(EVENTS, EVENT);
   const [soldOut = ""] = await cluster.createEvents(1, { totalTickets: 1 });
   let bookings = 0;
-  const reads = (count: number, order: "evenly" | "zipf"): RequestPlan => ({
-    method: "GET",
-    paths: events.slice(0, count).map((id) => `/v1/events/${id}`),
-    order,
-    first: 0,
-  });
-  const book = (ids: readonly string[], order: "evenly" | "zipf"): RequestPlan => ({
-    method: "POST",
-    paths: ids.map((id) => `/v1/events/${id}/bookings`),
-    buyers: { secret: cluster.secret, users: USERS, first: 0 },
-    body: '{"quantity":1}',
-    order,
-    first: bookings,
-  });
+  const reads = (count: number, order: "evenly" | "zipf") => readsOf(events.slice(0, count), order);
+  const book = (ids: readonly string[], order: "evenly" | "zipf") =>
+    bookingsOf(ids, { secret: cluster.secret, users: USERS, order, first: bookings });
   return async (label, seconds) => {
     const measure = async (name: string, connections: number, requests: RequestPlan | RequestMix) => {
       signal.throwIfAborted();

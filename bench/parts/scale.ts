@@ -6,6 +6,7 @@
  */
 import { PROCESSES, type Load, LoadMeter, totalOf } from "../capacity/load.ts";
 import { makeEvents } from "../cluster-events.ts";
+import { bookingsOf } from "../load/plans.ts";
 import { startGenerator } from "../load/run.ts";
 import { atMost, type ClusterPart, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 
@@ -52,14 +53,12 @@ async function run(context: PartContext): Promise<Outcome> {
     const load = await meter.measure(`scale: ${label}, ${turn.shards} shards`, {
       connections: turn.clients,
       seconds: loadSeconds,
-      requests: {
-        method: "POST",
-        paths: turn.events.map((id) => `/v1/events/${id}/bookings`),
-        buyers: { secret: cluster.secret, users: USERS, first: 0 },
-        body: '{"quantity":1}',
+      requests: bookingsOf(turn.events, {
+        secret: cluster.secret,
+        users: USERS,
         order: "evenly",
         first: turn.bookings,
-      },
+      }),
     });
     turn.bookings += load.sent;
     return load;
