@@ -1,5 +1,5 @@
 /**
- * What a replica costs whoever books. Two shards of one cluster differ in one thing: the second has a replica, which streams
+ * What a replica costs a booking. Two shards of one cluster differ in one thing: the second has a replica, which streams
  * asynchronously in one turn and synchronously in the next. The same is asked of each in turns: everybody at once, which shows
  * what a full lane makes of the wait, and one buyer after the other, which shows the wait itself. The replica is a server on
  * this machine: it takes part of its processors and its disk, and its network takes next to no time.

@@ -1,7 +1,7 @@
 /**
- * The rush goes on when the last ticket is sold: one router says no, mostly out of its memory, to somebody new each time.
- * It has a core to itself, and the load has the other one. Reads out of its memory, in turns with the refusals, say what a
- * request that is no booking costs.
+ * The rush goes on when the last ticket is sold: one router refuses, mostly out of its memory, another buyer each time. The
+ * router has a core to itself, and the load has the other one. Reads from memory, in turns with the refusals, show what a
+ * request costs that is no booking.
  */
 import { bookingsOf, readsOf } from "../load/plans.ts";
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
