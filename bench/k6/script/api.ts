@@ -5,8 +5,7 @@
 import { check } from "k6";
 import type { Booking } from "../../../shared/domain/bookings.ts";
 import { type Answer, isBooking, isEvent, isPage, type Page, problemCode } from "./contract.ts";
-import { count, countRefusal } from "./counters.ts";
-import type { Outcome } from "./outcomes.ts";
+import { count, countRefusal, type Outcome } from "./counters.ts";
 import { ask, said } from "./requests.ts";
 import type { Settings } from "./settings.ts";
 import { bearer } from "./tokens.ts";

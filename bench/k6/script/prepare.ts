@@ -10,31 +10,21 @@ interface EventFields {
   readonly maxPerUser?: number;
 }
 
-/** What setup() hands to every VU. */
-export interface Prepared {
-  /** One after the other: each VU unpacks a copy of its own, and ten thousand strings take it far longer than one. */
-  readonly eventIds: string;
-  /** When the load begins. */
-  readonly startedAtMs: number;
-}
+/** The ids of events, one after the other: each VU unpacks a copy, and ten thousand strings take it far longer than one. */
+export type Prepared = string;
 
 const ID_CHARACTERS = 36;
 /** The most that one booking, and one user, may have. */
 export const QUANTITY_MAX = 100;
 
-/** To be called when all is ready. */
-export function prepared(eventIds: readonly string[]): Prepared {
-  return { eventIds: eventIds.join(""), startedAtMs: Date.now() };
-}
-
 /** The id of event 0, 1, …; from the first again after the last. */
-export function eventIdAt({ eventIds }: Prepared, index: number): string {
+export function eventIdAt(eventIds: Prepared, index: number): string {
   const start = (index * ID_CHARACTERS) % eventIds.length;
   return eventIds.slice(start, start + ID_CHARACTERS);
 }
 
-/** Makes events by the organizer's token and returns their ids. Throws, with the answer, when one is refused. */
-export function createEvents({ routerUrl, secret, events }: Settings, fields: EventFields): string[] {
+/** Makes events by the organizer's token. Throws, with the answer, when one is refused. */
+export function createEvents({ routerUrl, secret, events }: Settings, fields: EventFields): Prepared {
   const answers = askTimes(events, {
     name: "prepare",
     method: "POST",
@@ -43,12 +33,13 @@ export function createEvents({ routerUrl, secret, events }: Settings, fields: Ev
     body: { name: "Load test", startsAt: "2099-01-01T20:00:00Z", ...fields },
     expected: [201],
   });
-  return answers.map((answer) => {
+  const ids = answers.map((answer) => {
     const { status, headers, body } = answer;
     if (status === 201 && isEvent(body) && headers["Location"] === `/v1/events/${body.id}`) return body.id;
     const advice = status === 401 ? "; is AUTH_JWT_SECRET the one that the cluster was started with?" : "";
     throw new Error(`creating an event answered ${said(answer)}${advice}`);
   });
+  return ids.join("");
 }
 
 /** Throws, with the answer, when it cannot be had. */

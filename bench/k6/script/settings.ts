@@ -25,10 +25,6 @@ export interface Settings {
   readonly failedShareMax: number;
   /** Arrivals that found no free VU, as a share of all. */
   readonly droppedShareMax: number;
-  /** Where handleSummary writes, seen from the directory in which k6 runs. */
-  readonly resultFile: string;
-  /** The runner audits afterwards, so nobody needs to be told to. */
-  readonly isAudited: boolean;
 }
 
 /** The settings that have a number: its bounds, and whether it must be whole. */
@@ -104,8 +100,6 @@ export function readSettings(
     readP99MaxMs: number("READ_P99_MAX_MS") ?? 250,
     failedShareMax: number("FAILED_SHARE_MAX") ?? 0.001,
     droppedShareMax: number("DROPPED_SHARE_MAX") ?? 0.01,
-    resultFile: text("RESULT_FILE") ?? `k6-${scenario}.json`,
-    isAudited: text("AUDIT_FOLLOWS") !== undefined,
   };
   if (problems.length > 0) throw new Error(problems.join("; "));
   return settings;

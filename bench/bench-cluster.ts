@@ -25,7 +25,6 @@ import {
 } from "./cluster-file.ts";
 import { startRouter } from "./cluster-routers.ts";
 import type { Progress } from "./progress.ts";
-import { buyerTokens } from "./tokens.ts";
 
 export interface ClusterOptions {
   /** 1 to 16; 2 by default, as `npm start` has them. */
@@ -46,8 +45,6 @@ export interface BenchCluster extends AsyncDisposable {
   readonly secret: string;
   /** One more in front of the same shards, with further settings; the caller ends it. */
   addRouter(env: Readonly<Record<string, string>>): Promise<RouterAddress & AsyncDisposable>;
-  /** Tokens of this many different buyers, `buyer-<first>` and on. */
-  buyerTokens(count: number, first?: number): Promise<string[]>;
   createEvent(fields: EventFields): Promise<Event>;
   /** Makes many at once, in the databases: ten thousand in about a second. They are spread over the shards evenly. */
   createEvents(count: number, fields: EventFields): Promise<EventId[]>;
@@ -90,7 +87,6 @@ export async function startBenchCluster(
     dataDir,
     secret: SECRET,
     addRouter: async (env) => startRouter("router", { dataDir, file, secret: SECRET, signal, env }),
-    buyerTokens: async (count, first = 0) => buyerTokens({ secret: SECRET, users: count, first }),
     createEvent: async (fields) => createEvent(router.url, SECRET, fields),
     createEvents: async (count, fields) => makeEvents(file.shards, count, fields),
     readEvent: async (id) => readEvent(router.url, id),
