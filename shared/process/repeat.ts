@@ -1,12 +1,12 @@
+/** Background work that runs again and again. */
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** A background task that runs again and again, one run at a time, until it is stopped. */
 export interface Repeated {
-  /** Resolves when the run under way, if any, has ended. */
+  /** Resolves when no run is under way any more. */
   stop(): Promise<void>;
 }
 
-/** Runs `task`, waits `pauseMs`, and so on. A failing run is reported to `failed`, and the next one comes all the same. */
+/** Runs `task`, pauses, and so on, one run at a time. A run that fails calls `failed` and does not stop the next. */
 export function repeat(
   task: () => Promise<void>,
   pauseMs: number,
