@@ -1,5 +1,5 @@
 /**
- * The network that a limit of writes counts for a request: one client's.
+ * Finds the network of the client that sent a request, for the limits of writes.
  *
  * A proxy forwards the requests of many clients and names the client in `X-Forwarded-For`. Every client can write that header
  * too. So it counts only when a trusted proxy sent it, and of its entries only the last, which that proxy wrote. When a trusted

@@ -30,7 +30,7 @@ interface Secrets {
 
 interface TokenRules {
   readonly keys: Secrets | { readonly jwksUrl: string };
-  /** Without one, a token may name any. */
+  /** Checked only when it is configured. */
   readonly issuer?: string | undefined;
   readonly audience?: string | undefined;
 }
@@ -40,8 +40,8 @@ type Verify = (token: string) => Caller | undefined | Promise<Caller | undefined
 /** Finds the caller that a token names. */
 export class TokenVerifier {
   /**
-   * Returns undefined when the token is forged, expired, without `exp`, or for another audience. Returns a promise only when a
-   * public key must check the token.
+   * Returns undefined when the token is forged, expired, without `exp`, or of another issuer or audience. Returns a promise
+   * only when a public key must check the token.
    */
   readonly verify: Verify;
 

@@ -1,4 +1,4 @@
-/** Who the caller is, and whether the route admits the caller's role. Checked before the body is read: a stranger costs little. */
+/** Checks who the caller is and whether the role may use the route. This comes before the body, so a stranger costs little. */
 import type { IncomingMessage } from "node:http";
 import type { Caller, Role, TokenVerifier } from "../callers/tokens.ts";
 import { Problem } from "./problems.ts";

@@ -1,4 +1,4 @@
-/** What a client sends in path, query and body, checked by the schemas of its route. Bad input throws a Problem. */
+/** Reads path, query and body of a request by the schemas of its route. Throws a Problem for bad input. */
 import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { BodyError, bodyOf } from "../../shared/process/http-server.ts";

@@ -1,4 +1,4 @@
-/** Responses to what never becomes a request: bytes that are not HTTP, headers that are too long, requests that come too slowly. */
+/** Refuses what never becomes a request: bytes that are not HTTP, headers that are too long, requests that come too slowly. */
 import { type Server, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { HEADERS_MAX_BYTES, responsesOn } from "../../shared/process/http-server.ts";
@@ -18,7 +18,7 @@ export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
     // When the rest of a request is broken, its own response will never come. Only an earlier response may be under way.
     const isBroken = newest !== undefined && !newest.req.complete && !newest.headersSent;
     const underWay = isBroken ? before : newest;
-    // The client would take a problem in the middle of a response for a part of that response.
+    // Waits for that response: a problem in the middle of it would look like a part of it.
     if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
     else underWay.once("close", () => socket.destroySoon());
   });

@@ -8,7 +8,7 @@ import type { EventResult } from "../../shared/wire/rpc.ts";
 export interface ProblemSpec {
   readonly status: number;
   readonly title: string;
-  /** never: a retry meets the same problem. later: retry after `Retry-After`. same-key: so, with the same Idempotency-Key. */
+  /** never: a retry meets the same problem. later: a retry may work after `Retry-After`. same-key: later, with the same key. */
   readonly retry: "never" | "later" | "same-key";
 }
 

@@ -1,4 +1,4 @@
-/** Every request has an id. The client gives it or it is made here; `X-Request-Id` and every problem repeat it. */
+/** Every request has an id, from the client or made here. `X-Request-Id` and every problem repeat it. */
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 

@@ -20,7 +20,7 @@ export interface RouteSpec<Id, Query, Body> {
   readonly responses: Readonly<Record<number, { description: string; schema: z.ZodType | null }>>;
 }
 
-/** What OpenAPI says of a route. A secured route needs a bearer token. */
+/** A secured route needs a bearer token. */
 export function openApiOf<Id, Query, Body>(
   {
     method,

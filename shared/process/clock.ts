@@ -1,4 +1,4 @@
-/** A test passes its own clock. */
+/** Code gets its clock as an argument, so that a test can stop time. */
 export interface Clock {
   /** Milliseconds since the epoch, to compare with timestamps of people and databases. */
   now(): number;

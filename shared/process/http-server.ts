@@ -112,7 +112,8 @@ export async function listen(
 /**
  * Stops a server. Resolves when it has answered the last request. For `graceMs` it serves as before, while clients see at
  * `/readyz` that it drains (drainGraceMs in config.ts). Then it accepts no connection, finishes the requests under way, and
- * cuts off a client that is too slow. `Server.close` ends only connections that are idle at once; the interval ends the rest.
+ * cuts off a client that is too slow. `Server.close` ends only connections that are idle at that moment; the interval ends
+ * the others.
  */
 export async function drain(server: Server, graceMs: number): Promise<void> {
   await sleep(graceMs);
@@ -135,7 +136,7 @@ export class BodyError extends Error {
   }
 }
 
-/** Reads the body from Node's stream, because a web stream would cost more than all the rest. Throws BodyError. */
+/** Reads the body from Node's stream, because a web stream would cost more than the rest of a request. Throws BodyError. */
 export function bodyOf(incoming: IncomingMessage, maxBytes: number): Promise<string> {
   const { headers } = incoming;
   // Without a body there is no stream that could end (optimizeEmptyRequests).

@@ -1,4 +1,4 @@
-/** Background work that runs again and again. */
+/** Background work that runs again and again, until it is stopped. */
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Repeated {
@@ -6,7 +6,7 @@ export interface Repeated {
   stop(): Promise<void>;
 }
 
-/** Runs `task`, pauses, and so on, one run at a time. A run that fails calls `failed` and does not stop the next. */
+/** Runs `task`, waits `pauseMs`, and so on. After a failed run it calls `failed` and goes on. */
 export function repeat(
   task: () => Promise<void>,
   pauseMs: number,
