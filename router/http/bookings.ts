@@ -1,7 +1,7 @@
 /** Bookings: book, hold, confirm, cancel and read them. */
 import type { IncomingMessage } from "node:http";
 import { z } from "@hono/zod-openapi";
-import type { Command, SettleCommand } from "../../shared/domain/commands.ts";
+import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
 import {
   type BookingId,
   type EventId,
@@ -41,11 +41,6 @@ const REPLAYED_HEADER = "idempotency-replayed";
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
 const soldOutResponse = preparedProblem(SOLD_OUT);
 
-/** What the route and the body say of a command to book or hold. */
-type Claim =
-  | { readonly kind: "book"; readonly quantity: number }
-  | { readonly kind: "hold"; readonly quantity: number; readonly ttlSeconds: number };
-
 export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
@@ -60,8 +55,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   };
 
   const book = async (
-    { incoming, requestId, span, id, caller }: SecuredRequest<EventId>,
-    claim: Claim,
+    { incoming, requestId, span, id }: SecuredRequest<EventId>,
+    commandWith: (key: IdempotencyKey) => BookCommand,
   ): Promise<Response> => {
     const clientKey = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
@@ -74,9 +69,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
         : problemResponse(SOLD_OUT, requestId, traceId);
     }
     const key = clientKey ?? newIdempotencyKey();
-    const { userId } = caller;
-    const command = { ...claim, eventId: id, slot: slotOf(id), userId, key, deadline: deadline() };
-    const result = await decide(command, span);
+    const result = await decide(commandWith(key), span);
     if ("booking" in result) {
       const headers: ResponseHeaders = { location: `/v1/bookings/${result.booking.id}` };
       // Without a client's key, only this request's own second try can be a replay.
@@ -110,7 +103,18 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       responses: { 201: theBooking },
     },
     ["buyer"],
-    (request) => book(request, { kind: "book", ...request.body }),
+    (request) => {
+      const { id, caller, body } = request;
+      return book(request, (key) => ({
+        kind: "book",
+        eventId: id,
+        slot: slotOf(id),
+        userId: caller.userId,
+        quantity: body.quantity,
+        key,
+        deadline: deadline(),
+      }));
+    },
   );
 
   routes.secured(
@@ -125,7 +129,19 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       responses: { 201: theBooking },
     },
     ["buyer"],
-    (request) => book(request, { kind: "hold", ...request.body }),
+    (request) => {
+      const { id, caller, body } = request;
+      return book(request, (key) => ({
+        kind: "hold",
+        eventId: id,
+        slot: slotOf(id),
+        userId: caller.userId,
+        quantity: body.quantity,
+        ttlSeconds: body.ttlSeconds,
+        key,
+        deadline: deadline(),
+      }));
+    },
   );
 
   routes.secured(
