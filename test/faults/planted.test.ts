@@ -288,8 +288,8 @@ const PLANTS: readonly Plant[] = [
     rule: "C2",
     suite: CACHE,
     file: "router/cache/event-cache.ts",
-    find: "version > known.snapshot.event.version\n        ? new Entry",
-    replace: "version > 0\n        ? new Entry",
+    find: "version > knownVersion ? new CachedEvent",
+    replace: "version > 0 ? new CachedEvent",
   },
   {
     bug: "a replica may be behind what the router has learned and let go",
@@ -312,8 +312,8 @@ const PLANTS: readonly Plant[] = [
     rule: "S1",
     suite: TOKENS,
     file: "router/callers/hs256.ts",
-    find: "return timingSafeEqual(wanted, given);",
-    replace: "return timingSafeEqual(wanted.subarray(2), given.subarray(2));",
+    find: "return timingSafeEqual(expected, received);",
+    replace: "return timingSafeEqual(expected.subarray(2), received.subarray(2));",
   },
   {
     bug: "an extension that a token says must be understood is passed over",
