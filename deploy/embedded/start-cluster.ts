@@ -1,6 +1,6 @@
 /**
- * Runs the whole cluster in the order in which its parts need each other: cache and databases, migrations, nodes,
- * router. It stops in the opposite order, so that nobody's ground is taken away while they finish their work.
+ * Starts the whole cluster: Redis and databases, migrations, nodes, router. It stops in the opposite order, so that each
+ * process can still reach what it needs to finish its work.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -17,24 +17,24 @@ import { type ProcessSpec, SupervisedProcess } from "./supervisor.ts";
 
 export interface ClusterOptions {
   readonly settings: Settings;
-  /** Handed on to the roles. */
+  /** The roles get it. */
   readonly env: Environment;
   readonly dataDir: DataDir;
-  /** Ends the start, however far it is. */
+  /** Aborts the start at any step. */
   readonly signal: AbortSignal;
   /** Shows a step of the start. */
   readonly step: (line: string) => void;
-  /** Shows what a process said, and what became of it. */
+  /** Shows a process's output, and its end. */
   readonly say: (line: string) => void;
 }
 
-/** Starts everything and resolves to the router's addresses. What was started is on `running`, also when the start fails. */
+/** Starts everything and resolves to the router's addresses. `running` stops what was started, also after a failed start. */
 export async function startCluster(
   options: ClusterOptions,
   running: AsyncDisposableStack,
 ): Promise<ClusterPlan["router"]> {
   const { settings, env, dataDir, step } = options;
-  rmSync(clusterFile(dataDir), { force: true }); // its pids are of another time
+  rmSync(clusterFile(dataDir), { force: true }); // its pids are of an earlier start
   const notes = new ProcessNotes(dataDir.path);
   const left = await notes.endLeftovers();
   if (left.length > 0) step(`ended what an earlier start had left running: ${left.join(", ")}`);
@@ -172,7 +172,7 @@ class Cluster {
     };
   }
 
-  /** Starts processes that need nothing of each other. They are stopped together, too. */
+  /** Starts processes that do not need each other. They also stop together. */
   async #startTogether(specs: readonly ProcessSpec[]): Promise<void> {
     const { say } = this.#options;
     const surroundings = { notes: this.#notes, say, changed: () => this.#publish() };
@@ -182,7 +182,7 @@ class Cluster {
     await together(this.#options.signal, tier, (process, signal) => process.start(signal));
   }
 
-  /** Writes cluster.json once every process has been started, which is before the router is ready. */
+  /** Writes cluster.json once every process has started. The router is not ready before that. */
   #publish(): void {
     const { router, shards, catalogUrl } = this.#plan;
     const pidOf = (name: string) => this.#processes.get(name)?.pid;
@@ -204,8 +204,8 @@ class Cluster {
 }
 
 /**
- * Runs a task for every item. The first that fails ends the others, and only when all have ended is its error thrown:
- * nothing goes on in the background of a start that has failed.
+ * Runs a task for every item. The first failure aborts the other tasks. Its error is thrown after all have ended, so a
+ * failed start leaves no task running.
  */
 async function together<Item>(
   signal: AbortSignal,
