@@ -1,14 +1,14 @@
 /**
- * The node's view of the catalog: it announces itself there and keeps the newest shard map in memory, for routers to
- * ask. It also shares there which timeline of its shard it has found, so that no node takes a replaced primary for the
- * shard's. While the catalog is away everything goes on with what is in memory.
+ * The node's view of the catalog. The node announces itself there and keeps the newest shard map in memory for routers.
+ * The nodes of a shard also share its newest timeline there, so that none of them writes to a replaced primary. While the
+ * catalog is away, the node works on with what is in memory.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ShardId } from "../shared/domain/ids.ts";
 import type { Database, Statement } from "../shared/database/database.ts";
 import { rangesOf, readShardMap, type WireShardMap } from "../shared/wire/shard-map.ts";
 
-/** A node that was not seen for this long is left out of the map. */
+/** The map leaves out nodes that have not announced themselves for this long. */
 const NODE_FORGOTTEN_SECONDS = 15;
 
 const ANNOUNCE: Statement = {
@@ -40,13 +40,13 @@ export class Catalog {
   readonly #database: Database;
   readonly #shard: ShardId;
   readonly #shardDatabases: readonly Database[];
-  /** The newest timeline of the shard that the catalog is known to have. */
+  /** The timeline of the shard in the catalog, when it was last read. */
   #recordedTimeline = 0;
   #url: string | undefined;
   #map: WireShardMap | undefined;
   #refreshing: Promise<void> | undefined;
 
-  /** `shardDatabases` tell it which timeline they found, and hear from it which one others did. */
+  /** `shardDatabases` report the timelines that they find, and are told of the one that other nodes found. */
   constructor(database: Database, shard: ShardId, shardDatabases: readonly Database[]) {
     this.#database = database;
     this.#shard = shard;
@@ -63,13 +63,13 @@ export class Catalog {
     return this.#map;
   }
 
-  /** Says that this node serves its shard, and reads the map and the timeline. Throws DatabaseError when the catalog is away. */
+  /** Announces this node, and reads the map and the timeline. Throws DatabaseError when the catalog is away. */
   async refresh(): Promise<void> {
     this.#refreshing ??= this.#announceAndRead().finally(() => (this.#refreshing = undefined));
     return this.#refreshing;
   }
 
-  /** The same, but waits no longer than this, and a catalog that is away does not matter. */
+  /** Refreshes, but waits no longer than this, and ignores a failure. */
   async refreshWithin(milliseconds: number): Promise<void> {
     await Promise.race([
       this.refresh().catch(() => undefined),
@@ -77,7 +77,7 @@ export class Catalog {
     ]);
   }
 
-  /** Says that this node no longer serves. Its map is still refreshed. */
+  /** Takes this node out of the map. The node still refreshes its own copy of the map. */
   async withdraw(): Promise<void> {
     const url = this.#url;
     this.#url = undefined;

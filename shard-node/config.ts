@@ -11,20 +11,20 @@ export const nodeConfig = z
     SHARD_ID: shardIdSchema,
     DATABASE_URL: postgresUrl,
     CATALOG_URL: postgresUrl,
-    /** Replicas of the shard's database, one a host; they answer lists and reads of events while they are fresh. */
+    /** Replicas of the shard's database, one a host. While they are fresh, they answer lists and reads of events. */
     REPLICA_URL: postgresUrl.optional(),
-    /** Memory answers reads for 800 ms (router/cache/event-cache.ts); what is older than that could not be kept at all. */
+    /** A router's memory keeps events for 800 ms (router/cache/event-cache.ts), so it could not keep anything older. */
     REPLICA_LAG_MAX_MS: integer({ min: 1, max: 800, default: 500 }),
     INTERNAL_TOKEN: secret,
-    /** Routers that still send this one are answered too, while the token is exchanged. */
+    /** Also admitted, while the token is being changed. */
     INTERNAL_TOKEN_PREVIOUS: secret.optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     HOST: host,
-    /** Where the admin port listens; by default where the RPC does. */
+    /** Where the admin port listens; HOST by default. */
     ADMIN_HOST: host.unwrap().optional(),
     PORT: port(9090),
     ADMIN_PORT: port(9091),
-    /** Where routers reach this node, `{hostname}` being this machine's; by default the address it listens on. */
+    /** Where routers reach this node; by default the address it listens on. `{hostname}` becomes this machine's name. */
     ADVERTISE_URL: z
       .string()
       .transform((url) => url.replace("{hostname}", hostname()))
@@ -35,7 +35,7 @@ export const nodeConfig = z
     LANES: integer({ min: 1, max: 32, default: 2 }),
     LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
-    /** Connections for reads, events, sweeps and samples, besides the one that each lane has. */
+    /** Connections for reads, events, sweeps and samples, besides those of the lanes. */
     READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
     POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),
     CONNECT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),

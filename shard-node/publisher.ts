@@ -1,35 +1,32 @@
 /**
- * Carries the newest snapshot of every changed event to Redis, after the commit and off the path of the answer. One
- * flush is under way at a time; an event that changes meanwhile is sent once, at its newest version, with the next. What could
- * not be sent stays until it can be (at most `pendingMax` events): an entry that Redis kept from before is corrected.
+ * Carries the newest snapshot of every changed event to Redis, after the commit and off the path of the answer. One flush
+ * is under way at a time. An event that changes meanwhile is sent once, at its newest version, with the next flush. After a
+ * failed flush its snapshots wait for the next one, so that Redis never keeps an old entry for lack of a new one.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EventId } from "../shared/domain/ids.ts";
 import type { SnapshotStore } from "../shared/redis/redis.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
 
-export interface PublisherOptions {
-  /** Events that may wait; beyond it the oldest is dropped, and its entry in Redis ends with its time to live. */
-  readonly pendingMax: number;
-  /** Events sent in one call. */
-  readonly batchMax: number;
-  /** Pause between two flushes; a hot event changes hundreds of times a second and readers cannot tell. */
-  readonly pauseMs: number;
-  /** Pause after a failed flush. */
-  readonly retryMs: number;
-  readonly published: (seconds: number) => void;
-}
+/** Events that may wait. Beyond it the oldest is dropped, and its entry in Redis ends with its time to live. */
+const PENDING_MAX = 50_000;
+/** Events sent in one call. */
+const BATCH_MAX = 200;
+/** Pause between two flushes. A hot event changes hundreds of times a second, and readers cannot tell. */
+const PAUSE_MS = 10;
+const RETRY_MS = 200;
 
 export class EventPublisher {
   readonly #store: Pick<SnapshotStore, "publish">;
-  readonly #options: PublisherOptions;
+  readonly #published: (seconds: number) => void;
   readonly #pending = new Map<EventId, Snapshot>();
   #flushing: Promise<void> | undefined;
   #closed = false;
 
-  constructor(store: Pick<SnapshotStore, "publish">, options: PublisherOptions) {
+  /** `published` is told how long each flush took. */
+  constructor(store: Pick<SnapshotStore, "publish">, published: (seconds: number) => void) {
     this.#store = store;
-    this.#options = options;
+    this.#published = published;
   }
 
   /** Remembers snapshots to publish; returns at once. */
@@ -49,27 +46,24 @@ export class EventPublisher {
     const known = this.#pending.get(id);
     if (known !== undefined && known.event.version >= version) return;
     this.#pending.set(id, snapshot);
-    if (this.#pending.size <= this.#options.pendingMax) return;
-    for (const oldest of this.#pending.keys()) {
-      this.#pending.delete(oldest);
-      break;
-    }
+    const [oldest] = this.#pending.size > PENDING_MAX ? this.#pending.keys() : [];
+    if (oldest !== undefined) this.#pending.delete(oldest);
   }
 
   async #flush(): Promise<void> {
     while (this.#pending.size > 0) {
-      const batch = [...this.#pending.values()].slice(0, this.#options.batchMax);
+      const batch = [...this.#pending.values()].slice(0, BATCH_MAX);
       for (const snapshot of batch) this.#pending.delete(snapshot.event.id);
       const started = performance.now();
       try {
         await this.#store.publish(batch);
-        this.#options.published((performance.now() - started) / 1000);
-        if (!this.#closed) await sleep(this.#options.pauseMs);
+        this.#published((performance.now() - started) / 1000);
+        if (!this.#closed) await sleep(PAUSE_MS);
       } catch {
         // The connection logs its own loss, once.
         if (this.#closed) break;
         for (const snapshot of batch) this.#remember(snapshot);
-        await sleep(this.#options.retryMs);
+        await sleep(RETRY_MS);
       }
     }
     this.#flushing = undefined;

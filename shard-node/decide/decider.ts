@@ -1,9 +1,9 @@
 /**
- * Decides batches against the database whatever happens to it: a batch that met a fault is tried once more, and then
- * every command has an honest answer. A lost connection leaves a commit in doubt; the second try settles it, because
- * each command carries its idempotency key and each booking its id.
+ * Gives every command of a batch an honest answer, whatever happens to the database. A batch that met a fault is tried
+ * once more. A lost connection leaves a commit in doubt; the second try settles the doubt, because each command carries its
+ * idempotency key and each booking its id.
  */
-import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/database.ts";
+import { DatabaseError, isRefusedForContent, LOCK_NOT_AVAILABLE } from "../../shared/database/faults.ts";
 import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
@@ -11,22 +11,19 @@ import { invariant } from "../../shared/domain/invariant.ts";
 import type { Log } from "../../shared/process/log.ts";
 import { Outage } from "../../shared/process/outage.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import {
-  type BookingStore,
-  type DecideOptions,
-  type FreshIds,
-  isRefusedForContent,
-} from "../store/booking-store.ts";
+import type { DecideOptions, FreshIds } from "../store/batch.ts";
+import type { BookingStore } from "../store/booking-store.ts";
 
 const UNKNOWN: Failure = { outcome: "outcome_unknown" };
-/** The answer to one command, and its event as it was after the batch. */
+
+/** The result of one command, and its event as the batch left it. */
 export interface Decided {
   readonly result: CommandResult;
   readonly snapshot: Snapshot | undefined;
 }
 
 export interface DeciderHooks {
-  /** After the commit of every batch, with its events as they are then. */
+  /** Called after each commit, with the events of the batch. */
   committed(snapshots: readonly Snapshot[]): void;
   lockWaited(seconds: number): void;
 }
@@ -85,7 +82,7 @@ export class Decider {
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
-        // With its last word a server process ends; a connection that broke without one may leave it running.
+        // A server process that sends an error before the end has ended. Without one it may still run the batch.
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
@@ -95,7 +92,7 @@ export class Decider {
             { err: error, commands: commands.length, traceId: span?.traceId },
             "a batch could not be decided",
           );
-        // After an error that nobody foresaw nothing is known: the batch may have been committed (F8).
+        // After any other error nothing is known: the batch may have been committed (F8).
         const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
         span?.failed(failure.outcome);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
@@ -103,7 +100,7 @@ export class Decider {
     }
   }
 
-  /** One command that PostgreSQL will not store must not refuse the batch of others it happens to be in. */
+  /** Decides each command alone, so that the one that PostgreSQL will not store does not spoil the others. */
   async #isolate(
     commands: readonly Command[],
     ids: FreshIds,
@@ -125,7 +122,7 @@ export class Decider {
   }
 }
 
-/** What a caller is told about a fault of the database after which nothing can have taken effect. */
+/** What a router is told about a fault of the database. */
 export function failureOf(error: DatabaseError): Failure {
   switch (error.kind) {
     case "busy":
@@ -133,7 +130,7 @@ export function failureOf(error: DatabaseError): Failure {
     case "lost":
       return { outcome: "outcome_unknown" };
     case "refused":
-      // Somebody else holds the lock of an event for too long: that event is slow, its shard is not away.
+      // Another transaction held the lock of an event for too long. The event is slow; its shard is not away.
       return { outcome: error.sqlState === LOCK_NOT_AVAILABLE ? "overloaded" : "shard_unavailable" };
     case "unreachable":
       return { outcome: "shard_unavailable" };

@@ -1,13 +1,8 @@
 /**
- * What a shard's database can be asked: to decide a batch, to save an event, to read. Each is one statement that calls
- * one function (migrations/shard/), and all SQL that a node runs on its shard stands here.
+ * What a shard's database can be asked: to decide a batch (batch.ts), to save an event, to read. Each is one statement;
+ * those that write call one function (migrations/shard/).
  */
-import {
-  type BookCommand,
-  type Command,
-  isBookCommand,
-  type SettleCommand,
-} from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type {
   ChangeEventRequest,
@@ -15,7 +10,6 @@ import type {
   EventResult,
   ReadResult,
 } from "../../shared/wire/rpc.ts";
-import type { Decision } from "../../shared/domain/outcomes.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import {
   type BookingId,
@@ -24,26 +18,15 @@ import {
   slotOfBooking,
   timeOf,
 } from "../../shared/domain/ids.ts";
-import { invariant } from "../../shared/domain/invariant.ts";
-import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
-import { type Database, DatabaseError, type Statement } from "../../shared/database/database.ts";
+import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
+import { bounded, boundsOf, oneRow } from "./row-locks.ts";
+import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
+import type { Database, Statement } from "../../shared/database/database.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
-const DECIDE_BATCH: Statement = {
-  name: "decide-batch",
-  text: bounded("decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"),
-};
-/** What decide_batch() says when it holds the locks of its events. */
-const LOCKED = "locked";
-const CREATE_EVENT: Statement = {
-  name: "create-event",
-  text: bounded("create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
-};
-const CHANGE_EVENT: Statement = {
-  name: "change-event",
-  text: bounded("change_event($3, $4, $5, $6)"),
-};
+const CREATE_EVENT = bounded("create-event", "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
+const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6)");
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -71,44 +54,12 @@ const EVENTS_WITH_DUE_HOLDS: Statement = {
     where status = 'held' and expires_at <= now() limit $1`,
 };
 
-interface BatchRow {
-  now: string;
-  lockWaitSeconds: number;
-  /** Null where the command needed no judgement, or nothing at all did: it was booked, or held, as asked. */
-  outcomes: (string | null)[] | null;
-  numbers: number[] | null;
-  maxPerUser: number[] | null;
-  replays: Record<string, BookingRow> | null;
-  settled: { outcome: string; booking: BookingRow | null }[] | null;
-  snapshots: EventRow[];
-}
-
-export interface BatchDecision {
-  /** One per command, in the order of the commands. */
-  readonly decisions: readonly Decision[];
-  /** Each event of the batch, as it is after it. */
-  readonly snapshots: readonly Snapshot[];
-  readonly lockWaitSeconds: number;
-}
-
-export interface DecideOptions {
-  /** The moment of the decision, for tests that choose it. */
-  readonly at?: Date;
-  /** Called as soon as the batch holds the locks of its events; who asks for them then is decided after it. */
-  readonly locked?: (() => void) | undefined;
-  /** The batch's, when one of its commands is sampled. */
-  readonly span?: Span | undefined;
-}
-
-/** Ids of new bookings, by position of their command; made once, so that a second try can tell its own booking. */
-export type FreshIds = readonly BookingId[];
-
 export class BookingStore {
   readonly #batches: Database;
   readonly #others: Database;
   readonly #now: () => number;
 
-  /** Batches have connections of their own, so that no flood of reads can make bookings wait for one. */
+  /** Batches have connections of their own, so a flood of reads never makes a booking wait for one. */
   constructor(batches: Database, now: () => number, others = batches) {
     this.#batches = batches;
     this.#others = others;
@@ -130,25 +81,18 @@ export class BookingStore {
     ids: FreshIds,
     options: DecideOptions = {},
   ): Promise<BatchDecision> {
-    return this.#decide(this.#batches, commands, ids, [], options);
+    return decideBatch(this.#batches, commands, ids, [], options);
   }
 
-  /** Frees the tickets of due holds, of at most `eventsMax` events. Returns the events as they are then. */
+  /** Frees the tickets of due holds, of at most `eventsMax` events, and returns these events. */
   async expireDueHolds(eventsMax: number): Promise<readonly Snapshot[]> {
     const due = await this.#others.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
     if (due.length === 0) return [];
-    return (
-      await this.#decide(
-        this.#others,
-        [],
-        [],
-        due.map((event) => event.id),
-        {},
-      )
-    ).snapshots;
+    const events = due.map(({ id }) => id);
+    return (await decideBatch(this.#others, [], [], events, {})).snapshots;
   }
 
-  /** Creates an event; asking again with the same id answers what it created. */
+  /** Creates an event. A second request with the same id gets the event that the first one created. */
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
     const values = [
       request.id,
@@ -182,94 +126,21 @@ export class BookingStore {
 
   async readEvents(ids: readonly EventId[], span?: Span): Promise<ReadResult<Snapshot>[]> {
     const slots = ids.map(slotOf);
-    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(
-      this.#others,
-      READ_EVENTS,
-      [ids, slots],
-      { span },
-    );
-    return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
+    const read = await oneRow<OwnedRows<EventRow>>(this.#others, READ_EVENTS, [ids, slots], span);
+    return inOrder(ids, slots, read, snapshotFrom);
   }
 
   async readBookings(ids: readonly BookingId[], span?: Span): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
-    const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(
-      this.#others,
-      READ_BOOKINGS,
-      [ids, slots],
-      { span },
-    );
+    const read = await oneRow<OwnedRows<BookingRow>>(this.#others, READ_BOOKINGS, [ids, slots], span);
     const now = this.#now();
-    return inOrder(
-      ids,
-      slots,
-      new Set(ownedSlots),
-      new Map(rows.map((row) => [row.id, bookingFrom(row, now)])),
-    );
+    return inOrder(ids, slots, read, (row) => bookingFrom(row, now));
   }
 
   /** At most `limit` events older than `before`, newest first. */
   async listEvents(before: EventId | null, limit: number, span?: Span): Promise<Event[]> {
-    const values = [before, limit];
-    const { rows } = await this.#one<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, values, { span });
+    const { rows } = await oneRow<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit], span);
     return rows.map(eventFrom);
-  }
-
-  async #decide(
-    database: Database,
-    commands: readonly Command[],
-    ids: FreshIds,
-    alsoExpire: readonly EventId[],
-    { at, locked, span }: DecideOptions,
-  ): Promise<BatchDecision> {
-    const bookings = commands.filter(isBookCommand);
-    const settling = commands.filter((command): command is SettleCommand => !isBookCommand(command));
-    const slots = new Map<EventId, Slot>();
-    for (const { eventId, slot } of bookings) slots.set(eventId, slot);
-    for (const event of alsoExpire) slots.set(event, slotOf(event));
-    const events = [...slots.keys()];
-    const positions = new Map(events.map((event, index) => [event, index + 1]));
-    const values = [
-      plainArray(events),
-      plainArray([...slots.values()]),
-      plainArray(bookings.map((command) => positions.get(command.eventId) ?? 0)),
-      textArray(bookings.map((command) => command.userId)),
-      plainArray(bookings.map((command) => command.quantity)),
-      plainArray(bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0))),
-      textArray(bookings.map((command) => command.key)),
-      plainArray(ids),
-      plainArray(settling.map((command) => command.kind)),
-      plainArray(settling.map((command) => command.bookingId)),
-      plainArray(settling.map((command) => command.slot)),
-      settling.map((command) => command.userId),
-      at ?? null,
-      locked !== undefined,
-    ];
-    const noticed = (message: string | undefined): void => {
-      if (message === LOCKED) locked?.();
-    };
-    const { result } = await this.#one<{ result: BatchRow }>(
-      database,
-      DECIDE_BATCH,
-      [...boundsOf(database), ...values],
-      {
-        noticed,
-        span,
-      },
-    );
-    const now = iso(result.now);
-    const nowMs = Date.parse(now);
-    let [booking, settled] = [0, 0];
-    return {
-      decisions: commands.map((command) => {
-        if (!isBookCommand(command)) return settleDecisionFrom(result, settled++, nowMs);
-        const index = booking++;
-        const position = positions.get(command.eventId) ?? 0;
-        return bookDecisionFrom(command, index, ids[index], result, position, now);
-      }),
-      snapshots: result.snapshots.map(snapshotFrom),
-      lockWaitSeconds: result.lockWaitSeconds,
-    };
   }
 
   async #saveEvent(
@@ -277,139 +148,34 @@ export class BookingStore {
     values: readonly unknown[],
     span: Span | undefined,
   ): Promise<EventResult> {
-    const { result } = await this.#one<{
+    const { result } = await oneRow<{
       result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
-    }>(this.#others, statement, [...boundsOf(this.#others), ...values], { span });
+    }>(this.#others, statement, [...boundsOf(this.#others), ...values], span);
     const [row] = result.snapshots ?? [];
     return {
       outcome: result.outcome,
       ...(row === undefined ? {} : { snapshot: snapshotFrom(row) }),
     } as EventResult;
   }
-
-  async #one<Row extends object>(
-    database: Database,
-    statement: Statement,
-    values: readonly unknown[],
-    options: { noticed?: (message: string | undefined) => void; span: Span | undefined },
-  ): Promise<Row> {
-    const [row] = await database.query<Row>(statement, values, options.noticed, options.span);
-    invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
-    return row;
-  }
 }
 
-/**
- * A call that takes row locks, as a statement that brings its bounds along, as $1 and $2: a pooler that shares sessions
- * drops those that were given when the connection was made. The select list is worked off from left to right.
- */
-function bounded(call: string): string {
-  return `select set_config('lock_timeout', $1, true), set_config('transaction_timeout', $2, true), ${call} as result`;
+interface OwnedRows<Row> {
+  readonly rows: readonly Row[];
+  /** Those of the slots asked for that this shard owns. */
+  readonly ownedSlots: readonly number[];
 }
 
-function boundsOf({ bounds }: Database): [string, string] {
-  return [String(bounds.lockTimeoutMs), String(bounds.transactionTimeoutMs)];
-}
-
-/** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */
-export function isRefusedForContent(error: unknown): boolean {
-  // class 22: data exception, class 23: integrity constraint violation (PostgreSQL manual, appendix A)
-  return error instanceof DatabaseError && error.kind === "refused" && /^2[23]/.test(error.sqlState ?? "");
-}
-
-function bookDecisionFrom(
-  command: BookCommand,
-  index: number,
-  id: BookingId | undefined,
-  result: BatchRow,
-  position: number,
-  now: string,
-): Decision {
-  const asAsked = command.kind === "hold" ? "held" : "booked";
-  const outcome = result.outcomes?.[index] ?? asAsked;
-  invariant(id !== undefined, "a booking command has an id", { index });
-  const number = result.numbers?.[index] ?? 0;
-  switch (outcome) {
-    case "booked":
-    case "held":
-      return { outcome, booking: newBooking(command, id, now) };
-    case "replayed": {
-      const row = result.replays?.[index + 1];
-      invariant(row !== undefined, "a replay comes with its booking", { index });
-      const booking = bookingFrom(row, Date.parse(now));
-      // The second try of a batch whose first try had been committed finds its own bookings: not a client's replay.
-      return { outcome: row.id === id ? asAsked : "replayed", booking };
-    }
-    case "insufficient_tickets":
-      return { outcome, availableTickets: number };
-    case "user_limit_exceeded":
-      return { outcome, held: number, maxPerUser: result.maxPerUser?.[position - 1] ?? 0 };
-    case "sold_out":
-    case "sales_not_open":
-    case "event_not_found":
-    case "idempotency_key_reused":
-    case "wrong_shard":
-      return { outcome };
-    default:
-      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
-  }
-}
-
-function settleDecisionFrom(result: BatchRow, index: number, nowMs: number): Decision {
-  const { outcome, booking } = result.settled?.[index] ?? { outcome: "missing", booking: null };
-  switch (outcome) {
-    case "confirmed":
-    case "cancelled":
-      invariant(booking !== null, "a settled command comes with its booking", { index });
-      return { outcome, booking: bookingFrom(booking, nowMs) };
-    case "hold_expired":
-    case "booking_not_found":
-    case "wrong_shard":
-      return { outcome };
-    default:
-      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
-  }
-}
-
-/**
- * An array as PostgreSQL reads it (manual §8.15.2). The driver writes arrays too, but looks at every element for characters
- * that need care; ids, numbers and our own words have none. What people chose goes through `textArray`.
- */
-function plainArray(elements: readonly (string | number)[]): string {
-  return `{${elements.join(",")}}`;
-}
-
-/** JSON quotes text as PostgreSQL wants it, unless it must escape something: then each element is escaped here. */
-function textArray(elements: readonly string[]): string {
-  const json = JSON.stringify(elements);
-  return json.includes("\\")
-    ? `{${elements.map((element) => `"${element.replace(/["\\]/g, "\\$&")}"`).join(",")}}`
-    : `{${json.slice(1, -1)}}`;
-}
-
-function newBooking(command: BookCommand, id: BookingId, now: string): Booking {
-  const held = command.kind === "hold";
-  return {
-    id,
-    eventId: command.eventId,
-    userId: command.userId,
-    quantity: command.quantity,
-    status: held ? "held" : "confirmed",
-    expiresAt: held ? new Date(Date.parse(now) + command.ttlSeconds * 1000).toISOString() : null,
-    createdAt: now,
-    updatedAt: now,
-  };
-}
-
-function inOrder<Id extends string, T>(
+function inOrder<Id extends string, Row extends { id: Id }, Value>(
   ids: readonly Id[],
   slots: readonly Slot[],
-  owned: ReadonlySet<number>,
-  found: ReadonlyMap<Id, T>,
-): ReadResult<T>[] {
+  { rows, ownedSlots }: OwnedRows<Row>,
+  valueFrom: (row: Row) => Value,
+): ReadResult<Value>[] {
+  const owned = new Set(ownedSlots);
+  const found = new Map(rows.map((row) => [row.id, row]));
   return ids.map((id, index) => {
-    const value = found.get(id);
+    const row = found.get(id);
     if (!owned.has(slots[index] ?? -1)) return { outcome: "wrong_shard" };
-    return value === undefined ? { outcome: "absent" } : { outcome: "found", value };
+    return row === undefined ? { outcome: "absent" } : { outcome: "found", value: valueFrom(row) };
   });
 }

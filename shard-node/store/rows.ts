@@ -1,4 +1,4 @@
-/** Rows as PostgreSQL gives them in JSON, and how they become what travels on the wire. */
+/** The rows of PostgreSQL in JSON, and how they become what travels on the wire. */
 import type { BookingId, EventId } from "../../shared/domain/ids.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
@@ -35,7 +35,7 @@ export interface BookingRow {
 
 export function bookingFrom(row: BookingRow, nowMs: number): Booking {
   const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
-  // A due hold is expired for everybody (B6), also before the database has written it down.
+  // A due hold is expired for everybody (B6), even before a sweep has written that down.
   const due = row.status === "held" && expiresAt !== null && Date.parse(expiresAt) <= nowMs;
   const status = due ? "expired" : row.status;
   return {
@@ -74,7 +74,7 @@ export function eventFrom(row: EventRow): Event {
 
 /** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
 export function iso(time: string): string {
-  // Mostly that is what it printed, and a batch of many events brings thousands: `2030-06-01T20:00:00.123+00:00`.
+  // Mostly the offset is zero, and a batch of many events brings thousands of times: `2030-06-01T20:00:00.123+00:00`.
   if (time.endsWith("+00:00") && time[10] === "T") {
     if (time.length === 29 && time[19] === ".") return `${time.slice(0, 23)}Z`;
     if (time.length === 25) return `${time.slice(0, 19)}.000Z`;

@@ -1,0 +1,48 @@
+/** The databases of a node. Each kind of work has connections of its own, so no flood of one starves another. */
+import { Database, type DatabaseObserver } from "../shared/database/database.ts";
+import { serverUrls } from "../shared/database/url.ts";
+import type { NodeConfig } from "./config.ts";
+import { BATCHES_PER_LANE_MAX } from "./decide/lanes.ts";
+
+/** For a connection to a replica, and for a statement there: then the primary still has time to answer. */
+const REPLICA_TIMEOUT_MS = 500;
+
+export type NodeDatabases = ReturnType<typeof createDatabases>;
+
+/** Connects to nothing yet. */
+export function createDatabases(config: NodeConfig, observer: DatabaseObserver) {
+  const common = {
+    applicationName: `onsale ${config.SHARD_ID}`,
+    waitersMax: config.POOL_WAITERS_MAX,
+    connectTimeoutMs: config.CONNECT_TIMEOUT_MS,
+    statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
+    lockTimeoutMs: config.LOCK_TIMEOUT_MS,
+  };
+  const toPrimary = (connectionsMax: number): Database =>
+    new Database({ ...common, url: config.DATABASE_URL, connectionsMax, observer });
+  const toReplica = (url: string): Database =>
+    new Database({
+      ...common,
+      url,
+      connectionsMax: config.READ_CONNECTIONS,
+      connectTimeoutMs: REPLICA_TIMEOUT_MS,
+      statementTimeoutMs: REPLICA_TIMEOUT_MS,
+      lockTimeoutMs: REPLICA_TIMEOUT_MS,
+      readOnly: true,
+      observer,
+    });
+  const replicas = serverUrls(config.REPLICA_URL ?? "").map((url) => ({ url, database: toReplica(url) }));
+  const batches = toPrimary(config.LANES * BATCHES_PER_LANE_MAX);
+  // Reads, events, sweeps and samples.
+  const others = toPrimary(config.READ_CONNECTIONS);
+  // Marks tell a replica's age. No flood of reads may delay them.
+  const marks = toPrimary(Math.max(1, replicas.length));
+  /** All that lead to the shard's primary. */
+  const shard: readonly Database[] = [batches, others, marks];
+  const catalog = new Database({ ...common, url: config.CATALOG_URL, connectionsMax: 1, waitersMax: 2 });
+  const close = async (): Promise<void> => {
+    const all = [...shard, catalog, ...replicas.map(({ database }) => database)];
+    await Promise.all(all.map(async (database) => database.close()));
+  };
+  return { batches, others, marks, shard, catalog, replicas, close };
+}
