@@ -169,7 +169,8 @@ export class Connection implements Disposable {
       // A fatal error is followed by the end of the connection, and the driver reports only the end.
       const said = reason instanceof postgres.PostgresError ? reason : fatalErrorIn(this.#lastBytes);
       if (said !== undefined) throw new Refusal(said.message, said.code, { cause });
-      throw isEndOfConnection(reason) ? new Error(ENDED, { cause }) : reason;
+      // The driver's words, "write CONNECTION_CLOSED", tell nobody what happened.
+      throw "code" in reason && reason.code === "CONNECTION_CLOSED" ? new Error(ENDED, { cause }) : reason;
     } finally {
       clearTimeout(timer);
       this.#abandon = this.#noticed = ignore;
@@ -254,11 +255,6 @@ function fatalErrorIn(bytes: Buffer | undefined): { message: string; code: strin
     if (severity === "FATAL" && code?.length === 5) return { code, message: field("M") ?? code };
   }
   return undefined;
-}
-
-/** The driver's words, "write CONNECTION_CLOSED", tell nobody what happened. */
-function isEndOfConnection(reason: Error): boolean {
-  return "code" in reason && reason.code === "CONNECTION_CLOSED";
 }
 
 function ignore(): void {}

@@ -7,17 +7,6 @@ import { z } from "zod";
 
 const FORM = /^(postgres(?:ql)?:\/\/(?:[^/?#]*@)?)([^@/?#]+)([/?#][^]*)?$/;
 
-/** The parts of a URL with one server. */
-export interface Server {
-  /** A name or an address. An IPv6 address has no brackets here. */
-  readonly host: string;
-  readonly port: number;
-  readonly user: string;
-  readonly password: string;
-  readonly database: string;
-  readonly parameters: URLSearchParams;
-}
-
 /** One URL for each server that a URL names, in its order; none when `url` is no URL of a database. */
 export function serverUrls(url: string): readonly string[] {
   const [, before, hosts, after = ""] = FORM.exec(url) ?? [];
@@ -35,8 +24,8 @@ export const postgresUrl = z
     "must be a URL that starts with postgres:// or postgresql://, with several hosts separated by commas if need be",
   );
 
-/** Reads a URL from `serverUrls`. */
-export function serverOf(url: string): Server {
+/** The parts of a URL from `serverUrls`. An IPv6 address has no brackets here. */
+export function serverOf(url: string) {
   const { hostname, port, username, password, pathname, searchParams } = new URL(url);
   return {
     host: hostname.replace(/^\[|\]$/g, ""),
