@@ -102,7 +102,7 @@ const PLANTS: readonly Plant[] = [
     bug: "a second try takes its own bookings for a client's replay",
     rule: "B4",
     suite: DECIDER,
-    file: "shard-node/store/decisions.ts",
+    file: "shard-node/store/batch.ts",
     find: "outcome: row.id === id ?",
     replace: "outcome: row.status === command.key ?",
   },
