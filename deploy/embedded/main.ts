@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { ConfigError } from "../../shared/process/config.ts";
-import { startCluster } from "./cluster.ts";
+import { startCluster } from "./start-cluster.ts";
 import { openDataDir } from "./data-dir.ts";
 import { type Access, demoEvent, guide } from "./guide.ts";
 import { readSettings } from "./settings.ts";
