@@ -1,6 +1,6 @@
 /**
- * Recomputes from the rows of all shards what must always hold. Each rule is one query that returns the offending rows,
- * so an empty answer is the proof; each runs in one statement, so it sees one moment of its shard and may run under load.
+ * Recomputes from the rows of all shards what must always hold. Each rule is one query that returns the rows which break
+ * it, so an empty answer is the proof. A query sees one moment of its shard, so an audit may run under load.
  */
 import type { EventId } from "../shared/domain/ids.ts";
 import { Database, type Statement } from "../shared/database/database.ts";
@@ -163,7 +163,7 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
   };
 }
 
-/** A server of an older timeline was replaced, and is not the one to be audited. */
+/** A server of an older timeline was replaced; it must not be audited. */
 async function withDatabase<T>(
   url: string,
   use: (database: Database) => Promise<T>,

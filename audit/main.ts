@@ -1,4 +1,4 @@
-/** `npm run audit`: are all invariants true in all shards? Exit 0 when they are, 1 with the offending rows when not. */
+/** `npm run audit`: do all rules hold in all shards? Exit 0 if they do, else 1 with the rows that break them. */
 import { ConfigError } from "../shared/process/config.ts";
 import { DatabaseError } from "../shared/database/database.ts";
 import { audit } from "./audit.ts";

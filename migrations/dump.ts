@@ -59,7 +59,7 @@ const PARTS: readonly Statement[] = [
       order by tgrelid::regclass::text collate "C", tgname collate "C"`,
   },
   {
-    // The owner's own rights are no news, and the owner has another name in each place.
+    // Not the owner's own rights: every owner has them, and owners have different names.
     name: "dump-grants",
     text: `
       select format('grant %s on %s to %s;', lower(string_agg(a.privilege_type, ', ' order by a.privilege_type)),

@@ -14,7 +14,7 @@ try {
   const { CATALOG_URL, SHARD_URLS } = readConfig(migrateConfig, process.env);
   const catalog = { id: "catalog", databaseUrl: CATALOG_URL, schema: "catalog" } as const;
   const shards = SHARD_URLS.map((shard) => ({ ...shard, schema: "shard" }) as const);
-  // All first, so that nothing is changed when one of them must be refused.
+  // Check all first, so that nothing changes if one of them must be refused.
   await forEach([catalog, ...shards], async (each) => checkHistory(each.databaseUrl, each.schema));
   await forEach([catalog], applyTo);
   await forEach(shards, applyTo);

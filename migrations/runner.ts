@@ -18,7 +18,7 @@ const TABLE = `
     checksum   text not null,
     applied_at timestamptz not null default now()
   )`;
-// Until the end of a transaction: also behind a pooler that lends a connection for one transaction only.
+// Held until the transaction ends, so it works behind a pooler that lends a connection for one transaction.
 const ALONE = "select pg_advisory_xact_lock(hashtext('onsale: schema migrations'))";
 // The development versions before this schema kept a table of the same name, without checksums.
 const HISTORY = `

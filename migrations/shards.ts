@@ -1,7 +1,7 @@
 /**
- * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
- * added later owns nothing, and an empty slot can be moved. Every change of owners carries a token, by which shards and
- * catalog refuse it once another one has overtaken it (docs/decisions/0012-slot-fencing.md).
+ * Which shards exist and which slots they own. The first migration of a cluster deals the slots out evenly, a shard added
+ * later owns nothing, and an empty slot can be moved. Every change of owners carries a fencing token: shards and catalog
+ * refuse a change that another has overtaken (docs/decisions/0012-slot-fencing.md).
  */
 import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/database/database.ts";
 import type { ShardId } from "../shared/domain/ids.ts";
@@ -21,8 +21,8 @@ const REGISTER: Statement = {
     on conflict (id) do update set database_url = excluded.database_url`,
 };
 
-// Held by the catalog's one connection until it is closed. Who waits longer than its lock timeout is refused. It keeps
-// changes from failing; if it is lost, their tokens keep them from harm.
+// The catalog's one connection holds it until it is closed. A change that waits longer than its lock timeout is refused.
+// The lock keeps changes from failing; if it is lost, their tokens keep them from doing harm.
 const ALONE: Statement = {
   name: "change-owners-alone",
   text: "select pg_advisory_lock(hashtext('onsale: slot owners'))",
@@ -56,7 +56,7 @@ const OWNERS: Statement = {
     from shards s order by s.id`,
 };
 
-// Only while no other change has taken a token. The map gets a version of its own: with the token it was read as it was.
+// Only while no other change has taken a token. The map gets a new version: readers of the token's version saw the old map.
 const ASSIGN: Statement = {
   name: "assign-slot",
   text: `
@@ -64,7 +64,7 @@ const ASSIGN: Statement = {
     update slots set shard_id = $2 where slot = $1 and exists (select from latest) returning slot`,
 };
 
-// The server is meant to be the shard's, whatever timeline was found before.
+// This server is the shard's from now on, whatever timeline nodes found before.
 const SET_TIMELINE: Statement = {
   name: "set-timeline",
   text: "update shards set timeline = $2 where id = $1",
@@ -73,9 +73,9 @@ const SET_TIMELINE: Statement = {
 const RELEASE: Statement = { name: "release-slots", text: "select release_slots($1::smallint[], $2)" };
 const ACQUIRE: Statement = { name: "acquire-slots", text: "select acquire_slots($1::smallint[], $2)" };
 
-// B9, C2: whatever was said of an event before, by this history of the shard or another one, has a lower version. So every
-// cache takes the event as it is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches
-// can raise a version, so this also holds when a shard is restored a second time, from a backup made before the first.
+// B9, C2: every earlier snapshot of an event, from this history of the shard or another, has a lower version. So every cache
+// takes the event as it is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches can
+// raise a version, so this holds even if a shard is restored a second time, from a backup made before the first restore.
 const RAISE_VERSIONS: Statement = {
   name: "raise-versions",
   text: `
@@ -105,8 +105,8 @@ export async function settleShards(
 /**
  * Moves a slot that holds no event to another shard. The old owner refuses first, so at no time do two shards accept
  * commands for the slot; until routers have read the new map its events answer 503. The catalog comes before the new
- * owner: wherever a crash interrupts the move, the next migration gives the slot to whom the catalog names, and to nobody
- * else. Throws when the slot holds events.
+ * owner: wherever a crash interrupts the move, the next migration gives the slot to the shard that the catalog names, and
+ * to no other. Throws when the slot holds events.
  */
 export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
   await using change = await beginChange(catalogUrl);
@@ -123,7 +123,7 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
 
 /**
  * Fits a shard that was restored to an earlier moment, or taken over by a replica that missed the last commits, into the
- * cluster: it owns what the catalog says, its events have versions that nobody has seen, and nodes take it for the shard's,
+ * cluster: it owns what the catalog says, its events have versions that nobody has seen, and nodes accept its server,
  * whatever they found before. Its nodes must be stopped.
  * Returns how many events it has. Throws when the catalog does not know the shard.
  */
@@ -174,14 +174,14 @@ async function beginChange(catalogUrl: string): Promise<Change> {
   }
 }
 
-/** As the catalog says now; so nothing is missing that was assigned with a lesser token. */
+/** As the catalog says now, so everything assigned with a lesser token is included. */
 async function ownersIn({ catalog }: Change): Promise<Owner[]> {
   return catalog.query<Owner>(OWNERS);
 }
 
 /**
  * Makes shards own what the catalog says, and nothing else. A shard that was away, was restored, or whose move was
- * interrupted learns it here. All give up what is not theirs before one takes what another may have had.
+ * interrupted learns it here. All shards give up what is not theirs before any takes what another may have had.
  */
 async function settle(change: Change, owners: readonly Owner[]): Promise<void> {
   const all = new Set(Array.from({ length: SLOT_COUNT }, (_, slot) => slot));
@@ -214,7 +214,7 @@ function open(url: string): { database: Database } & AsyncDisposable {
     connectTimeoutMs: 10_000,
     statementTimeoutMs: 60_000,
     lockTimeoutMs: 10_000,
-    // With the catalog's connection its lock would be gone.
+    // If the catalog's idle connection were closed, the lock would be gone.
     keepsIdle: true,
   });
   return { database, [Symbol.asyncDispose]: async () => database.close() };

@@ -1,6 +1,6 @@
 /**
- * Audits the cluster again and again, for Prometheus. A process of its own, because an audit that nobody remembers to run
- * finds nothing, and because reading every row is no work for a node.
+ * Audits the cluster again and again, for Prometheus: an audit that nobody remembers to run finds nothing. It is a process
+ * of its own, because reading every row would slow a node down.
  */
 import { startAdminServer } from "../../shared/watch/admin-server.ts";
 import { systemClock } from "../../shared/process/clock.ts";
@@ -21,7 +21,7 @@ export async function startAuditor(config: AuditorConfig): Promise<RunningAudito
   const log = createLog("auditor", config.LOG_LEVEL);
   const registry = createRegistry();
   const registers = [registry];
-  // Without a value until an audit has ended: not to know must not look like "clean".
+  // Without a value until an audit has ended: an unknown result must not look like "clean".
   const violations = new Gauge({
     name: "onsale_audit_violations",
     help: "Rows that broke a rule when all shards were last audited, as far as they are shown.",

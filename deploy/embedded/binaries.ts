@@ -1,6 +1,6 @@
 /**
- * Where PostgreSQL's programs are. They come with `npm ci`, in the package for this platform. Two things can be missing
- * there and are put right here: the symbolic links between the shared libraries (npm packages cannot contain links; an
+ * Where PostgreSQL's programs are. They come with `npm ci`, in the package for this platform. This file repairs two things
+ * that can be missing there: the symbolic links between the shared libraries (npm packages cannot contain links; an
  * install script restores them, and npm does not always run install scripts), and permission for the service user to
  * reach them at all (a checkout below /root, or installed under umask 077).
  */

@@ -1,7 +1,7 @@
 /**
- * What a supervisor that was killed has left running. Roles end by themselves when their supervisor does; PostgreSQL
- * and Redis know nothing of it. Every process that is started is noted in DATA_DIR, and the next start ends those that
- * are still there, by pid and start time, because the pid alone may belong to somebody else by now.
+ * Processes that a killed supervisor left running. Roles end when their supervisor ends; PostgreSQL and Redis do not know
+ * of it. DATA_DIR has a note of every started process, and the next start ends those that still run. It compares pid and
+ * start time, because the pid may belong to another process by now.
  */
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { join } from "node:path";

@@ -23,7 +23,7 @@ const parent = process.ppid;
 if (process.env["npm_lifecycle_event"] === "start") {
   setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
 }
-// Whoever read our output may go away first; that is no reason to leave databases behind.
+// The reader of our output may go away first. Databases must still be stopped then.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.on("uncaughtException", (error) => fail(error));
 

@@ -34,7 +34,7 @@ export interface ShardPlan {
   readonly node: { port: number; adminPort: number; url: string; adminUrl: string };
 }
 
-/** Decides it, and notes in DATA_DIR what must be kept. Throws StartError when the settings cannot be had. */
+/** Makes the plan, and notes in DATA_DIR what must be kept. Throws StartError if the settings cannot be met. */
 export async function planCluster(settings: Settings, dataDir: DataDir, path: string): Promise<ClusterPlan> {
   const { state } = dataDir;
   const taken = new Set<number>();

@@ -94,15 +94,15 @@ export function serverArguments(place: PostgresPlace, options: { port: number; d
     unix_socket_directories: "", // their paths have a length limit and their directories have owners; TCP has neither
     max_connections: "50", // a node's pool, the catalog's readers, migrations, the auditor
     shared_buffers: "128MB",
-    // A confirmed booking survives a power cut. Only throw-away servers of tests run without.
+    // So a confirmed booking survives a power cut. Only throw-away servers of tests run without.
     fsync: onOff,
     synchronous_commit: onOff,
     full_page_writes: onOff,
-    // Checkpoints write every page in full again; fewer of them during a rush, at the price of a longer recovery.
+    // After a checkpoint every page is written in full once. Fewer checkpoints cost a longer recovery.
     max_wal_size: "2GB",
     min_wal_size: "256MB",
     wal_compression: "off", // this build has only pglz, which costs more processor time than the disk it saves
-    // Event rows are updated with every batch: look at them often, so that dead versions are reused and not piled up.
+    // Every batch updates event rows: vacuum them often, so that the space of dead versions is used again.
     autovacuum_naptime: "20s",
     autovacuum_max_workers: "2",
     // The whole cluster shares this machine, and its statements are short.

@@ -13,7 +13,7 @@ const PROBE_MAX_MS = 2_000;
 /**
  * A rush makes short-lived objects by the million. V8 lets its heap grow by a factor that depends on the most it may have,
  * and malloc keeps an arena per thread: with the defaults a router goes beyond 300 MB before much is collected
- * (npm run bench -- memory). Young objects have 32 MB, four times what they had first: most of a rush's are dead before
+ * (npm run bench -- memory). Young objects have 32 MB: most objects of a rush are dead before
  * that is full, which saves a router a fifth of its processor time (docs/performance.md). The scripts in package.json give
  * the same flags.
  */

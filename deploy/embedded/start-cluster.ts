@@ -1,6 +1,6 @@
 /**
  * Runs the whole cluster in the order in which its parts need each other: cache and databases, migrations, nodes,
- * router. It stops in the opposite order, so that nobody's ground is taken away while they finish their work.
+ * router. It stops in the opposite order, so that no process loses one that it still needs.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -28,7 +28,7 @@ export interface ClusterOptions {
   readonly say: (line: string) => void;
 }
 
-/** Starts everything and resolves to the router's addresses. What was started is on `running`, also when the start fails. */
+/** Starts everything and resolves to the router's addresses. `running` has each started process, even if the start fails. */
 export async function startCluster(
   options: ClusterOptions,
   running: AsyncDisposableStack,
@@ -172,7 +172,7 @@ class Cluster {
     };
   }
 
-  /** Starts processes that need nothing of each other. They are stopped together, too. */
+  /** Starts processes that do not need each other. They stop together, too. */
   async #startTogether(specs: readonly ProcessSpec[]): Promise<void> {
     const { say } = this.#options;
     const surroundings = { notes: this.#notes, say, changed: () => this.#publish() };
@@ -204,8 +204,8 @@ class Cluster {
 }
 
 /**
- * Runs a task for every item. The first that fails ends the others, and only when all have ended is its error thrown:
- * nothing goes on in the background of a start that has failed.
+ * Runs a task for every item. The first that fails ends the others. Its error is thrown when all have ended, so that
+ * nothing goes on in the background of a failed start.
  */
 async function together<Item>(
   signal: AbortSignal,

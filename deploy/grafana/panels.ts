@@ -92,7 +92,7 @@ const NUMBER_HEIGHT = 4;
 const TABLE_HEIGHT = 6;
 const COLUMNS = 24;
 
-/** What a number is when nobody measures it, which must not look like 0, or like the last that was measured. */
+/** Shown for a number that nobody measures. It must not look like 0, or like the last measured value. */
 export const UNKNOWN = -1;
 
 /** What Grafana asks for a panel's query. */
