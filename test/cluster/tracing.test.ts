@@ -23,7 +23,7 @@ import { type CollectedSpan, type Collector, startCollector } from "../support/c
 import { bookCommand } from "../support/commands.ts";
 import { administer, connectTo, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
-import { startFakeNode } from "../support/fake-node.ts";
+import { resultsOf, startFakeNode } from "../support/fake-node.ts";
 import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
 
@@ -257,11 +257,7 @@ test("T1: a malformed trace counts as none, and one that is not sampled is only 
 });
 
 test("T3: without a collector calls carry no trace and nothing is said of one", async () => {
-  await using node = await startFakeNode({
-    results: [{ outcome: "sold_out" }],
-    snapshots: [],
-    mapVersion: 1,
-  });
+  await using node = await startFakeNode(() => resultsOf([{ outcome: "sold_out" }]));
   const router = await startRouter(
     readConfig(routerConfig, {
       NODE_URLS: node.url,
@@ -358,7 +354,7 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
     find: "command(command: Command, span?: Span): Promise<CommandResult> {",
     replace: "async command(command: Command, span?: Span): Promise<CommandResult> { null.bug;",
   });
-  await using node = await startFakeNode({ results: [], snapshots: [], mapVersion: 1 });
+  await using node = await startFakeNode(() => resultsOf([]));
   const [port, admin] = [await chooseFreePort(new Set()), await chooseFreePort(new Set())];
   await using router = start(join(copy.directory, "router/main.ts"), {
     NODE_URLS: node.url,
