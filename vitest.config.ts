@@ -10,6 +10,13 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 20_000,
+    // Of the services, by folder. What runs in child processes is not counted.
+    coverage: {
+      include: ["{router,shard-node,shared,audit,migrations}/**/*.ts"],
+      reporter: [["text", { skipFull: true }]],
+      reportOnFailure: true,
+      reportsDirectory: "node_modules/.coverage",
+    },
     // Each project is named after what its tests need.
     projects: [
       { extends: true, test: { name: "unit", include: ["test/unit/**/*.test.ts"] } },

@@ -3,13 +3,13 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parseEnv } from "node:util";
+import getPort from "get-port";
 import { expect, test } from "vitest";
 import { AUDITED_RULES } from "../../audit/audit.ts";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
@@ -220,12 +220,11 @@ test("E3 F5: the roles start one by one from their environment, sell a ticket, a
     stdout: expect.stringContaining("solo owns 4096 slots"),
   });
 
-  const taken = new Set<number>();
   const [nodePort, nodeAdmin, port, admin] = [
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
+    await getPort(),
+    await getPort(),
+    await getPort(),
+    await getPort(),
   ].map(String) as [string, string, string, string];
   await using node = start("shard-node/main.ts", {
     ...env,
@@ -270,7 +269,7 @@ test("W3: the auditor audits again and again, and its metrics say what it found 
   const database = cluster.shards[0]?.databaseUrl ?? "";
   const client = cluster.client();
   await client.book((await client.createEvent()).id, "ada");
-  const adminPort = String(await chooseFreePort(new Set()));
+  const adminPort = String(await getPort());
   await using auditor = start("audit/auditor/main.ts", {
     CATALOG_URL: cluster.catalogUrl,
     ADMIN_PORT: adminPort,

@@ -22,7 +22,7 @@ const OWNERS = "test/components/slot-owners.test.ts";
 const TOKENS = "test/unit/key-set.test.ts";
 const MIGRATIONS = "test/components/migrations.test.ts";
 const OLD_SNAPSHOT = "test/components/old-snapshot.test.ts";
-const CACHE = "test/cluster/cache.test.ts";
+const CACHE = "test/components/event-cache.test.ts";
 const CONNECTION = "test/components/connection.test.ts";
 
 interface Plant extends Planting {
@@ -302,7 +302,7 @@ const PLANTS: readonly Plant[] = [
   {
     bug: "Redis takes an older version for a newer one",
     rule: "C2",
-    suite: CACHE,
+    suite: "test/components/snapshot-store.test.ts",
     file: "shared/redis/redis.ts",
     find: "if version > current then",
     replace: "if version > 0 then",

@@ -16,6 +16,7 @@ const SOURCES = [
   "test/components",
   "test/support",
   "test/unit",
+  ".oxlintrc.json",
   "package.json",
   "tsconfig.json",
   "vitest.config.ts",
