@@ -1,12 +1,38 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** One PostgreSQL and one Redis for all test files of a project that asks for them. */
 const globalSetup = "test/support/global-setup.ts";
+
+/** They start first, the longest ahead, so that the workers end together. */
+const LONG = [
+  "faults/planted",
+  "cluster/npm-start.test",
+  "bench/k6",
+  "cluster/bad-input",
+  "faults/replicas",
+  "cluster/npm-start.refusals",
+  "cluster/routing",
+  "faults/faults",
+  "cluster/roles",
+  "faults/torture",
+];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification) => {
+      const place = LONG.findIndex((name) => moduleId.includes(name));
+      return place === -1 ? LONG.length : place;
+    };
+    return files.toSorted((a, b) => rank(a) - rank(b));
+  }
+}
 
 export default defineConfig({
   test: {
     // Two cores: more workers would only make the tests wait for each other.
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 20_000,

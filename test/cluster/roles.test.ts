@@ -175,7 +175,7 @@ test("D2: make-env.sh writes secrets of its own, for nobody else to read, and ov
 
 test("D4 F5: who is told to stop says so, serves on for its grace, and then ends", async () => {
   await using cluster = await startTestCluster({ shards: 1 });
-  const grace = { DRAIN_GRACE_MS: "2000" };
+  const grace = { DRAIN_GRACE_MS: "4000" };
   const shard = cluster.shards[0];
   if (shard === undefined) throw new Error("there is a shard");
   const router = await cluster.addRouter(grace);
@@ -203,10 +203,10 @@ test("D4 F5: who is told to stop says so, serves on for its grace, and then ends
   await eventually("routers learn of the other node only", async () => (await announced()).length === 1);
   expect((await client.book(event.id, "late")).status).toBe(201);
   expect((await fetch(`${leaving.url}${RPC.map}`, { headers })).status).toBe(200);
-  expect(performance.now() - asked).toBeLessThan(2_000);
+  expect(performance.now() - asked).toBeLessThan(4_000);
 
   await closing;
-  expect(performance.now() - asked).toBeGreaterThan(1_900);
+  expect(performance.now() - asked).toBeGreaterThan(3_900);
   await expect(client.readEvent(event.id)).rejects.toThrow("fetch failed");
 });
 

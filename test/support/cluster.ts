@@ -6,7 +6,8 @@ import { type RunningNode, startNode } from "../../shard-node/node.ts";
 import { routerConfig } from "../../router/config.ts";
 import { type RunningRouter, startRouter } from "../../router/router.ts";
 import { readConfig } from "../../shared/process/config.ts";
-import type { ShardId } from "../../shared/domain/ids.ts";
+import { newEventId, type ShardId } from "../../shared/domain/ids.ts";
+import { SLOT_COUNT, slotOf } from "../../shared/domain/slots.ts";
 import { mintToken, type Role } from "../../router/callers/tokens.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
@@ -129,8 +130,22 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
     },
   };
   for (const shard of shards) await cluster.addNode(shard);
-  for (let index = 0; index < routerCount; index += 1) await cluster.addRouter();
+  for (let index = 0; index < routerCount; index += 1) {
+    const router = await cluster.addRouter();
+    if (shardCount > 0) await everyShardAnswers(cluster.client(router), shardCount);
+  }
   return cluster;
+}
+
+/** A router is ready once it has a map, and that may have been read before the last node announced itself. */
+async function everyShardAnswers(client: Client, shardCount: number): Promise<void> {
+  const answering = new Set<number>();
+  await eventually("every shard answers", async () => {
+    const unknown = newEventId(Date.now());
+    if ((await client.send("GET", `/v1/events/${unknown}`)).status === 404)
+      answering.add(Math.floor((slotOf(unknown) * shardCount) / SLOT_COUNT));
+    return answering.size === shardCount;
+  });
 }
 
 async function isReady(adminUrl: string): Promise<boolean> {
