@@ -376,6 +376,7 @@ test.for(PLANTS)("H3: caught by $rule: $bug", { timeout: 120_000 }, async (plant
 });
 
 test("H3: without a plant, the tests that caught one are green", { timeout: 120_000 }, async () => {
+  vitest.config.bail = 0; // a file that is not run keeps the results of its plant
   const names = [...catchers].map((name) => RegExp.escape(name));
 
   const run = await runTests([...suites], new RegExp(`(${names.join("|")})$`));
