@@ -30,8 +30,8 @@ class LongestFirst extends BaseSequencer {
 
 export default defineConfig({
   test: {
-    // Two cores: more workers would only make the tests wait for each other.
-    maxWorkers: 2,
+    // One more than the cores of a small machine: many tests only wait for a deadline to pass.
+    maxWorkers: 3,
     sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 120_000,
