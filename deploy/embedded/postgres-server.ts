@@ -82,7 +82,7 @@ export async function createDataDirectory(
 }
 
 /** The server's command line. It has the settings, not postgresql.conf: so old data directories get today's settings. */
-export function serverArguments(
+function serverArguments(
   place: PostgresPlace,
   options: { port: number; durable: boolean; connectionsMax?: number },
 ): string[] {
@@ -139,7 +139,7 @@ export function postgresSpec(
 }
 
 /** Whether the server with this pid accepts connections. Its data directory says so, as it does to pg_ctl. */
-export function isReady(dataDir: string, pid: number): boolean {
+function isReady(dataDir: string, pid: number): boolean {
   const status = serverStatus(dataDir);
   return status?.pid === pid && status.ready; // the file may be a killed server's
 }
@@ -155,7 +155,7 @@ function serverStatus(dataDir: string): { pid: number; ready: boolean } | undefi
  * Removes a postmaster.pid that a crash left, when its pid now belongs to another program (usual in a restarted
  * container). PostgreSQL would take that program for a running server and refuse to start.
  */
-export function clearStaleStatus(dataDir: string): void {
+function clearStaleStatus(dataDir: string): void {
   const status = serverStatus(dataDir);
   if (status === undefined || commandOf(status.pid)?.includes(dataDir) === true) return;
   rmSync(`${dataDir}/postmaster.pid`);
