@@ -15,6 +15,7 @@ import {
 } from "../domain/events.ts";
 import { type BookingId, type EventId, parseBookingId, parseEventId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
 /** The version in the header of each call and each answer. Routers and nodes of two versions refuse each other. */
@@ -74,6 +75,12 @@ export const commandsAnswerSchema: z.ZodType<CommandsResponse | Failure> = z.uni
   }),
   failureSchema,
 ]);
+
+/** The answer to the question for the map, which is also how a router finds out whether a node can serve again. */
+export const mapAnswerSchema = wireShardMapSchema.extend({
+  /** Whether the shard's database answered the last sample. */
+  databaseUp: z.boolean(),
+});
 
 /** Reads of events or bookings; answers are in the order of the ids. */
 export const readRequestSchema = z.discriminatedUnion("kind", [

@@ -29,7 +29,7 @@ export async function startFakeNode(
     const { url: path = "", headers } = request;
     const slotRanges = [[0, SLOT_COUNT - 1]];
     const nodeUrls = [url, ...others.map((other) => other.url)];
-    const map = { version: 1, shards: [{ id: "shard-0", nodeUrls, slotRanges }] };
+    const map = { version: 1, databaseUp: true, shards: [{ id: "shard-0", nodeUrls, slotRanges }] };
     void text(request).then((body) => {
       if (path !== RPC.map) calls.push({ path, headers, body });
       const said: Said =
