@@ -1,12 +1,12 @@
 /**
- * Recomputes from the rows of all shards what must always hold. Each rule is one query that returns the offending rows,
- * so an empty answer is the proof; each runs in one statement, so it sees one moment of its shard and may run under load.
+ * Recomputes the rules from the rows of all shards. Each rule is one query for the rows that break it. A query is one
+ * statement, so it sees one moment of its shard, and an audit may run under load.
  */
 import type { EventId } from "../shared/domain/ids.ts";
 import { Database, type Statement } from "../shared/database/database.ts";
 import { SLOT_COUNT, slotOf } from "../shared/domain/slots.ts";
 
-/** Offending rows of one rule; at most `ROWS_MAX` are shown. */
+/** The rows that break one rule, at most `ROWS_MAX` of them. */
 export interface Violation {
   readonly rule: string;
   readonly shard: string;
@@ -39,7 +39,7 @@ const SHARD_RULES: readonly Statement[] = [
       where e.total_tickets <> e.available_tickets + coalesce(b.taken, 0) limit ${ROWS_MAX}`,
   },
   {
-    // The limit may be lowered after tickets were sold under a higher one; nobody ever had more than the highest.
+    // An organizer may lower the limit after a sale; nobody may have more than the highest limit that there was.
     name: "B3 at most max_per_user",
     text: `
       select b.event_id, b.user_id, sum(b.quantity)::integer as tickets, e.highest_max_per_user
@@ -70,7 +70,7 @@ const SHARD_RULES: readonly Statement[] = [
   },
 ];
 
-/** The ids of the rules that an audit looks at; a violation's `rule` begins with one of them. */
+/** The ids of the rules that an audit checks. A violation's `rule` begins with one of them. */
 export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "R1", "R2", "R3"] as const;
 
 const COUNTS: Statement = {
@@ -96,7 +96,7 @@ const SLOTS_PAGE: Statement = {
   text: `select id, slot from events where $1::uuid is null or id > $1 order by id limit 10000`,
 };
 
-/** Audits every shard of the catalog. Throws DatabaseError when one of them does not answer, or was replaced. */
+/** Audits every shard of the catalog. Throws DatabaseError when a shard does not answer, or its server was replaced. */
 export async function audit(catalogUrl: string): Promise<AuditReport> {
   const shards = await withDatabase(catalogUrl, async (catalog) =>
     catalog.query<{ id: string; databaseUrl: string; timeline: number; slots: number[] }>(SHARDS),
@@ -143,7 +143,7 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
     const rows = await database.query<Record<string, unknown>>(rule);
     violations.push(...rows.map((row) => ({ rule: rule.name, shard: shard.id, row })));
   }
-  // The hash is TypeScript's, so this rule is checked here, page by page.
+  // SQL has no such hash, so this rule is checked here, page by page.
   let after: EventId | null = null;
   for (;;) {
     const page: { id: EventId; slot: number }[] = await database.query(SLOTS_PAGE, [after]);
@@ -163,7 +163,7 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
   };
 }
 
-/** A server of an older timeline was replaced, and is not the one to be audited. */
+/** A server of an older timeline was replaced; its rows are not the shard's any more. */
 async function withDatabase<T>(
   url: string,
   use: (database: Database) => Promise<T>,

@@ -1,4 +1,4 @@
-/** Where the cluster's databases are: CATALOG_URL when it is set, else the cluster that `npm start` runs in DATA_DIR. */
+/** Finds the catalog: CATALOG_URL if it is set, else the one that `npm start` runs from DATA_DIR. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
@@ -11,7 +11,7 @@ const settings = z.object({
 });
 const clusterFile = z.object({ catalogUrl: z.string() });
 
-/** The catalog's URL. Throws ConfigError when neither way leads to one. */
+/** The catalog's URL. Throws ConfigError when there is none. */
 export function findCatalog(env: Readonly<Record<string, string | undefined>>): string {
   const { CATALOG_URL, DATA_DIR } = readConfig(settings, env);
   if (CATALOG_URL !== undefined) return CATALOG_URL;

@@ -1,4 +1,4 @@
-/** `npm run audit`: are all invariants true in all shards? Exit 0 when they are, 1 with the offending rows when not. */
+/** `npm run audit`: checks the rules in all shards. Exit 0 when all hold, else 1 with the rows that break one. */
 import { ConfigError } from "../shared/process/config.ts";
 import { DatabaseError } from "../shared/database/database.ts";
 import { audit } from "./audit.ts";

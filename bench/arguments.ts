@@ -1,21 +1,21 @@
-/** What was asked for on the command line. */
+/** The command line of the bench. */
 import { parseArgs } from "node:util";
 import type { NumberOption, Part } from "./part.ts";
 
 export interface Asked {
   readonly parts: readonly Part[];
-  /** undefined: each part has its own. */
+  /** undefined: each part takes its default. */
   readonly seconds: number | undefined;
   readonly json: boolean;
-  /** Only to be told what there is. */
+  /** Show the usage and run nothing. */
   readonly help: boolean;
-  /** Those of all parts together, the defaults filled in. */
+  /** The options of all parts that run; an option that was not given has its default. */
   readonly options: Readonly<Record<string, number>>;
 }
 
 const SECONDS = { means: "seconds that each measurement counts", default: 0, min: 0.5, max: 300 };
 
-/** Reads them. Throws, with one line for people, when there is no such part or option, or a number cannot be used. */
+/** Reads the command line. Throws, with one line for people, when there is no such part or option, or a number cannot be used. */
 export function readArguments(argv: readonly string[], known: readonly Part[]): Asked {
   const names = known.map(({ name }) => name);
   const { values, positionals } = parse(argv, known);
@@ -46,7 +46,7 @@ export function readArguments(argv: readonly string[], known: readonly Part[]): 
   };
 }
 
-/** What there is, for people. */
+/** The usage, for people. */
 export function usageOf(known: readonly Part[]): string {
   const line = (name: string, means: string) => `  ${name.padEnd(22)}${means}\n`;
   const option = (name: string, { means, min, max }: Omit<NumberOption, "default">) =>

@@ -99,7 +99,8 @@ function newIdIn(slots: ReadonlySet<number>): EventId {
   }
 }
 
-async function query<Row extends object>(
+/** Runs one statement on a connection of its own. */
+export async function query<Row extends object>(
   { databaseUrl }: Shard,
   statement: Statement,
   values: readonly unknown[],

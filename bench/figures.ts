@@ -5,7 +5,7 @@ export interface Figure {
   readonly value: number;
   readonly unit: Unit;
   readonly target?: Target;
-  /** What one must know to read it. */
+  /** What a reader must know about the value. */
   readonly note?: string;
 }
 

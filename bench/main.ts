@@ -4,7 +4,7 @@
  * shown.
  */
 import { readArguments, usageOf } from "./arguments.ts";
-import { startBenchCluster } from "./cluster.ts";
+import { startBenchCluster } from "./bench-cluster.ts";
 import { PARTS } from "./parts/all.ts";
 import { Progress } from "./progress.ts";
 import { keepResults } from "./report/keep.ts";

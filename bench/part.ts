@@ -1,5 +1,5 @@
-/** What a part of the benchmark is: something that is done, most often to a fresh cluster, and answers figures. */
-import type { BenchCluster, ClusterOptions } from "./cluster.ts";
+/** A part of the benchmark does something, most often to a fresh cluster, and answers figures. */
+import type { BenchCluster, ClusterOptions } from "./bench-cluster.ts";
 import type { Figure } from "./figures.ts";
 import type { Plot } from "./plots.ts";
 import type { Progress } from "./progress.ts";
@@ -8,7 +8,7 @@ import type { Table } from "./tables.ts";
 // What parts are written with, in one place.
 export { atLeast, atMost, below, type Figure, median, type Target, type Unit, written } from "./figures.ts";
 
-/** What every part gets. */
+/** Every part gets this. */
 export interface BareContext<Option extends string = string> {
   /** How long each measurement of the part counts. */
   readonly seconds: number;
@@ -18,20 +18,20 @@ export interface BareContext<Option extends string = string> {
   readonly progress: Progress;
 }
 
-/** What a part with a cluster gets. */
+/** A part with a cluster gets this. */
 export interface PartContext extends BareContext {
   readonly cluster: BenchCluster;
 }
 
-/** What a part found out. One that has nothing else answers its figures alone. */
+/** What a part found out. A part that has only figures answers those alone. */
 export interface Outcome {
   readonly figures: readonly Figure[];
   readonly tables?: readonly Table[];
   /** Data; report/charts.ts draws them. */
   readonly plots?: readonly Plot[];
-  /** What one must know to read them, a sentence each. */
+  /** What a reader must know, a sentence each. */
   readonly notes?: readonly string[];
-  /** What makes the run fail although there are figures: broken rows of a contender, say. A sentence each. */
+  /** Why the run fails although there are figures, such as broken rows of a contender. A sentence each. */
   readonly problems?: readonly string[];
 }
 
@@ -54,7 +54,7 @@ interface PartBasics<Option extends string> {
   readonly seconds: number;
   /** About how long the part takes, booting included, for that many seconds a measurement. */
   estimate(seconds: number): number;
-  /** Only when it is named: it takes too long for every run. */
+  /** The part runs only when it is named, because it takes too long for every run. */
   readonly onlyNamed?: boolean;
   readonly options?: Readonly<Record<Option, NumberOption>>;
 }
@@ -65,7 +65,7 @@ export interface ClusterPart<Option extends string = string> extends PartBasics<
   run(context: PartContext & BareContext<Option>): Promise<Outcome | readonly Figure[]>;
 }
 
-/** A part that needs none, or boots its own and audits them itself. */
+/** A part that needs no cluster, or boots and audits its own. */
 export interface BarePart<Option extends string = string> extends PartBasics<Option> {
   readonly cluster?: undefined;
   run(context: BareContext<Option>): Promise<Outcome | readonly Figure[]>;

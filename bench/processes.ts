@@ -53,15 +53,25 @@ function timesOf(pid: number): { own: number; endedChildren: number } {
     .split(" ");
   const seconds = (first: number) =>
     (Number(fields[first] ?? 0) + Number(fields[first + 1] ?? 0)) / TICKS_PER_SECOND;
-  return { own: seconds(11), endedChildren: seconds(13) };
+  return { own: exactSeconds(pid) ?? seconds(11), endedChildren: seconds(13) };
 }
 
-/** Of all its threads: each of them may have started some. */
+/** Of all threads, in seconds, from the scheduler's own statistics: ticks are too coarse for many processes that do little. */
+function exactSeconds(pid: number): number | undefined {
+  const times = threadsOf(pid).map((thread) => readProc(`${pid}/task/${thread}/schedstat`));
+  if (times.length === 0 || times.includes("")) return undefined;
+  return times.reduce((sum, time) => sum + Number.parseInt(time, 10), 0) / 1e9;
+}
+
 function childrenOf(pid: number): number[] {
+  return threadsOf(pid).flatMap((thread) =>
+    readProc(`${pid}/task/${thread}/children`).split(" ").filter(Boolean).map(Number),
+  );
+}
+
+function threadsOf(pid: number): string[] {
   try {
-    return readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
-      readProc(`${pid}/task/${thread}/children`).split(" ").filter(Boolean).map(Number),
-    );
+    return readdirSync(`/proc/${pid}/task`);
   } catch {
     return [];
   }

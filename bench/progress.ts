@@ -8,7 +8,7 @@ export interface PlannedPart {
   readonly estimatedSeconds: number;
 }
 
-/** How often what is true for now is worth a line of a log. */
+/** How often such a line goes into a log, where it stays. */
 const LOGGED_EVERY_MS = 10_000;
 
 export class Progress {
@@ -30,7 +30,7 @@ export class Progress {
     this.say(`${this.#where()} ${this.#parts[this.#part]?.name ?? ""}, ${this.#remaining()}`);
   }
 
-  /** What is true for now. */
+  /** Shows a line until the next one. */
   show(line: string): void {
     if (this.#live) {
       process.stderr.write(`\r\x1b[K  ${this.#where()} ${line} (${this.#remaining()})`);

@@ -3,7 +3,7 @@
  * this file only as an error (M1).
  */
 import { auditedBookings } from "./audited.ts";
-import type { BenchCluster, ClusterOptions } from "./cluster.ts";
+import type { BenchCluster, ClusterOptions } from "./bench-cluster.ts";
 import type { BareContext, Part } from "./part.ts";
 import type { PartResult } from "./report/results.ts";
 

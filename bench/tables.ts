@@ -1,4 +1,4 @@
-/** A table of a part, for when its figures come in two dimensions. Cells are values; who shows them writes them. */
+/** A table of a part, for figures in two dimensions. Cells are values; the reports write them out. */
 import { type Unit, written } from "./figures.ts";
 
 export interface Table {

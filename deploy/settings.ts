@@ -1,8 +1,8 @@
-/** Refuses what .env says before containers are made with it: a database keeps the password that it was made with. */
+/** Refuses unusable settings in .env before containers start: a database keeps the password that it was made with. */
 import { z } from "zod";
 import { ConfigError, integer, readConfig, secret } from "../shared/process/config.ts";
 
-// Passwords become parts of URLs: what RFC 3986 §2.3 calls unreserved needs no escape there.
+// Passwords become parts of URLs. RFC 3986 §2.3: unreserved characters need no escape there.
 const password = z
   .string({ error: "is required" })
   .regex(/^[\w.~-]+$/, "must be of letters, digits, and - . _ ~ only");

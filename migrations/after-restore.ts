@@ -1,4 +1,4 @@
-/** `npm run after-restore -- --shard shard-0`: fits a shard that was restored into the cluster, before its nodes start. */
+/** `npm run after-restore -- --shard shard-0`: brings a restored shard back into the cluster, before its nodes start. */
 import { parseArgs } from "node:util";
 import { readConfig } from "../shared/process/config.ts";
 import { parseShardId } from "../shared/domain/ids.ts";

@@ -7,7 +7,7 @@ import type { ShardDatabase } from "./shards.ts";
 const shardList = z
   .string({ error: "is required, e.g. shard-0=postgres://…,shard-1=postgres://…" })
   .transform((list, context): ShardDatabase[] => {
-    // A comma may also stand between the hosts of one URL; the next shard begins with its name.
+    // A comma also separates the hosts of one URL. A new shard begins with `name=`.
     const shards = list.split(/,(?=\s*[^,=]*=\w+:)/).map((entry) => {
       const [name = "", ...rest] = entry.trim().split("=");
       const id = parseShardId(name);

@@ -1,12 +1,12 @@
 /**
- * A database's schema as PostgreSQL prints it, in an order that never changes, so that a review sees in `schema.sql` what a
- * migration does. `pg_dump` would say more, but it is not among the binaries that come with the project.
+ * Prints a database's schema, always in the same order, so that the diff of `schema.sql` shows what a migration does.
+ * `pg_dump` would say more, but is not among the binaries that come with the project.
  */
 import { Database, type Statement } from "../shared/database/database.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 
-/** Everything in `public` but the runner's own table. Each statement returns lines of SQL. */
+/** Statements that return lines of SQL, for all in `public` except the runner's table. */
 const PARTS: readonly Statement[] = [
   {
     name: "dump-tables",
@@ -23,7 +23,7 @@ const PARTS: readonly Statement[] = [
         and c.relname <> 'schema_migrations' order by c.relname collate "C"`,
   },
   {
-    // Not null stands with the column.
+    // `not null` is printed with the column.
     name: "dump-constraints",
     text: `
       select format('alter table %s add constraint %I %s;', conrelid::regclass, conname, pg_get_constraintdef(oid)) as line
@@ -33,7 +33,7 @@ const PARTS: readonly Statement[] = [
       order by conrelid::regclass::text collate "C", contype, conname collate "C"`,
   },
   {
-    // All of them: a constraint's index may have settings of its own.
+    // Those of constraints too: they may have settings.
     name: "dump-indexes",
     text: `
       select indexdef || ';' as line from pg_indexes
@@ -59,7 +59,7 @@ const PARTS: readonly Statement[] = [
       order by tgrelid::regclass::text collate "C", tgname collate "C"`,
   },
   {
-    // The owner's own rights are no news, and the owner has another name in each place.
+    // Not the owner's rights: the owner always has them, and has another name on each server.
     name: "dump-grants",
     text: `
       select format('grant %s on %s to %s;', lower(string_agg(a.privilege_type, ', ' order by a.privilege_type)),

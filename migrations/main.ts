@@ -1,4 +1,4 @@
-/** `npm run migrate`: brings the catalog and all shards to the newest schema and registers the shards. Safe to repeat. */
+/** `npm run migrate`: migrates the catalog and all shards, and registers the shards. It may run again at any time. */
 import { ConfigError, readConfig } from "../shared/process/config.ts";
 import { migrateConfig } from "./config.ts";
 import { checkHistory, migrate, type Schema } from "./runner.ts";
@@ -14,7 +14,7 @@ try {
   const { CATALOG_URL, SHARD_URLS } = readConfig(migrateConfig, process.env);
   const catalog = { id: "catalog", databaseUrl: CATALOG_URL, schema: "catalog" } as const;
   const shards = SHARD_URLS.map((shard) => ({ ...shard, schema: "shard" }) as const);
-  // All first, so that nothing is changed when one of them must be refused.
+  // Check all databases first: if one must be refused, none is changed.
   await forEach([catalog, ...shards], async (each) => checkHistory(each.databaseUrl, each.schema));
   await forEach([catalog], applyTo);
   await forEach(shards, applyTo);
@@ -30,7 +30,7 @@ async function applyTo({ id, databaseUrl, schema }: Database): Promise<void> {
   console.log(applied.length === 0 ? `${id} is up to date` : `${id}: ${applied.join(", ")}`);
 }
 
-/** Waits for all, and then throws the first error, with the database's name. */
+/** Waits for all, then throws the first error, with the database's name. */
 async function forEach(
   databases: readonly Database[],
   task: (database: Database) => Promise<void>,
@@ -43,7 +43,7 @@ async function forEach(
 }
 
 function describe(error: unknown): string {
-  // A refused connection to a host with several addresses arrives as an AggregateError with an empty message.
+  // When a host has several addresses, Node reports a refused connection as an AggregateError without a message.
   if (error instanceof AggregateError) return error.errors.map(String).join("; ");
   return error instanceof Error ? error.message : String(error);
 }

@@ -1,6 +1,6 @@
 /**
- * Brings databases to the newest schema: numbered SQL files, forward only, each in a transaction of its own, and recorded
- * with its checksum in `schema_migrations`. A lock lets several start at once.
+ * Migrates databases by numbered SQL files, forward only. Each runs in its own transaction, and `schema_migrations` keeps
+ * its checksum. A lock makes it safe to start several at once.
  */
 import { createHash } from "node:crypto";
 import { globSync, readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { Connection } from "../shared/database/connection.ts";
 import { findPrimary } from "../shared/database/database.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
-/** For one file, and for the wait until another runner is done with one. */
+/** For one file, or for another runner to finish one. */
 const STATEMENT_MAX_MS = 600_000;
 
 const TABLE = `
@@ -18,9 +18,9 @@ const TABLE = `
     checksum   text not null,
     applied_at timestamptz not null default now()
   )`;
-// Until the end of a transaction: also behind a pooler that lends a connection for one transaction only.
+// A lock of the transaction, not of the session: a pooler may lend a connection for one transaction only.
 const ALONE = "select pg_advisory_xact_lock(hashtext('onsale: schema migrations'))";
-// The development versions before this schema kept a table of the same name, without checksums.
+// Development versions before 0.1.0 had a table of the same name, without checksums.
 const HISTORY = `
   select case when to_regclass('schema_migrations') is null then 'none'
               when exists (select from pg_attribute
@@ -38,8 +38,8 @@ interface Migration {
 }
 
 /**
- * Returns the names of the migrations that were new. Throws an Error that says what to do, and changes nothing, when the
- * database has another history than these files. `directory` is for tests.
+ * Returns the names of the migrations that it applied. When the database has another history than these files, it changes
+ * nothing and throws an Error that says what to do. Tests give `directory`.
  */
 export async function migrate(
   databaseUrl: string,
@@ -64,7 +64,7 @@ export async function migrate(
   return applied;
 }
 
-/** Throws as `migrate` does when a database has another history; writes nothing. */
+/** Throws as `migrate` does when a database has another history. Writes nothing. */
 export async function checkHistory(databaseUrl: string, schema: Schema): Promise<void> {
   using connection = await connect(databaseUrl);
   await countApplied(connection, migrationsIn(`${import.meta.dirname}/${schema}`));
@@ -78,7 +78,7 @@ async function connect(databaseUrl: string): Promise<Connection> {
   });
 }
 
-/** How many of the migrations the database has. Throws unless these are the first ones, unchanged, and nothing else. */
+/** How many of the migrations the database has. Throws unless they are exactly the first ones, unchanged. */
 async function countApplied(connection: Connection, migrations: readonly Migration[]): Promise<number> {
   const [found] = await connection.run<{ history: "none" | "ours" | "earlier" }>(HISTORY);
   if (found?.history === "none") return 0;

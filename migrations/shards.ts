@@ -1,7 +1,7 @@
 /**
- * Which shards there are and which slots they own: the first migration of a cluster deals the slots out evenly, a shard
- * added later owns nothing, and an empty slot can be moved. Every change of owners carries a token, by which shards and
- * catalog refuse it once another one has overtaken it (docs/decisions/0012-slot-fencing.md).
+ * Changes which shards there are and which slots they own. A cluster's first migration deals the slots out evenly, a shard
+ * added later owns none, and an empty slot can be moved. Every change of owners carries a fencing token: shards and catalog
+ * refuse a change that a newer one has overtaken (docs/decisions/0012-slot-fencing.md).
  */
 import { Database, DatabaseError, LOCK_NOT_AVAILABLE, type Statement } from "../shared/database/database.ts";
 import type { ShardId } from "../shared/domain/ids.ts";
@@ -21,15 +21,15 @@ const REGISTER: Statement = {
     on conflict (id) do update set database_url = excluded.database_url`,
 };
 
-// Held by the catalog's one connection until it is closed. Who waits longer than its lock timeout is refused. It keeps
-// changes from failing; if it is lost, their tokens keep them from harm.
+// The catalog's one connection holds this lock until it closes. A change that waits longer than its lock timeout is
+// refused. The lock keeps changes from failing each other; if it is lost, their tokens still keep the data safe.
 const ALONE: Statement = {
   name: "change-owners-alone",
   text: "select pg_advisory_lock(hashtext('onsale: slot owners'))",
 };
 
-// Milliseconds rise faster than changes are made, so no token comes twice and every map is newer than those before, even
-// when the catalog's last commits are lost with its primary.
+// Milliseconds rise faster than changes are made. So no token comes twice and every map is newer than all before, even
+// after the catalog has lost its last commits with its primary.
 const TAKE_TOKEN: Statement = {
   name: "take-token",
   text: `
@@ -37,7 +37,7 @@ const TAKE_TOKEN: Statement = {
     returning version::float8 as token`,
 };
 
-// Only into an empty table: a map that exists is changed by moving slots, never dealt anew.
+// Only into an empty table: an existing map changes by moves, never by dealing again.
 const DEAL: Statement = {
   name: "deal-slots",
   text: `
@@ -56,7 +56,8 @@ const OWNERS: Statement = {
     from shards s order by s.id`,
 };
 
-// Only while no other change has taken a token. The map gets a version of its own: with the token it was read as it was.
+// Only while no other change has taken a token. The map gets a new version: with the token's version it may have been read
+// before the move.
 const ASSIGN: Statement = {
   name: "assign-slot",
   text: `
@@ -64,7 +65,7 @@ const ASSIGN: Statement = {
     update slots set shard_id = $2 where slot = $1 and exists (select from latest) returning slot`,
 };
 
-// The server is meant to be the shard's, whatever timeline was found before.
+// This server becomes the shard's, whatever timeline nodes found before.
 const SET_TIMELINE: Statement = {
   name: "set-timeline",
   text: "update shards set timeline = $2 where id = $1",
@@ -73,9 +74,9 @@ const SET_TIMELINE: Statement = {
 const RELEASE: Statement = { name: "release-slots", text: "select release_slots($1::smallint[], $2)" };
 const ACQUIRE: Statement = { name: "acquire-slots", text: "select acquire_slots($1::smallint[], $2)" };
 
-// B9, C2: whatever was said of an event before, by this history of the shard or another one, has a lower version. So every
-// cache takes the event as it is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches
-// can raise a version, so this also holds when a shard is restored a second time, from a backup made before the first.
+// B9, C2: every earlier version of an event, from any history of the shard, is lower. So every cache takes the event as it
+// is now, without a restart, and no ETag means two things. Milliseconds rise faster than batches raise a version, so this
+// also holds after a second restore from a backup that is older than the first.
 const RAISE_VERSIONS: Statement = {
   name: "raise-versions",
   text: `
@@ -86,7 +87,7 @@ const RAISE_VERSIONS: Statement = {
     select count(*)::integer as events from raised`,
 };
 
-/** Registers shards and makes them own what the catalog says. Returns how many slots each shard of the catalog owns. */
+/** Registers shards and gives them the slots that the catalog says. Returns how many slots each shard owns. */
 export async function settleShards(
   catalogUrl: string,
   shards: readonly ShardDatabase[],
@@ -103,10 +104,9 @@ export async function settleShards(
 }
 
 /**
- * Moves a slot that holds no event to another shard. The old owner refuses first, so at no time do two shards accept
- * commands for the slot; until routers have read the new map its events answer 503. The catalog comes before the new
- * owner: wherever a crash interrupts the move, the next migration gives the slot to whom the catalog names, and to nobody
- * else. Throws when the slot holds events.
+ * Moves a slot that holds no event to another shard; throws when it holds one. The old owner gives the slot up first, so
+ * two shards never accept commands for it; until routers have read the new map, it answers 503. The catalog changes before
+ * the new owner: after a crash at any point, the next migration gives the slot to the owner that the catalog names.
  */
 export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId): Promise<void> {
   await using change = await beginChange(catalogUrl);
@@ -122,10 +122,9 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
 }
 
 /**
- * Fits a shard that was restored to an earlier moment, or taken over by a replica that missed the last commits, into the
- * cluster: it owns what the catalog says, its events have versions that nobody has seen, and nodes take it for the shard's,
- * whatever they found before. Its nodes must be stopped.
- * Returns how many events it has. Throws when the catalog does not know the shard.
+ * Brings a shard back that was restored to an earlier moment, or whose new primary lacks the last commits. It gets the slots
+ * that the catalog says, its events get versions that nobody has seen, and nodes accept its server whatever they found
+ * before. Its nodes must be stopped. Returns how many events it has. Throws when the catalog does not know the shard.
  */
 export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
   await using change = await beginChange(catalogUrl);
@@ -138,22 +137,22 @@ export async function settleRestoredShard(catalogUrl: string, id: ShardId): Prom
   return raised?.events ?? 0;
 }
 
-/** A change of owners that is under way. */
+/** A change of owners under way. */
 interface Change extends AsyncDisposable {
   readonly catalog: Database;
-  /** Greater than those of all changes that began before. */
+  /** Greater than the token of every change that began before. */
   readonly token: number;
 }
 
 interface Owner {
   readonly id: string;
   readonly databaseUrl: string;
-  /** The newest that nodes have found; a server of an older one was replaced. */
+  /** The newest that nodes have found. A server of an older one was replaced. */
   readonly timeline: number;
   readonly slots: readonly number[];
 }
 
-/** Waits until no other change is under way, and takes a token. */
+/** Waits until no other change is under way, then takes a token. */
 async function beginChange(catalogUrl: string): Promise<Change> {
   const catalog = open(catalogUrl);
   try {
@@ -174,14 +173,14 @@ async function beginChange(catalogUrl: string): Promise<Change> {
   }
 }
 
-/** As the catalog says now; so nothing is missing that was assigned with a lesser token. */
+/** Read after the token was taken, so every assignment by a lower token is in it. */
 async function ownersIn({ catalog }: Change): Promise<Owner[]> {
   return catalog.query<Owner>(OWNERS);
 }
 
 /**
- * Makes shards own what the catalog says, and nothing else. A shard that was away, was restored, or whose move was
- * interrupted learns it here. All give up what is not theirs before one takes what another may have had.
+ * Makes shards own exactly the slots that the catalog says. This repairs a shard that was away, was restored, or whose move
+ * was interrupted. All shards give up slots before any takes one that another may have had.
  */
 async function settle(change: Change, owners: readonly Owner[]): Promise<void> {
   const all = new Set(Array.from({ length: SLOT_COUNT }, (_, slot) => slot));
@@ -189,7 +188,7 @@ async function settle(change: Change, owners: readonly Owner[]): Promise<void> {
   for (const owner of owners) await tell(change, owner, ACQUIRE, owner.slots);
 }
 
-/** Has a shard give up or take slots. Throws with the shard's name and its reason when it refuses. */
+/** Makes a shard give up or take slots. When the shard refuses, throws its reason, with its name. */
 async function tell(
   { token }: Change,
   { id, databaseUrl, timeline }: Owner,

@@ -1,14 +1,14 @@
 /**
- * The node's view of the catalog. The node announces itself there, and keeps the newest shard map in memory for routers to
- * ask. It also shares the timeline of its shard there, so that no node takes a replaced primary for the shard's. While the
- * catalog is away, everything goes on with what is in memory.
+ * The node's view of the catalog. The node announces itself there and keeps the newest shard map in memory for routers.
+ * The nodes of a shard also share its newest timeline there, so that none of them writes to a replaced primary. While the
+ * catalog is away, the node works on with what is in memory.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ShardId } from "../shared/domain/ids.ts";
 import type { Database, Statement } from "../shared/database/database.ts";
 import { rangesOf, readShardMap, type WireShardMap } from "../shared/wire/shard-map.ts";
 
-/** The map leaves out a node that was not seen for this long. */
+/** The map leaves out nodes that have not announced themselves for this long. */
 const NODE_FORGOTTEN_SECONDS = 15;
 
 const ANNOUNCE: Statement = {
@@ -40,20 +40,20 @@ export class Catalog {
   readonly #database: Database;
   readonly #shard: ShardId;
   readonly #shardDatabases: readonly Database[];
-  /** The newest timeline of the shard that the catalog has, as far as this node knows. */
+  /** The timeline of the shard in the catalog, when it was last read. */
   #recordedTimeline = 0;
   #url: string | undefined;
   #map: WireShardMap | undefined;
   #refreshing: Promise<void> | undefined;
 
-  /** `shardDatabases` say which timeline they found, and are told which one other nodes found. */
+  /** `shardDatabases` report the timelines that they find, and are told of the one that other nodes found. */
   constructor(database: Database, shard: ShardId, shardDatabases: readonly Database[]) {
     this.#database = database;
     this.#shard = shard;
     this.#shardDatabases = shardDatabases;
   }
 
-  /** With the next refresh, routers learn that this node serves its shard at `url`. */
+  /** From the next refresh on, routers learn that this node serves its shard at `url`. */
   announceAt(url: string): void {
     this.#url = url;
   }
@@ -69,7 +69,7 @@ export class Catalog {
     return this.#refreshing;
   }
 
-  /** The same, but waits no longer than this and ignores a catalog that is away. */
+  /** Refreshes, but waits no longer than this, and ignores a failure. */
   async refreshWithin(milliseconds: number): Promise<void> {
     await Promise.race([
       this.refresh().catch(() => undefined),
@@ -77,7 +77,7 @@ export class Catalog {
     ]);
   }
 
-  /** Says that this node no longer serves. It goes on reading the map. */
+  /** Takes this node out of the map. The node still refreshes its own copy of the map. */
   async withdraw(): Promise<void> {
     const url = this.#url;
     this.#url = undefined;

@@ -11,20 +11,20 @@ export const nodeConfig = z
     SHARD_ID: shardIdSchema,
     DATABASE_URL: postgresUrl,
     CATALOG_URL: postgresUrl,
-    /** Replicas of the shard's database, one for each host. They answer reads and lists of events while they are fresh. */
+    /** Replicas of the shard's database, one a host. While they are fresh, they answer lists and reads of events. */
     REPLICA_URL: postgresUrl.optional(),
-    /** At most 800: a router answers reads from memory for so long, and could not keep an older answer at all. */
+    /** A router's memory keeps events for 800 ms (router/cache/event-cache.ts), so it could not keep anything older. */
     REPLICA_LAG_MAX_MS: integer({ min: 1, max: 800, default: 500 }),
     INTERNAL_TOKEN: secret,
-    /** Also opens the RPC while the token is exchanged. */
+    /** Also admitted, while the token is being changed. */
     INTERNAL_TOKEN_PREVIOUS: secret.optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     HOST: host,
-    /** The address of the admin port; by default the address of the RPC. */
+    /** Where the admin port listens; HOST by default. */
     ADMIN_HOST: host.unwrap().optional(),
     PORT: port(9090),
     ADMIN_PORT: port(9091),
-    /** Where routers reach this node; by default the address it listens on. `{hostname}` is this machine's. */
+    /** Where routers reach this node; by default the address it listens on. `{hostname}` becomes this machine's name. */
     ADVERTISE_URL: z
       .string()
       .transform((url) => url.replace("{hostname}", hostname()))
@@ -35,7 +35,7 @@ export const nodeConfig = z
     LANES: integer({ min: 1, max: 32, default: 2 }),
     LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
-    /** Connections for reads, events, sweeps and samples. Lanes have their own. */
+    /** Connections for reads, events, sweeps and samples, besides those of the lanes. */
     READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
     POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),
     CONNECT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),

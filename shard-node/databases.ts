@@ -1,76 +1,48 @@
-/** The databases of a node, and how many connections it has to each. */
-import { serverUrls } from "../shared/database/url.ts";
+/** The databases of a node. Each kind of work has connections of its own, so no flood of one starves another. */
 import { Database, type DatabaseObserver } from "../shared/database/database.ts";
+import { serverUrls } from "../shared/database/url.ts";
 import type { NodeConfig } from "./config.ts";
 import { BATCHES_PER_LANE_MAX } from "./decide/lanes.ts";
 
-/** For a connection to a replica, and for a statement there: the primary still has time to answer afterwards. */
+/** For a connection to a replica, and for a statement there: then the primary still has time to answer. */
 const REPLICA_TIMEOUT_MS = 500;
 
-export interface NodeDatabases {
-  /** The shard, for batches alone: no flood of reads can make bookings wait for a connection. */
-  readonly batches: Database;
-  /** The shard, for everything but batches. */
-  readonly others: Database;
-  /** The shard, for the checks of replicas alone: no flood of reads can make replicas look old. */
-  readonly marks: Database;
-  readonly catalog: Database;
-  readonly replicas: readonly { readonly url: string; readonly database: Database }[];
-  close(): Promise<void>;
-}
+export type NodeDatabases = ReturnType<typeof createDatabases>;
 
-export function openDatabases(config: NodeConfig, observer: DatabaseObserver): NodeDatabases {
-  const applicationName = `onsale ${config.SHARD_ID}`;
-  const timeouts = {
+/** Connects to nothing yet. */
+export function createDatabases(config: NodeConfig, observer: DatabaseObserver) {
+  const common = {
+    applicationName: `onsale ${config.SHARD_ID}`,
+    waitersMax: config.POOL_WAITERS_MAX,
     connectTimeoutMs: config.CONNECT_TIMEOUT_MS,
     statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
     lockTimeoutMs: config.LOCK_TIMEOUT_MS,
   };
-  const waitersMax = config.POOL_WAITERS_MAX;
-  const shard = (connectionsMax: number): Database =>
+  const toPrimary = (connectionsMax: number): Database =>
+    new Database({ ...common, url: config.DATABASE_URL, connectionsMax, observer });
+  const toReplica = (url: string): Database =>
     new Database({
-      url: config.DATABASE_URL,
-      applicationName,
-      connectionsMax,
-      waitersMax,
-      observer,
-      ...timeouts,
-    });
-  const replicaUrls = config.REPLICA_URL === undefined ? [] : serverUrls(config.REPLICA_URL);
-
-  const batches = shard(config.LANES * BATCHES_PER_LANE_MAX);
-  const others = shard(config.READ_CONNECTIONS);
-  const marks = shard(Math.max(1, replicaUrls.length));
-  const catalog = new Database({
-    url: config.CATALOG_URL,
-    applicationName,
-    connectionsMax: 1,
-    waitersMax: 2,
-    ...timeouts,
-  });
-  const replicas = replicaUrls.map((url) => ({
-    url,
-    database: new Database({
+      ...common,
       url,
-      applicationName,
       connectionsMax: config.READ_CONNECTIONS,
-      waitersMax,
       connectTimeoutMs: REPLICA_TIMEOUT_MS,
       statementTimeoutMs: REPLICA_TIMEOUT_MS,
       lockTimeoutMs: REPLICA_TIMEOUT_MS,
       readOnly: true,
       observer,
-    }),
-  }));
-  return {
-    batches,
-    others,
-    marks,
-    catalog,
-    replicas,
-    async close() {
-      const all = [batches, others, marks, catalog, ...replicas.map(({ database }) => database)];
-      await Promise.all(all.map(async (database) => database.close()));
-    },
+    });
+  const replicas = serverUrls(config.REPLICA_URL ?? "").map((url) => ({ url, database: toReplica(url) }));
+  const batches = toPrimary(config.LANES * BATCHES_PER_LANE_MAX);
+  // Reads, events, sweeps and samples.
+  const others = toPrimary(config.READ_CONNECTIONS);
+  // Marks tell a replica's age. No flood of reads may delay them.
+  const marks = toPrimary(Math.max(1, replicas.length));
+  /** All that lead to the shard's primary. */
+  const shard: readonly Database[] = [batches, others, marks];
+  const catalog = new Database({ ...common, url: config.CATALOG_URL, connectionsMax: 1, waitersMax: 2 });
+  const close = async (): Promise<void> => {
+    const all = [...shard, catalog, ...replicas.map(({ database }) => database)];
+    await Promise.all(all.map(async (database) => database.close()));
   };
+  return { batches, others, marks, shard, catalog, replicas, close };
 }

@@ -1,4 +1,4 @@
-/** What a shard node measures. The help of each metric says which question it answers. */
+/** What a shard node measures. Each metric answers one question, said in its help. */
 import {
   Gauge,
   Histogram,
@@ -8,32 +8,33 @@ import {
   type Registry,
   SIZE_BUCKETS,
 } from "../shared/watch/metrics.ts";
-import type { Database, DatabaseObserver } from "../shared/database/database.ts";
-import type { LaneObserver, Lanes } from "./decide/lanes.ts";
+import type { Database } from "../shared/database/database.ts";
+import type { Lanes } from "./decide/lanes.ts";
 import type { Activity } from "./store/activity.ts";
 
-export interface NodeMetrics extends LaneObserver, DatabaseObserver {
-  shed(reason: "lane_full" | "deadline" | "pool_busy"): void;
-  readonly http: HttpMetrics;
-  lockWaited(seconds: number): void;
-  published(seconds: number): void;
-  /** One statement that read events, by who answered it. */
-  read(source: "primary" | "replica"): void;
-  activity(activity: Activity): void;
-  /** Adds the gauges that are read at each scrape. */
-  watch(sources: {
-    lanes: Lanes;
-    databases: readonly Database[];
-    databaseUp: () => boolean;
-    redisUp: () => boolean;
-  }): void;
+interface Watched {
+  readonly lanes: Pick<Lanes, "queueLength">;
+  readonly databases: readonly Pick<Database, "pool">[];
+  readonly databaseUp: () => boolean;
+  readonly redisUp: () => boolean;
 }
 
-export function createNodeMetrics(registry: Registry): NodeMetrics {
+export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
+
+export function createNodeMetrics(registry: Registry) {
   const registers = [registry];
   const histogram = (name: string, help: string, buckets = LATENCY_BUCKETS) =>
     new Histogram({ name, help, buckets, registers });
   const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+  /** One counter for each value of the label. A counter that starts at 0 shows its first increase. */
+  const counters = <Value extends string>(name: string, help: string, label: string, values: Value[]) => {
+    const counter = new Counter({ name, help, labelNames: [label], registers });
+    for (const value of values) counter.inc({ [label]: value }, 0);
+    return Object.fromEntries(values.map((value) => [value, counter.labels(value)])) as Record<
+      Value,
+      Counter.Internal
+    >;
+  };
 
   const batchSize = histogram("onsale_lane_batch_size", "Commands decided in one transaction.", SIZE_BUCKETS);
   const batchDuration = histogram(
@@ -41,19 +42,11 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     "From a batch's start to its commit.",
   );
   const laneWait = histogram("onsale_lane_wait_seconds", "How long a command waits for its batch.");
-  const shed = new Counter({
-    name: "onsale_shed_total",
-    help: "Work refused because it could not be done in time.",
-    labelNames: ["reason"] as const,
-    registers,
-  });
-  const shedChildren = {
-    lane_full: shed.labels("lane_full"),
-    deadline: shed.labels("deadline"),
-    pool_busy: shed.labels("pool_busy"),
-  };
-  // Seen at 0 first, so that the first refusals are seen as a rise.
-  for (const child of Object.values(shedChildren)) child.inc(0);
+  const shed = counters("onsale_shed_total", "Work refused because it could not be done in time.", "reason", [
+    "lane_full",
+    "deadline",
+    "pool_busy",
+  ]);
   const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
   const poolHold = histogram("onsale_db_pool_hold_seconds", "How long a statement holds a connection.");
   const lockWait = histogram(
@@ -72,33 +65,33 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     "Age of the oldest transaction that keeps PostgreSQL from removing old versions of rows; 0 without one.",
   );
 
-  const reads = new Counter({
-    name: "onsale_db_reads_total",
-    help: "Statements that read events, by the server that answered.",
-    labelNames: ["source"] as const,
-    registers,
-  });
-  for (const source of ["primary", "replica"] as const) reads.inc({ source }, 0);
-  const readsFrom = { primary: reads.labels("primary"), replica: reads.labels("replica") };
+  const reads = counters(
+    "onsale_db_reads_total",
+    "Statements that read events, by the server that answered.",
+    "source",
+    ["primary", "replica"],
+  );
 
   return {
     http: new HttpMetrics(registry),
-    batchStarted: (size) => batchSize.observe(size),
-    batchEnded: (seconds) => batchDuration.observe(seconds),
-    commandWaited: (seconds) => laneWait.observe(seconds),
-    shed: (reason) => shedChildren[reason].inc(),
-    waited: (seconds) => poolWait.observe(seconds),
-    held: (seconds) => poolHold.observe(seconds),
-    lockWaited: (seconds) => lockWait.observe(seconds),
-    published: (seconds) => publish.observe(seconds),
-    read: (source) => readsFrom[source].inc(),
-    activity(sample) {
-      backends.set(sample.backends);
-      lockWaiters.set(sample.lockWaiters);
-      replicaLag.set(sample.replicaLagSeconds);
-      oldestSnapshot.set(sample.oldestSnapshotSeconds);
+    batchStarted: (size: number) => batchSize.observe(size),
+    batchEnded: (seconds: number) => batchDuration.observe(seconds),
+    commandWaited: (seconds: number) => laneWait.observe(seconds),
+    shed: (reason: keyof typeof shed) => shed[reason].inc(),
+    waited: (seconds: number) => poolWait.observe(seconds),
+    held: (seconds: number) => poolHold.observe(seconds),
+    lockWaited: (seconds: number) => lockWait.observe(seconds),
+    published: (seconds: number) => publish.observe(seconds),
+    /** A statement read events; `source` is the server that answered. */
+    read: (source: keyof typeof reads) => reads[source].inc(),
+    activity(activity: Activity): void {
+      backends.set(activity.backends);
+      lockWaiters.set(activity.lockWaiters);
+      replicaLag.set(activity.replicaLagSeconds);
+      oldestSnapshot.set(activity.oldestSnapshotSeconds);
     },
-    watch({ lanes, databases, databaseUp, redisUp }) {
+    /** Figures that are read at each scrape. */
+    watch({ lanes, databases, databaseUp, redisUp }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       const read = (name: string, help: string, value: () => number) =>

@@ -1,20 +1,19 @@
 /**
- * Carries the newest snapshot of every changed event to Redis, after the commit and off the path of the answer. One call
- * is under way at a time. An event that changes meanwhile goes with the next call, once, at its newest version. Snapshots
- * that could not be sent wait until Redis is back and then correct what it kept from before.
+ * Carries the newest snapshot of every changed event to Redis, after the commit and off the path of the answer. One flush
+ * is under way at a time. An event that changes meanwhile is sent once, at its newest version, with the next flush. After a
+ * failed flush its snapshots wait for the next one, so that Redis never keeps an old entry for lack of a new one.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EventId } from "../shared/domain/ids.ts";
 import type { SnapshotStore } from "../shared/redis/redis.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
 
-/** Events that may wait; beyond it the oldest is dropped, and its entry in Redis ends with its time to live. */
+/** Events that may wait. Beyond it the oldest is dropped, and its entry in Redis ends with its time to live. */
 const PENDING_MAX = 50_000;
 /** Events sent in one call. */
 const BATCH_MAX = 200;
-/** Pause between two calls: a hot event changes hundreds of times a second, and readers cannot tell. */
+/** Pause between two flushes. A hot event changes hundreds of times a second, and readers cannot tell. */
 const PAUSE_MS = 10;
-/** Pause after a call that failed. */
 const RETRY_MS = 200;
 
 export class EventPublisher {
@@ -24,7 +23,7 @@ export class EventPublisher {
   #flushing: Promise<void> | undefined;
   #closed = false;
 
-  /** `published` is told how long each call took. */
+  /** `published` is told how long each flush took. */
   constructor(store: Pick<SnapshotStore, "publish">, published: (seconds: number) => void) {
     this.#store = store;
     this.#published = published;
@@ -47,11 +46,8 @@ export class EventPublisher {
     const known = this.#pending.get(id);
     if (known !== undefined && known.event.version >= version) return;
     this.#pending.set(id, snapshot);
-    if (this.#pending.size <= PENDING_MAX) return;
-    for (const oldest of this.#pending.keys()) {
-      this.#pending.delete(oldest);
-      break;
-    }
+    const [oldest] = this.#pending.size > PENDING_MAX ? this.#pending.keys() : [];
+    if (oldest !== undefined) this.#pending.delete(oldest);
   }
 
   async #flush(): Promise<void> {

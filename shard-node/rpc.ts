@@ -1,4 +1,4 @@
-/** The RPC of a shard node (shared/wire/rpc.ts). It refuses everybody who does not hold the internal token. */
+/** What routers may ask of a shard node (shared/wire/rpc.ts). Calls without the internal token are refused. */
 import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage, Server } from "node:http";
 import { Hono } from "hono";
@@ -7,7 +7,6 @@ import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/pro
 import type { Clock } from "../shared/process/clock.ts";
 import type { EventId } from "../shared/domain/ids.ts";
 import type { Log } from "../shared/process/log.ts";
-import type { HttpMetrics } from "../shared/watch/metrics.ts";
 import { DatabaseError } from "../shared/database/database.ts";
 import type { Span, Tracing } from "../shared/watch/tracing.ts";
 import {
@@ -30,34 +29,33 @@ import type { BookingStore } from "./store/booking-store.ts";
 import type { Catalog } from "./catalog.ts";
 import { type Decided, failureOf } from "./decide/decider.ts";
 import type { Lanes } from "./decide/lanes.ts";
+import type { NodeMetrics } from "./metrics.ts";
 import type { Reader } from "./read/reader.ts";
 
-/** Many times a full batch of the largest commands. */
+/** A full batch of the largest commands fits many times over. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
 
-/** How long an answer waits for the newest map: a catalog that is away must not hold it up. */
+/** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
 const MAP_REFRESH_MAX_MS = 200;
 
-export interface NodeParts {
-  /** Each of them opens the RPC. */
+interface NodeParts {
+  /** A call with any of them is admitted. */
   readonly internalTokens: readonly string[];
-  readonly store: BookingStore;
+  readonly store: Pick<BookingStore, "readBookings" | "createEvent" | "changeEvent">;
   readonly reader: Reader;
   readonly lanes: Lanes;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
-  /** Whether the database answered when it was last sampled. */
+  /** Whether the shard's database answered the last sample. */
   readonly databaseUp: () => boolean;
-  readonly metrics: HttpMetrics;
-  /** Told when a statement was refused because too many wait for a connection. */
-  readonly shed: () => void;
+  readonly metrics: NodeMetrics;
   readonly clock: Clock;
   readonly log: Log;
-  /** undefined when it is off. */
+  /** undefined while tracing is off. */
   readonly tracing: Tracing | undefined;
 }
 
-/** The answer to a call. */
+/** The answer to a call, sent as JSON. */
 interface Reply {
   readonly status: number;
   readonly body: object;
@@ -71,7 +69,7 @@ export function createNodeServer(parts: NodeParts): Server {
   const app = new Hono<HttpEnv>();
   addCalls(app, parts);
   const refuse = ({ method = "" }: IncomingMessage, { status, body }: Reply): Response => {
-    metrics.answered("unmatched", method, status, 0);
+    metrics.http.answered("unmatched", method, status, 0);
     return answer({ status, body });
   };
   app.notFound(({ env }) => refuse(env.incoming, { status: 404, body: { error: "there is no such call" } }));
@@ -118,8 +116,8 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     );
   };
   /**
-   * 421 (RFC 9110 §15.5.20) when nothing of a call belongs to this shard; the body says so for each item. The node reads
-   * the newest map first, because the router will ask for it next.
+   * 421 when everything asked for belongs to another shard (RFC 9110 §15.5.20); the body says so for each item. The node
+   * reads the map before it answers, because the router asks for the map next.
    */
   const judged = async (outcomes: readonly { outcome: string }[], body: object): Promise<Reply> => {
     if (outcomes.some(({ outcome }) => outcome === "wrong_shard")) {
@@ -135,12 +133,12 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
 
   call(RPC.commands, commandsRequestSchema, async ({ sentAt, commands, traces }, span) => {
     const spans = tracing && traces && parentsOf(tracing, traces, span);
-    // Shifts deadlines from the router's clock to this one. The time on the way is not counted.
+    // From the router's clock to this node's. The way from router to node counts as no time.
     const ahead = clock.elapsed() - sentAt;
     const decided = await Promise.all(
       commands.map(async (command, index) => lanes.run(command, command.deadline + ahead, spans?.get(index))),
     );
-    // A command that waited in vain for a database that is away was not too much work, and the router should send no more.
+    // A command that waited in vain for a database that is away met no overload: the router must stop sending more.
     const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
     const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
     const answer: CommandsResponse = { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
@@ -171,14 +169,14 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
   );
 }
 
-/** The body of a call is not what this RPC takes. */
+/** The body of a call does not have the form of this RPC. */
 class InvalidCall extends Error {
   override readonly name = "InvalidCall";
 }
 
-/** Answers a call, whatever becomes of it, and counts it. */
+/** Answers a call, and counts and traces every answer, that to a failure too. */
 async function served(
-  { metrics, tracing, shed, log }: NodeParts,
+  { metrics, tracing, log }: NodeParts,
   path: string,
   { headers, method = "" }: IncomingMessage,
   run: (span: Span | undefined) => Promise<Reply>,
@@ -190,7 +188,7 @@ async function served(
     reply = await run(span);
   } catch (error) {
     if (error instanceof DatabaseError) {
-      if (error.kind === "busy") shed();
+      if (error.kind === "busy") metrics.shed("pool_busy");
       reply = { status: 503, body: failureOf(error) };
     } else if (error instanceof InvalidCall || error instanceof BodyError) {
       reply = { status: 400, body: { outcome: "internal", error: error.message } };
@@ -200,14 +198,14 @@ async function served(
     }
   }
   const { status } = reply;
-  metrics.answered(path, method, status, (performance.now() - started) / 1000);
+  metrics.http.answered(path, method, status, (performance.now() - started) / 1000);
   span?.set({ "http.response.status_code": status });
   if (status >= 500) span?.failed(String(status));
   span?.end();
   return answer(reply);
 }
 
-/** The span of a call, when the router's span is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
+/** The call's own span, when the router's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
 function startCallSpan(
   tracing: Tracing,
   headers: IncomingMessage["headers"],
@@ -222,7 +220,7 @@ function startCallSpan(
   });
 }
 
-/** The parent span of each sampled command: the call, where it belongs to the same trace, else the client's request. */
+/** The span above each sampled command: the call when both are of one trace, else the client's request. */
 function parentsOf(
   tracing: Tracing,
   traces: Exclude<CommandsRequest["traces"], undefined>,

@@ -1,6 +1,6 @@
 /**
- * Audits the cluster again and again, for Prometheus. A process of its own, because an audit that nobody remembers to run
- * finds nothing, and because reading every row is no work for a node.
+ * Audits the cluster again and again, for Prometheus: an audit that somebody must remember to run gets forgotten. It is a
+ * process of its own, so that no node reads every row.
  */
 import { startAdminServer } from "../../shared/watch/admin-server.ts";
 import { systemClock } from "../../shared/process/clock.ts";
@@ -16,12 +16,12 @@ export interface RunningAuditor extends Running {
   readonly adminUrl: string;
 }
 
-/** Starts the auditor. It is ready once a first audit has read all shards, and goes on trying while one does not answer. */
+/** Starts the auditor. It is ready after the first whole audit, and keeps trying while a shard does not answer. */
 export async function startAuditor(config: AuditorConfig): Promise<RunningAuditor> {
   const log = createLog("auditor", config.LOG_LEVEL);
   const registry = createRegistry();
   const registers = [registry];
-  // Without a value until an audit has ended: not to know must not look like "clean".
+  // No value before the first audit has ended: "unknown" must not look like "clean".
   const violations = new Gauge({
     name: "onsale_audit_violations",
     help: "Rows that broke a rule when all shards were last audited, as far as they are shown.",

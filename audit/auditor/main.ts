@@ -1,4 +1,4 @@
-/** `npm run auditor`: audits again and again, and says on its admin port what it found. Settings: config.ts. */
+/** `npm run auditor`: audits again and again; its admin port has the results. */
 import { readConfig } from "../../shared/process/config.ts";
 import { runRole } from "../../shared/process/lifecycle.ts";
 import { startAuditor } from "./auditor.ts";

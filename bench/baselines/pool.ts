@@ -1,7 +1,6 @@
 /** Connections to PostgreSQL, as every baseline has them. */
 import { Connection, Refusal } from "../../shared/database/connection.ts";
 import { ConnectionPool, PoolBusy } from "../../shared/database/pool.ts";
-import type { Statement } from "../../shared/database/database.ts";
 
 const CONNECT_MAX_MS = 5_000;
 const STATEMENT_MAX_MS = 4_000;
@@ -27,10 +26,10 @@ export function createPool(databaseUrl: string, connectionsMax: number): Pool {
 /** Runs one statement on any connection. */
 export async function query<Row extends object>(
   pool: Pool,
-  statement: Statement,
+  text: string,
   values: readonly unknown[] = [],
 ): Promise<Row[]> {
-  return withConnection(pool, async (connection) => connection.run<Row>(statement.text, values));
+  return withConnection(pool, async (connection) => connection.run<Row>(text, values));
 }
 
 /** Lends a connection to a task. */

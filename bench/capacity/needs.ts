@@ -1,107 +1,113 @@
-/** What a plan takes of machines, network and disks: the plan's own numbers times what a request moves. */
-import type { Traffic } from "./costs.ts";
-import type { Demand } from "./demand.ts";
-import type { Plan } from "./model.ts";
-import { CLIENT_CONNECTIONS_MAX, DATABASE_CONNECTIONS, LIMITS, REDIS_CONNECTIONS } from "./product.ts";
-import { rateOf } from "./shard-plan.ts";
+/** How many processes a load takes, by arithmetic: what it has done in a second, times what each of these costs. */
+import { median } from "../figures.ts";
+import { type Done, eachProcess, type Load, type Process, type Spent, type Thing, THINGS } from "./load.ts";
 
-const BITS = 8;
-const GIGA = 1e9;
-const MEGA = 1e6;
-const SECONDS_AN_HOUR = 3_600;
+/** Processor microseconds for each thing that is done, by kind of process. */
+export type Costs = Readonly<Record<Process, Done>>;
 
-export interface Need {
-  readonly of: string;
-  readonly what: string;
-  readonly unit: "" | "cores" | "Gbit/s" | "MB/s" | "MB" | "GB an hour" | "a second";
-  readonly value: number;
+export interface Asked {
+  readonly rps: number;
+  /** The share of requests that are bookings. */
+  readonly bookings: number;
+  /** The share of bookings that routers refuse, because the event is sold out. */
+  readonly soldOut: number;
+  /** The share of reads that a router's memory cannot answer. */
+  readonly misses: number;
+  /** Bookings that are decided together. */
+  readonly batch: number;
+  /** How busy a process may be, from 0 to 1. */
+  readonly utilisation: number;
 }
 
-/** In an order that one can read. `utilisation` is how busy a core may be. */
-export function needsOf(plan: Plan, demand: Demand, traffic: Traffic, utilisation: number): Need[] {
-  const { shards, routers, published, misses } = plan;
-  const busiest = shards.reduce((most, shard) => (shard.postgres > most.postgres ? shard : most));
-  const loads = shards.map(({ load }) => ({
-    rate: rateOf(load),
-    inside: load.hot * traffic.inside.hot + load.spread * traffic.inside.spread,
-    log: load.hot * traffic.log.hot + load.spread * traffic.log.spread,
-  }));
-  const flushes = shards.map(({ lanes }) =>
-    lanes.reduce((sum, { load, batch }) => sum + (batch === 0 ? 0 : rateOf(load) / batch), 0),
+export interface Needs {
+  /** Infinity when hearing of changed events fills every router. */
+  readonly routers: number;
+  readonly shards: number;
+  /** Of all shards together. */
+  readonly postgresCores: number;
+  /** The share of its one thread that Redis uses. */
+  readonly redis: number;
+  /** Bookings a second that one shard carries, and so the most that one event can have. */
+  readonly bookingsOfOneShard: number;
+}
+
+/** What the cluster has to do in a second. */
+export function demandOf({ rps, bookings, soldOut, misses, batch }: Asked): Done {
+  const reads = rps * (1 - bookings);
+  const booked = rps * bookings * (1 - soldOut);
+  return {
+    reads,
+    misses: reads * misses,
+    refusals: rps * bookings * soldOut,
+    bookings: booked,
+    batches: booked / batch,
+  };
+}
+
+/** The processor time that this costs one router and all that stands behind it. */
+export function predict(costs: Costs, done: Done): Spent {
+  return eachProcess((process) =>
+    THINGS.reduce((sum, thing) => sum + done[thing] * costs[process][thing], 0),
   );
-  const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-  const bookings = demand.hot + demand.spread;
-  const client = (side: "request" | "answer") =>
-    demand.reads * traffic.read[side] +
-    demand.refusals * traffic.refusal[side] +
-    bookings * traffic.booking[side];
-  const databaseCores = Math.ceil(busiest.postgres / utilisation);
-  const redisCores = Math.ceil(plan.redis / utilisation);
-  const gigabits = (bytes: number) => (bytes * BITS) / GIGA;
-  return [
-    need("routers", "processes, a core each", "", routers),
-    need("nodes", "processes, a core each", "", shards.length),
-    need("PostgreSQL", "cores of the busiest shard", "cores", databaseCores),
-    need("Redis", "cores that its one thread would need", "cores", redisCores),
-    need(
-      "all",
-      "cores, every shard sized like the busiest",
-      "cores",
-      routers + shards.length * (1 + databaseCores) + redisCores,
-    ),
-    need("clients", "to the routers", "Gbit/s", gigabits(client("request"))),
-    need("clients", "from the routers", "Gbit/s", gigabits(client("answer"))),
-    need(
-      "shards",
-      "router, node and PostgreSQL, both ways",
-      "Gbit/s",
-      gigabits(total(loads.map(({ inside }) => inside))),
-    ),
-    need(
-      "shards",
-      "the same for the busiest shard",
-      "Gbit/s",
-      gigabits(Math.max(...loads.map(({ inside }) => inside))),
-    ),
-    need(
-      "Redis",
-      "to the routers",
-      "Gbit/s",
-      gigabits((published.events * routers + misses) * traffic.published.out),
-    ),
-    need("Redis", "commands", "a second", misses + published.events * traffic.publishedCommands),
-    need("Redis", "memory for all events", "MB", (traffic.kept * plan.events) / MEGA),
-    need("clients", "connections that the routers take at most", "", routers * CLIENT_CONNECTIONS_MAX),
-    need(
-      "node",
-      "connections from routers, commands and reads under way",
-      "",
-      routers * LIMITS.inFlightMax * 2,
-    ),
-    need("PostgreSQL", "connections of a shard", "", DATABASE_CONNECTIONS),
-    need(
-      "Redis",
-      "connections",
-      "",
-      routers * REDIS_CONNECTIONS.router + shards.length * REDIS_CONNECTIONS.node,
-    ),
-    need("PostgreSQL", "write-ahead log of all shards", "MB/s", total(loads.map(({ log }) => log)) / MEGA),
-    need(
-      "PostgreSQL",
-      "write-ahead log of the busiest shard",
-      "MB/s",
-      Math.max(...loads.map(({ log }) => log)) / MEGA,
-    ),
-    need("PostgreSQL", "flushes of the busiest shard", "a second", Math.max(...flushes)),
-    need(
-      "PostgreSQL",
-      "growth of all shards",
-      "GB an hour",
-      (bookings * traffic.growth * SECONDS_AN_HOUR) / GIGA,
-    ),
-  ];
 }
 
-function need(of: string, what: string, unit: Need["unit"], value: number): Need {
-  return { of, what, unit, value };
+export function needsOf(costs: Costs, asked: Asked): Needs {
+  const { utilisation, batch } = asked;
+  const spent = predict(costs, demandOf(asked));
+  const cores = eachProcess((process) => spent[process] / 1e6);
+  // Every router hears of every change: that part of its time does not shrink with more routers.
+  const room = utilisation - cores.hearing;
+  const node = costs.node;
+  return {
+    routers: room <= 0 ? Infinity : Math.max(1, Math.ceil((cores.router - cores.hearing) / room)),
+    shards: Math.max(1, Math.ceil(cores.node / utilisation)),
+    postgresCores: cores.postgres / utilisation,
+    redis: cores.redis,
+    bookingsOfOneShard: (utilisation * 1e6) / (node.bookings + node.batches / batch),
+  };
+}
+
+/** The loads that the costs are taken from. */
+export interface CostLoads {
+  /** With hardly any misses, and with many. */
+  readonly reads: readonly [Load, Load];
+  readonly refusals: Load;
+  /** In large batches, and in small ones. */
+  readonly bookings: readonly [Load, Load];
+}
+
+export function costsOf({ reads, refusals, bookings }: CostLoads): Costs {
+  return eachProcess((process) => {
+    const [read, miss] = twoCosts(process, reads, "reads", "misses");
+    const [booking, batch] = twoCosts(process, bookings, "bookings", "batches");
+    const refusal = refusals.spent[process] / refusals.done.refusals;
+    return { reads: read, misses: miss, refusals: refusal, bookings: booking, batches: batch };
+  });
+}
+
+/** Two loads that have differently many of a part, such as batches of bookings, tell apart what each costs. */
+function twoCosts(
+  process: Process,
+  [few, many]: readonly [Load, Load],
+  whole: Thing,
+  part: Thing,
+): [number, number] {
+  const [low, high] = [few, many].map(({ done, spent }) => ({
+    parts: done[part] / done[whole],
+    cost: spent[process] / done[whole],
+  })) as [{ parts: number; cost: number }, { parts: number; cost: number }];
+  // Noise can make a cost seem negative, but there is none below nothing.
+  const ofPart = Math.max(0, (high.cost - low.cost) / (high.parts - low.parts));
+  const ofWhole = (low.cost + high.cost) / 2 - (ofPart * (low.parts + high.parts)) / 2;
+  return [Math.max(0, ofWhole), ofPart];
+}
+
+/** The median of each cost. */
+export function medianCosts(rounds: readonly Costs[]): Costs {
+  return eachProcess(
+    (process) =>
+      Object.fromEntries(
+        THINGS.map((thing) => [thing, median(rounds.map((costs) => costs[process][thing]))]),
+      ) as Done,
+  );
 }

@@ -1,9 +1,9 @@
 /** Who is compared: the baselines that this machine can run, and onsale itself in the same clothes. */
 import { BASELINES, missingPrograms, startBaseline } from "../baselines/start.ts";
 import type { Contender } from "../baselines/contender.ts";
-import type { BenchCluster } from "../cluster.ts";
-import { insertEvents } from "../cluster-events.ts";
-import { Database, type Statement } from "../../shared/database/database.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
+import { insertEvents, query } from "../cluster-events.ts";
+import type { Statement } from "../../shared/database/database.ts";
 import { parseEventId } from "../../shared/domain/ids.ts";
 
 /** Somebody who can be started, and ends when disposed. */
@@ -71,7 +71,10 @@ function onsale(cluster: BenchCluster): Contender {
     settle: async () => undefined, // what it has confirmed is in PostgreSQL
     // A batch is tried again when its first transaction failed, and nothing else is. Nobody waits for a lock in the
     // application: a lane is a queue.
-    stats: async () => ({ retries: await rollbacksOf(shard.databaseUrl), lockWaitSeconds: undefined }),
+    stats: async () => {
+      const [row] = await query<{ rollbacks: number }>(shard, ROLLBACKS, []);
+      return { retries: row?.rollbacks ?? 0, lockWaitSeconds: undefined };
+    },
     async audit() {
       const { bookings, violations } = await cluster.audit();
       const since = bookings - audited;
@@ -80,22 +83,4 @@ function onsale(cluster: BenchCluster): Contender {
     },
     [Symbol.asyncDispose]: async () => undefined,
   };
-}
-
-async function rollbacksOf(url: string): Promise<number> {
-  const database = new Database({
-    url,
-    applicationName: "onsale-bench",
-    connectionsMax: 1,
-    waitersMax: 1,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 10_000,
-    lockTimeoutMs: 10_000,
-  });
-  try {
-    const [row] = await database.query<{ rollbacks: number }>(ROLLBACKS);
-    return row?.rollbacks ?? 0;
-  } finally {
-    await database.close();
-  }
 }

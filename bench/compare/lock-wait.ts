@@ -1,5 +1,6 @@
 /** How long connections of PostgreSQL stand and wait for each other's row locks, sampled. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { DATABASE } from "../cluster-events.ts";
 import { Database, type Statement } from "../../shared/database/database.ts";
 
 const EVERY_MS = 25;
@@ -15,15 +16,7 @@ export interface LockWait extends AsyncDisposable {
 
 /** Looks at the whole server until disposed, 40 times a second. */
 export function sampleLockWait(serverUrl: string): LockWait {
-  const database = new Database({
-    url: `${serverUrl}postgres`,
-    applicationName: "onsale-bench",
-    connectionsMax: 1,
-    waitersMax: 1,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 10_000,
-    lockTimeoutMs: 10_000,
-  });
+  const database = new Database({ ...DATABASE, url: `${serverUrl}postgres` });
   const stop = new AbortController();
   let seconds = 0;
   const sampling = (async () => {

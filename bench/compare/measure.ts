@@ -1,6 +1,7 @@
 /** One turn of one contender: all workloads one after the other, then the audit. */
 import type { Contender } from "../baselines/contender.ts";
 import type { LoadReport } from "../load/plan.ts";
+import { targetOf } from "../load/plans.ts";
 import type { Generator } from "../load/run.ts";
 import { CONNECTIONS } from "../parts/rush.ts";
 import { processorSecondsOfTree } from "../processes.ts";
@@ -68,13 +69,12 @@ async function measure(
 ): Promise<Measurement> {
   const events = newEventsFor(workload);
   await contender.createEvents(events);
-  const { hostname, port } = new URL(contender.url);
   const processes = [...contender.processes, { name: POSTGRES, pid: postgres.pid }];
   const before = { processor: timesOf(processes), stats: await contender.stats() };
   await using locks = sampleLockWait(postgres.serverUrl);
   const report = await generator.run(
     {
-      target: { host: hostname, port: Number(port) },
+      target: targetOf(contender.url),
       connections: CONNECTIONS,
       warmUpSeconds,
       seconds,

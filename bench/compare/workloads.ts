@@ -1,5 +1,6 @@
 /** What every contender has to do. All of it is bookings by users with tokens, over 256 connections, as fast as it goes. */
 import type { NewEvent } from "../baselines/contender.ts";
+import { bookingsOf } from "../load/plans.ts";
 import type { AnswerClass, RequestOrder, RequestPlan } from "../load/plan.ts";
 import { newEventId } from "../../shared/domain/ids.ts";
 
@@ -65,12 +66,8 @@ export function newEventsFor({ events, ticketsAnEvent }: Workload): NewEvent[] {
 }
 
 export function requestsFor({ order }: Workload, events: readonly NewEvent[], secret: string): RequestPlan {
-  return {
-    method: "POST",
-    paths: events.map(({ id }) => `/v1/events/${id}/bookings`),
-    buyers: { secret, users: USERS, first: 0 },
-    body: '{"quantity":1}',
-    order,
-    first: 0,
-  };
+  return bookingsOf(
+    events.map(({ id }) => id),
+    { secret, users: USERS, order },
+  );
 }

@@ -4,12 +4,11 @@
  */
 import { check } from "k6";
 import { scenario } from "k6/execution";
-import { Api } from "./lib/api.ts";
-import { kindOf, randomOf, zipf } from "./lib/choices.ts";
-import { optionsOf, steady } from "./lib/load.ts";
-import { createEvents, eventIdAt, type Prepared, prepared } from "./lib/prepare.ts";
-import { readSettings } from "./lib/settings.ts";
-import { keeper } from "./lib/summary.ts";
+import { Api } from "./script/api.ts";
+import { kindOf, randomOf, zipf } from "./script/choices.ts";
+import { optionsOf, steady } from "./script/load.ts";
+import { createEvents, eventIdAt, type Prepared } from "./script/prepare.ts";
+import { readSettings } from "./script/settings.ts";
 
 const SHARES = { look: 70, "look twice": 20, "turn pages": 10 };
 const PAGES_MAX = 3;
@@ -24,7 +23,7 @@ export const options = optionsOf(settings, load, [{ name: "read" }, { name: "lis
 
 export function setup(): Prepared {
   const totalTickets = settings.tickets ?? TICKETS;
-  return prepared(createEvents(settings, { totalTickets }));
+  return createEvents(settings, { totalTickets });
 }
 
 export default function (sale: Prepared): void {
@@ -53,5 +52,3 @@ function turnPages(): void {
     last = page.items.at(-1)?.id;
   }
 }
-
-export const handleSummary = keeper(settings, load);

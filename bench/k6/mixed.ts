@@ -3,12 +3,11 @@
  * Zipf's law says. The most popular of them sell out on the way.
  */
 import { scenario } from "k6/execution";
-import { Api } from "./lib/api.ts";
-import { kindOf, randomOf, zipf } from "./lib/choices.ts";
-import { optionsOf, steady } from "./lib/load.ts";
-import { createEvents, eventIdAt, type Prepared, prepared } from "./lib/prepare.ts";
-import { readSettings } from "./lib/settings.ts";
-import { keeper } from "./lib/summary.ts";
+import { Api } from "./script/api.ts";
+import { kindOf, randomOf, zipf } from "./script/choices.ts";
+import { optionsOf, steady } from "./script/load.ts";
+import { createEvents, eventIdAt, type Prepared } from "./script/prepare.ts";
+import { readSettings } from "./script/settings.ts";
 
 const SHARES = { read: 95, book: 5 };
 const TICKETS = 100;
@@ -22,7 +21,7 @@ export const options = optionsOf(settings, load, [{ name: "read" }, { name: "boo
 
 export function setup(): Prepared {
   const totalTickets = settings.tickets ?? TICKETS;
-  return prepared(createEvents(settings, { totalTickets }));
+  return createEvents(settings, { totalTickets });
 }
 
 export default function (sale: Prepared): void {
@@ -35,5 +34,3 @@ export default function (sale: Prepared): void {
     api.book({ buyer: `buyer-${number}`, eventId, quantity }, `order-${number}`);
   }
 }
-
-export const handleSummary = keeper(settings, load);

@@ -4,11 +4,10 @@
  */
 import { check } from "k6";
 import { scenario } from "k6/execution";
-import { Api } from "./lib/api.ts";
-import { optionsOf, ramp } from "./lib/load.ts";
-import { createEvents, eventIdAt, eventNow, type Prepared, prepared } from "./lib/prepare.ts";
-import { readSettings } from "./lib/settings.ts";
-import { keeper } from "./lib/summary.ts";
+import { Api } from "./script/api.ts";
+import { optionsOf, ramp } from "./script/load.ts";
+import { createEvents, eventIdAt, eventNow, type Prepared } from "./script/prepare.ts";
+import { readSettings } from "./script/settings.ts";
 
 const BUYERS_PER_TICKET = 5;
 
@@ -23,7 +22,7 @@ export const options = optionsOf(settings, load, [
 
 export function setup(): Prepared {
   const totalTickets = settings.tickets ?? Math.ceil(load.arrivals / BUYERS_PER_TICKET / settings.events);
-  return prepared(createEvents(settings, { totalTickets }));
+  return createEvents(settings, { totalTickets });
 }
 
 export default function (sale: Prepared): void {
@@ -38,5 +37,3 @@ export function teardown(sale: Prepared): void {
     check(availableTickets, { "in the end the event is sold out": (left) => left === 0 });
   }
 }
-
-export const handleSummary = keeper(settings, load);

@@ -1,7 +1,7 @@
 /** k6 as a program: where it is, and one run of it. */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync, openSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 
@@ -23,50 +23,47 @@ export function findK6(env: Environment): string | undefined {
 
 /** Where `go install` puts programs. */
 function goBins(env: Environment): string[] {
-  const { status, stdout } = spawnSync("go", ["env", "GOBIN", "GOPATH"], {
-    env: { ...env },
-    encoding: "utf8",
-  });
-  const [bin = "", path = ""] = status === 0 ? stdout.split("\n") : [];
+  const go = spawnSync("go", ["env", "GOBIN", "GOPATH"], { env: { ...env }, encoding: "utf8" });
+  const [bin = "", path = ""] = go.status === 0 ? go.stdout.split("\n") : [];
   const paths = (path === "" ? join(env["HOME"] ?? homedir(), "go") : path).split(delimiter);
   return [...(bin === "" ? [] : [bin]), ...paths.map((directory) => join(directory, "bin"))];
 }
 
-/** Runs a script to its end and resolves to the exit code; null when it was killed. `signal` asks k6 to end early. */
+/**
+ * Runs a script to its end and resolves to the exit code; null when it was killed. `signal` asks k6 to end early. The files get
+ * its summary, as text and as JSON; its complaints go to stderr.
+ */
 export async function runK6(
   program: string,
   script: string,
-  { env, signal }: { env: Environment; signal: AbortSignal },
+  options: { env: Environment; files: { said: string; metrics: string }; signal: AbortSignal },
 ): Promise<number | null> {
-  // Its progress is for people; on a terminal it rewrites its lines there.
-  const args = ["run", ...(process.stderr.isTTY ? [] : ["--quiet"]), script];
-  const child = spawn(program, args, {
-    env: {
-      ...env,
-      // It goes to the cluster and nowhere else.
-      K6_NO_USAGE_REPORT: "true",
-      K6_AUTO_EXTENSION_RESOLUTION: "false",
-    },
+  const { env, files, signal } = options;
+  const said = openSync(files.said, "w");
+  const flags = ["--quiet", "--no-color", "--no-usage-report", "--summary-export", files.metrics];
+  const child = spawn(program, ["run", ...flags, script], {
+    env: { ...env, K6_AUTO_EXTENSION_RESOLUTION: "false" },
     // Ctrl-C reaches it through `signal`, once: k6 takes a second one as an order to drop everything.
     detached: true,
-    stdio: ["ignore", process.stderr, process.stderr],
+    stdio: ["ignore", said, process.stderr],
   });
+  closeSync(said);
+  const exited = once(child, "exit");
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
-  const stop = () => stopSoon(child);
+  let late: NodeJS.Timeout | undefined;
+  const stop = () => {
+    child.kill("SIGINT");
+    late = setTimeout(kill, STOP_MAX_MS);
+  };
   signal.addEventListener("abort", stop, { once: true });
   if (signal.aborted) stop();
   try {
-    const [code] = (await once(child, "exit")) as [number | null];
+    const [code] = (await exited) as [number | null];
     return code;
   } finally {
+    clearTimeout(late);
     signal.removeEventListener("abort", stop);
     process.off("exit", kill);
   }
-}
-
-function stopSoon(child: ChildProcess): void {
-  child.kill("SIGINT");
-  const late = setTimeout(() => child.kill("SIGKILL"), STOP_MAX_MS);
-  child.once("exit", () => clearTimeout(late));
 }

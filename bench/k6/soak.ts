@@ -4,12 +4,11 @@
  */
 import { sleep } from "k6";
 import { scenario } from "k6/execution";
-import { Api } from "./lib/api.ts";
-import { kindOf, randomOf, zipf } from "./lib/choices.ts";
-import { optionsOf, steady } from "./lib/load.ts";
-import { createEvents, eventIdAt, type Prepared, prepared } from "./lib/prepare.ts";
-import { readSettings } from "./lib/settings.ts";
-import { keeper } from "./lib/summary.ts";
+import { Api } from "./script/api.ts";
+import { kindOf, randomOf, zipf } from "./script/choices.ts";
+import { optionsOf, steady } from "./script/load.ts";
+import { createEvents, eventIdAt, type Prepared } from "./script/prepare.ts";
+import { readSettings } from "./script/settings.ts";
 
 const SHARES = { look: 70, book: 14, "hold and confirm": 8, "book and cancel": 5, "hold and leave": 3 };
 const PAYING_SECONDS = 0.5;
@@ -32,7 +31,7 @@ export const options = optionsOf(settings, load, [
 
 export function setup(): Prepared {
   const totalTickets = settings.tickets ?? TICKETS;
-  return prepared(createEvents(settings, { totalTickets }));
+  return createEvents(settings, { totalTickets });
 }
 
 export default function (sale: Prepared): void {
@@ -65,5 +64,3 @@ export default function (sale: Prepared): void {
       break;
   }
 }
-
-export const handleSummary = keeper(settings, load);

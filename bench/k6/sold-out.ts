@@ -4,11 +4,10 @@
  */
 import { check } from "k6";
 import { scenario } from "k6/execution";
-import { Api } from "./lib/api.ts";
-import { optionsOf, steady } from "./lib/load.ts";
-import { createEvents, eventIdAt, type Prepared, prepared, QUANTITY_MAX, sellOut } from "./lib/prepare.ts";
-import { readSettings } from "./lib/settings.ts";
-import { keeper } from "./lib/summary.ts";
+import { Api } from "./script/api.ts";
+import { optionsOf, steady } from "./script/load.ts";
+import { createEvents, eventIdAt, type Prepared, QUANTITY_MAX, sellOut } from "./script/prepare.ts";
+import { readSettings } from "./script/settings.ts";
 
 const TICKETS = 100;
 
@@ -20,9 +19,10 @@ export const options = optionsOf(settings, load, [{ name: "book", status: 409 }]
 
 export function setup(): Prepared {
   const totalTickets = settings.tickets ?? TICKETS;
-  const eventIds = createEvents(settings, { totalTickets, maxPerUser: QUANTITY_MAX });
-  for (const id of eventIds) sellOut(settings, id, totalTickets);
-  return prepared(eventIds);
+  const sale = createEvents(settings, { totalTickets, maxPerUser: QUANTITY_MAX });
+  for (let index = 0; index < settings.events; index += 1)
+    sellOut(settings, eventIdAt(sale, index), totalTickets);
+  return sale;
 }
 
 export default function (sale: Prepared): void {
@@ -30,5 +30,3 @@ export default function (sale: Prepared): void {
   const booking = api.book({ buyer: `buyer-${number}`, eventId: eventIdAt(sale, number), quantity: 1 });
   check(booking, { "nobody gets a ticket": (got) => got === undefined });
 }
-
-export const handleSummary = keeper(settings, load);

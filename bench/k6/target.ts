@@ -5,7 +5,7 @@ import { z } from "zod";
 import { audit, type AuditReport } from "../../audit/audit.ts";
 import { readConfig, secret } from "../../shared/process/config.ts";
 import { readClusterFile, readState } from "../cluster-file.ts";
-import { startBenchCluster } from "../cluster.ts";
+import { startBenchCluster } from "../bench-cluster.ts";
 import type { Progress } from "../progress.ts";
 
 export interface Target extends AsyncDisposable {

@@ -1,9 +1,9 @@
 /**
  * Sends requests over N connections and measures the answers.
  *
- * Why not autocannon: every booking needs a token of its own, and building a request per send costs autocannon 37 to
- * 49 µs of processor time per request (26 to 32 with one fixed request). Client and cluster share two cores here, so what
- * the client uses is missing in what it measures. What this one costs: `npm run bench -- generator`.
+ * Why not k6 or autocannon: every booking needs a token of its own. Building a request for each costs autocannon 37 to 49 µs
+ * of processor time (26 to 32 with one fixed request), and k6, which runs a script for each, more. Client and cluster share
+ * two cores here, so the cluster misses what the client uses. What this one costs: `npm run bench -- generator`.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Connections } from "./connections.ts";

@@ -1,4 +1,4 @@
-/** What the load generator is told, and what it answers. It runs in a process of its own (load/run.ts starts it). */
+/** What the load generator is told, and what it answers. The generator is a process of its own (load/run.ts). */
 import type { Buyers } from "../tokens.ts";
 import type { Target } from "./connection.ts";
 

@@ -1,107 +1,148 @@
 /**
- * What a load that this machine cannot carry would take: measured costs of every kind of request, a model that turns them
- * into routers, nodes and shards, a simulation of that cluster, and the proof that the model predicts this machine
- * (docs/capacity.md).
+ * What a load takes that this machine cannot carry: the processor time that each kind of request costs here, times the
+ * requests. A mix that no cost was taken from is predicted and measured, to see how far to trust the costs (M4,
+ * docs/capacity.md).
  */
-import { calibrate, calibrationSeconds } from "../capacity/calibration/calibrate.ts";
-import { keepApart } from "../capacity/calibration/places.ts";
-import { type Calibration, middleOf } from "../capacity/costs.ts";
-import { type Demand, demandOf } from "../capacity/demand.ts";
-import { keepCalibration, newestCalibration } from "../capacity/keep.ts";
-import { busiestOf, type Plan, planOf } from "../capacity/model.ts";
-import { type Asked, CAPACITY_OPTIONS, type CapacityOption, readAsked } from "../capacity/options.ts";
-import { type Catalogue, catalogueOf } from "../capacity/popularity.ts";
-import { LIMITS } from "../capacity/product.ts";
-import { outcomeOf } from "../capacity/report.ts";
-import { type ClusterRun, simulateCluster } from "../capacity/simulation/cluster.ts";
-import { validationSeconds, Validator } from "../capacity/validation.ts";
+import { eachProcess, type Load, LoadMeter, PROCESSES, THINGS, totalOf } from "../capacity/load.ts";
+import { prepareLoads } from "../capacity/loads.ts";
+import { type Asked, type Costs, costsOf, medianCosts, needsOf, predict } from "../capacity/needs.ts";
 import { startGenerator } from "../load/run.ts";
-import type { BareContext, ClusterPart, Outcome, PartContext } from "../part.ts";
+import {
+  atMost,
+  type BareContext,
+  type ClusterPart,
+  type Figure,
+  type NumberOption,
+  type Outcome,
+  type PartContext,
+} from "../part.ts";
+import type { Table } from "../tables.ts";
 
 const ROUNDS = 3;
-const CLUSTER_SECONDS = 10;
-const SIMULATION_SECONDS = 10;
-const EVENTS = 10_000;
-const ZIPF_EXPONENT = 1;
-/** Between two machines of a data centre, one way. */
-const NETWORK_MS = 0.2;
-const WARM_UP_MS = 500;
-/** A simulated phase: long enough for a breaker to let calls through again, and no longer than these are to go through. */
-const PHASE_MS = { min: 1_500, max: 4_000 };
-const SIMULATED_MAX = { bookings: 300_000, others: 10_000_000 };
+const LOADS = 6;
+const WARM_UP_SECONDS = 1;
+/** Minting tokens and making connections. */
+const LOAD_SECONDS = 0.5;
+const ERROR_MAX_PERCENT = 20;
 
-export const capacity: ClusterPart<CapacityOption> = {
-  name: "capacity",
-  title: "what a larger load would take, from what everything costs here",
-  seconds: 0.8,
-  estimate(seconds) {
-    const { ready, once } = validationSeconds(seconds);
-    return (
-      CLUSTER_SECONDS + ready + calibrationSeconds(ROUNDS, seconds) + 2 * ROUNDS * once + SIMULATION_SECONDS
-    );
+const OPTIONS = {
+  rps: { means: "requests a second", default: 1_000_000, min: 1_000, max: 10_000_000 },
+  bookings: { means: "the share of requests that are bookings", default: 0.05, min: 0, max: 1 },
+  "sold-out": { means: "the share of bookings that routers refuse", default: 0.5, min: 0, max: 1 },
+  misses: {
+    means: "the share of reads that routers cannot answer from memory",
+    default: 0.1,
+    min: 0,
+    max: 1,
   },
+  batch: { means: "bookings that a shard decides together", default: 4, min: 1, max: 500 },
+  utilisation: { means: "how busy a process may be", default: 0.6, min: 0.1, max: 0.95 },
+} as const satisfies Record<string, NumberOption>;
+type Option = keyof typeof OPTIONS;
+
+export const capacity: ClusterPart<Option> = {
+  name: "capacity",
+  title: "what a larger load takes, from what each kind of request costs here",
+  seconds: 2,
+  estimate: (seconds) => 20 + LOADS * (WARM_UP_SECONDS + LOAD_SECONDS + ROUNDS * (seconds + LOAD_SECONDS)),
   onlyNamed: true,
-  options: CAPACITY_OPTIONS,
+  options: OPTIONS,
+  // The second router gets no requests: what it uses is the price of hearing of changes.
   cluster: { shards: 2, routers: 2 },
   run,
 };
 
-async function run(context: PartContext & BareContext<CapacityOption>): Promise<Outcome> {
-  const { cluster, options, seconds, signal, progress } = context;
-  const asked = readAsked(options);
-  const kept = asked.reuse ? newestCalibration() : undefined;
-  await using generator = startGenerator({ signal, progress });
-  using places = keepApart(cluster, [generator]);
-  const measuring = { generator, seconds, signal, progress };
-  progress.show("capacity: making everything warm");
-  await using validator = await Validator.ready(cluster, { ...measuring, apart: places.apart });
-  const around = async () => validator.measure();
-  const calibration = kept ?? (await calibrate(cluster, { ...measuring, rounds: ROUNDS, around }));
-  if (kept === undefined) progress.say(`calibration kept in ${keepCalibration(calibration)}`);
-  for (let round = 0; round < calibration.rounds.length && kept !== undefined; round += 1) await around();
-  const validation = validator.judge(calibration.rounds);
-
-  progress.show("capacity: planning");
-  const demand = demandOf(asked);
-  const catalogue = catalogueOf({ events: EVENTS, exponent: ZIPF_EXPONENT, seed: asked.seed });
-  const { utilisation, shards } = asked;
-  const terms = { demand, catalogue, utilisation, shards, networkMs: NETWORK_MS };
-  const plan = planOf({ ...terms, costs: middleOf(calibration.rounds) });
-  const plans = calibration.rounds.map((costs) => planOf({ ...terms, costs }));
-  const lost = busiestOf(plan).find((shard) => shard !== plan.mega) ?? 0;
-  progress.show("capacity: simulating");
-  const simulated =
-    plan.routers === Infinity ? undefined : simulate({ plan, demand, catalogue, calibration, asked, lost });
-  return outcomeOf({ asked, calibration, demand, plan, plans, validation, run: simulated, lost });
-}
-
-function simulate(options: {
-  plan: Plan;
-  demand: Demand;
-  catalogue: Catalogue;
-  calibration: Calibration;
-  asked: Asked;
-  lost: number;
-}): ClusterRun {
-  const { plan, demand, catalogue, calibration, asked, lost } = options;
-  const most = Math.min(
-    (SIMULATED_MAX.bookings / (demand.hot + demand.spread)) * 1000,
-    (SIMULATED_MAX.others / (demand.reads + demand.refusals)) * 1000,
-    PHASE_MS.max,
+async function run(context: PartContext & BareContext<Option>): Promise<Outcome> {
+  const { cluster, seconds, options } = context;
+  await using generator = startGenerator(context);
+  const measureAll = await prepareLoads(context, await LoadMeter.start(cluster, generator));
+  await measureAll("capacity: warming up", WARM_UP_SECONDS);
+  const rounds = [];
+  for (let round = 1; round <= ROUNDS; round += 1)
+    rounds.push(await measureAll(`capacity: round ${round} of ${ROUNDS}`, seconds));
+  const { "sold-out": soldOut, ...others } = options;
+  return outcomeOf(
+    medianCosts(rounds.map((round) => costsOf(round.costs))),
+    rounds.map(({ mix }) => mix),
+    { ...others, soldOut },
   );
-  return simulateCluster({
-    demand,
-    catalogue,
-    costs: middleOf(calibration.rounds),
-    batchTimeShares: calibration.batchTimeShares,
-    limits: LIMITS,
-    shards: plan.shards.length,
-    routers: plan.routers,
-    missed: demand.reads === 0 ? 0 : plan.misses / demand.reads,
-    networkMs: NETWORK_MS,
-    warmUpMs: WARM_UP_MS,
-    phaseMs: Math.max(PHASE_MS.min, most),
-    lost,
-    seed: asked.seed,
-  });
 }
+
+/** `mixes`: the loads that the prediction is checked with. */
+export function outcomeOf(costs: Costs, mixes: readonly Load[], asked: Asked): Outcome {
+  const sum = eachProcess((process) => mixes.reduce((total, { spent }) => total + spent[process], 0));
+  const done = Object.fromEntries(
+    THINGS.map((thing) => [thing, mixes.reduce((total, mix) => total + mix.done[thing], 0)]),
+  ) as Load["done"];
+  const requests = done.reads + done.refusals + done.bookings;
+  const predicted = predict(costs, done);
+  const percent = Math.abs(totalOf(predicted) / totalOf(sum) - 1) * 100;
+  const perRequest = (microseconds: number) => microseconds / requests;
+  return {
+    figures: [
+      {
+        name: "error of the prediction",
+        value: percent,
+        unit: "%",
+        target: atMost(ERROR_MAX_PERCENT, percent, "%"),
+        note:
+          `a request of the mix takes ${perRequest(totalOf(predicted)).toFixed(0)} µs by the costs, ` +
+          `${perRequest(totalOf(sum)).toFixed(0)} µs measured`,
+      },
+      ...needFigures(costs, asked),
+    ],
+    tables: [
+      costsTable(costs),
+      {
+        title: "The mix that checks the costs: processor time of a request",
+        columns: [{ name: "" }, ...PROCESSES.map((name) => ({ name, unit: "µs" as const }))],
+        rows: [
+          ["predicted", ...PROCESSES.map((process) => perRequest(predicted[process]))],
+          ["measured", ...PROCESSES.map((process) => perRequest(sum[process]))],
+        ],
+        note:
+          `${share(done.reads, requests)} reads, of which ${share(done.misses, done.reads)} missed; ${share(done.refusals, requests)} ` +
+          `refusals; ${share(done.bookings, requests)} bookings in batches of ${(done.bookings / done.batches).toFixed(1)}`,
+      },
+    ],
+    notes: ["what these figures leave out: docs/capacity.md"],
+  };
+}
+
+function needFigures(costs: Costs, asked: Asked): Figure[] {
+  const { routers, shards, postgresCores, redis, bookingsOfOneShard } = needsOf(costs, asked);
+  const bound = asked.utilisation * 100;
+  return [
+    {
+      name: "routers, a core each",
+      value: routers,
+      unit: "count",
+      ...(routers === Infinity && { target: { wanted: "a number that carries this", met: false } }),
+    },
+    { name: "shards, a node with a core each", value: shards, unit: "count" },
+    { name: "PostgreSQL, cores of all shards", value: postgresCores, unit: "ratio" },
+    {
+      name: "Redis, of its one thread",
+      value: redis * 100,
+      unit: "%",
+      target: atMost(bound, redis * 100, "%"),
+    },
+    {
+      name: "bookings of one shard, so of one event",
+      value: bookingsOfOneShard,
+      unit: "/s",
+      note: `in batches of ${asked.batch}`,
+    },
+  ];
+}
+
+function costsTable(costs: Costs): Table {
+  return {
+    title: "What each costs: processor time of each kind of process",
+    columns: [{ name: "" }, ...PROCESSES.map((name) => ({ name, unit: "µs" as const }))],
+    rows: THINGS.map((thing) => [thing, ...PROCESSES.map((process) => costs[process][thing])]),
+    note: "a miss comes on top of its read, and a batch on top of its bookings; hearing is what every further router does",
+  };
+}
+
+const share = (part: number, whole: number) => `${((part / whole) * 100).toFixed(0)} %`;

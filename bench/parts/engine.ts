@@ -13,7 +13,7 @@ import { createLog } from "../../shared/process/log.ts";
 import { Database, type Statement } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand } from "../../shared/domain/commands.ts";
-import { makeEvents } from "../cluster-events.ts";
+import { DATABASE, makeEvents } from "../cluster-events.ts";
 import { holdOldSnapshot } from "../old-snapshot.ts";
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
 import { processorSecondsOfTree } from "../processes.ts";
@@ -67,7 +67,7 @@ export async function engine({
   const [shard] = cluster.shards;
   if (shard === undefined) throw new Error("the cluster has no shard");
   const open = (connectionsMax: number) =>
-    new Database({ ...DATABASE, url: shard.databaseUrl, connectionsMax });
+    new Database({ ...DATABASE, url: shard.databaseUrl, connectionsMax, statementTimeoutMs: 120_000 });
   const [database, plain] = [open(LANES_MAX * BATCHES_PER_LANE_MAX), open(1)];
   const bookings = Math.ceil((seconds * BOOKINGS_PER_SECOND) / BATCH_MAX) * BATCH_MAX;
   try {
@@ -170,14 +170,6 @@ function figuresFor(measured: Measurements, name: string): Figure[] {
 const written = (values: readonly number[]) => values.map((value) => value.toFixed(2)).join(" ");
 const NO_HOOKS = { committed() {}, lockWaited() {} };
 const NO_OBSERVER = { batchStarted() {}, batchEnded() {}, commandWaited() {}, shed() {} };
-
-const DATABASE = {
-  applicationName: "onsale-bench",
-  waitersMax: 10,
-  connectTimeoutMs: 10_000,
-  statementTimeoutMs: 120_000,
-  lockTimeoutMs: 10_000,
-};
 
 /** One ticket each for as many users, the events in turns, all waiting in the lanes at once. Returns seconds. */
 async function decideAll(

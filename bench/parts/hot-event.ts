@@ -1,7 +1,8 @@
 /** Everybody books the same event, end to end: HTTP, a token of their own, one ticket, until the commit is on disk. */
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
 import type { RequestPlan } from "../load/plan.ts";
-import type { BenchCluster } from "../cluster.ts";
+import { bookingsOf } from "../load/plans.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
 import { atMost, type Figure, type Outcome, type PartContext } from "../part.ts";
 import { figuresOf, rush } from "./rush.ts";
 
@@ -48,11 +49,5 @@ export async function hotEvent(context: PartContext): Promise<Outcome> {
 /** Bookings of a new event, by enough users for a load of so many seconds. */
 export async function bookingsOfOneEvent(cluster: BenchCluster, seconds: number): Promise<RequestPlan> {
   const event = await cluster.createEvent({ totalTickets: NEVER_SOLD_OUT, maxPerUser: 2 });
-  return {
-    method: "POST",
-    paths: [`/v1/events/${event.id}/bookings`],
-    buyers: { secret: cluster.secret, users: Math.ceil(seconds * USERS_PER_SECOND), first: 0 },
-    body: '{"quantity":1}',
-    first: 0,
-  };
+  return bookingsOf([event.id], { secret: cluster.secret, users: Math.ceil(seconds * USERS_PER_SECOND) });
 }

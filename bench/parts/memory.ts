@@ -1,4 +1,5 @@
 /** What the processes hold after a million bookings, all of them made over HTTP. */
+import { bookingsOf } from "../load/plans.ts";
 import { below, type Figure, type PartContext } from "../part.ts";
 import { residentMegabytes } from "../processes.ts";
 import { otherAnswers, rush } from "./rush.ts";
@@ -10,22 +11,16 @@ const TARGET_MB = 250;
 
 export async function memory(context: PartContext): Promise<readonly Figure[]> {
   const { cluster } = context;
-  const paths: string[] = [];
+  const eventIds: string[] = [];
   for (let number = 0; number < EVENTS; number += 1) {
     const totalTickets = USERS * PER_USER_AND_EVENT * 2;
     const event = await cluster.createEvent({ totalTickets, maxPerUser: PER_USER_AND_EVENT });
-    for (let round = 0; round < PER_USER_AND_EVENT; round += 1) paths.push(`/v1/events/${event.id}/bookings`);
+    for (let round = 0; round < PER_USER_AND_EVENT; round += 1) eventIds.push(event.id);
   }
   const report = await rush(context, "memory: a million bookings", {
     warmUpSeconds: 0,
     seconds: 0,
-    requests: {
-      method: "POST",
-      paths,
-      buyers: { secret: cluster.secret, users: USERS, first: 0 },
-      body: '{"quantity":1}',
-      first: 0,
-    },
+    requests: bookingsOf(eventIds, { secret: cluster.secret, users: USERS }),
   });
   const note = `${(report.counts["201"] ?? 0).toLocaleString("en")} bookings over HTTP in ${Math.round(report.seconds)} s, other answers: ${otherAnswers(report, "201")}`;
   const sizes = [

@@ -6,6 +6,7 @@
 import { latencyPlot } from "../load/plots.ts";
 import { findNginx, startMicroCache } from "../load/micro-cache.ts";
 import type { LoadReport } from "../load/plan.ts";
+import { readsOf, targetOf } from "../load/plans.ts";
 import { runLoad, startBareServer } from "../load/run.ts";
 import { atLeast, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 import { pin, processorSecondsOfTree } from "../processes.ts";
@@ -37,8 +38,7 @@ export async function reads(context: PartContext): Promise<Outcome> {
   const bare = stack.use(await startBareServer({ headers, body: await example.text() }, options));
   const program = findNginx();
   const nginx = program && stack.use(await startMicroCache(program, [cluster.router.url], options));
-  const { hostname, port } = new URL(cluster.router.url);
-  const router = { host: hostname, port: Number(port), pid: cluster.router.pid };
+  const router = { ...targetOf(cluster.router.url), pid: cluster.router.pid };
   const { pinned } = stack.use(pin(router.pid, SERVER_CORE));
   const servers = [
     { name: "router", ...router, reports: [] as Measured[] },
@@ -53,7 +53,7 @@ export async function reads(context: PartContext): Promise<Outcome> {
         connections: CONNECTIONS,
         warmUpSeconds: WARM_UP_SECONDS,
         seconds: seconds / ROUNDS,
-        requests: { method: "GET", paths: [path], first: 0 },
+        requests: readsOf([event.id]),
       },
       { signal, progress, label: `reads: ${name}`, core: LOAD_CORE },
     );

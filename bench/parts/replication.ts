@@ -1,5 +1,5 @@
 /**
- * What a replica costs whoever books. Two shards of one cluster differ in one thing: the second has a replica, which streams
+ * What a replica costs a booking. Two shards of one cluster differ in one thing: the second has a replica, which streams
  * asynchronously in one turn and synchronously in the next. The same is asked of each in turns: everybody at once, which shows
  * what a full lane makes of the wait, and one buyer after the other, which shows the wait itself. The replica is a server on
  * this machine: it takes part of its processors and its disk, and its network takes next to no time.
@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { STANDBY_NAME, startStandbyServer } from "../../deploy/embedded/standby-server.ts";
 import { Database, type Statement } from "../../shared/database/database.ts";
 import { DATABASE } from "../cluster-events.ts";
+import { bookingsOf, targetOf } from "../load/plans.ts";
 import { startGenerator } from "../load/run.ts";
 import { type ClusterPart, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 import type { Table } from "../tables.ts";
@@ -68,20 +69,17 @@ async function run(context: PartContext): Promise<Outcome> {
     const [shard, event] = setting === "no replica" ? [without, first] : [followed, second];
     if (setting !== "no replica") await replica.become(setting, signal);
     const book = async (connections: number) => {
-      const { hostname, port } = new URL(cluster.router.url);
       const report = await generator.run(
         {
-          target: { host: hostname, port: Number(port) },
+          target: targetOf(cluster.router.url),
           connections,
           warmUpSeconds: WARM_UP_SECONDS,
           seconds: context.seconds,
-          requests: {
-            method: "POST",
-            paths: [`/v1/events/${event}/bookings`],
-            buyers: { secret: cluster.secret, users: USERS, first: 0 },
-            body: '{"quantity":1}',
+          requests: bookingsOf([event], {
+            secret: cluster.secret,
+            users: USERS,
             first: buyers[shard.id] ?? 0,
-          },
+          }),
         },
         `replication: ${setting}, ${connections === 1 ? "one buyer" : `${connections} buyers`}`,
       );

@@ -1,6 +1,7 @@
 /** A rush over HTTP, with what it cost the cluster's processes: what the parts that load one router share. */
-import type { BenchCluster } from "../cluster.ts";
+import type { BenchCluster } from "../bench-cluster.ts";
 import type { LoadPlan, LoadReport } from "../load/plan.ts";
+import { targetOf } from "../load/plans.ts";
 import { runLoad } from "../load/run.ts";
 import { atLeast, atMost, type Figure, type PartContext } from "../part.ts";
 import { processorSeconds, processorSecondsOfTree } from "../processes.ts";
@@ -21,11 +22,9 @@ export async function rush(
   load: Rush & { loadCore?: number },
 ): Promise<RushReport> {
   const { loadCore, ...plan } = load;
-  const { hostname, port } = new URL(cluster.router.url);
-  const target = { host: hostname, port: Number(port) };
   const before = processorTimes(cluster);
   const report = await runLoad(
-    { target, connections: CONNECTIONS, ...plan },
+    { target: targetOf(cluster.router.url), connections: CONNECTIONS, ...plan },
     { signal, progress, label, ...(loadCore === undefined ? {} : { core: loadCore }) },
   );
   const after = processorTimes(cluster);

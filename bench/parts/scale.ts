@@ -1,48 +1,120 @@
 /**
- * The same work on 1, 2 and 4 shards and through 1 and 2 routers. Two cores carry no more with four shards than with one, so
- * what is compared is the work that a processor second does. Then, on the same cluster, the calibration that the capacity
- * part can use again (docs/capacity.md).
+ * Does a booking cost the same on 1, 2 and 4 shards? Two cores carry no more with four shards than with one, so processor time
+ * is compared and not rates. All shards are those of one cluster, and only the events differ: other processes would be
+ * differently warm, which counts for more than the number of shards. Clients are so many that batches are alike, because
+ * what a booking costs depends on its batch more than on anything else.
  */
-import { calibrate, calibrationSeconds } from "../capacity/calibration/calibrate.ts";
-import { keepApart } from "../capacity/calibration/places.ts";
-import { Probe } from "../capacity/calibration/probe.ts";
-import { keepCalibration } from "../capacity/keep.ts";
-import { idleTable, scaleFigures, scalePlots, turnsTable } from "../capacity/scale/report.ts";
-import { LARGEST } from "../capacity/scale/shapes.ts";
-import { scaleSeconds, takeTurns } from "../capacity/scale/turns.ts";
-import { costsTable, trafficTable } from "../capacity/tables.ts";
+import { PROCESSES, type Load, LoadMeter, totalOf } from "../capacity/load.ts";
+import { makeEvents } from "../cluster-events.ts";
+import { bookingsOf } from "../load/plans.ts";
 import { startGenerator } from "../load/run.ts";
-import type { ClusterPart, Outcome, PartContext } from "../part.ts";
+import { atMost, type ClusterPart, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 
-const CALIBRATION_ROUNDS = 2;
-const CLUSTER_SECONDS = 12;
+const SHARDS = [1, 2, 4] as const;
+const EVENTS = 10_000;
+const EVENT = { totalTickets: 1_000_000, maxPerUser: 20 };
+const USERS = 2_000;
+const CLIENTS_A_SHARD = 64;
+const CLIENTS_MAX = 1_024;
+const ROUNDS = 5;
+const WARM_UP_SECONDS = 3;
+const DEARER_MAX = 1.1;
 
 export const scale: ClusterPart = {
   name: "scale",
-  title: "what a request costs on 1, 2 and 4 shards",
-  seconds: 0.4,
-  estimate: (seconds) =>
-    CLUSTER_SECONDS + scaleSeconds(seconds) + calibrationSeconds(CALIBRATION_ROUNDS, seconds),
-  cluster: LARGEST,
+  title: "what a booking costs on 1, 2 and 4 shards",
+  seconds: 1,
+  estimate: (seconds) => 30 + SHARDS.length * (2 * WARM_UP_SECONDS + ROUNDS * (seconds + 0.5)),
+  cluster: { shards: 4 },
   run,
 };
 
-async function run({ cluster, seconds, signal, progress }: PartContext): Promise<Outcome> {
-  await using generator = startGenerator({ signal, progress });
-  await using second = startGenerator({ signal, progress });
-  await using probe = new Probe(cluster);
-  const generators = [generator, second];
-  using _places = keepApart(cluster, generators);
-  const result = await takeTurns({ cluster, probe, generators }, { seconds, signal, progress });
-  const rounds = CALIBRATION_ROUNDS;
-  const calibration = await calibrate(cluster, { generator, rounds, seconds, signal, progress });
+/** Bookings of events that lie on so many of the shards. */
+interface Turn {
+  readonly shards: number;
+  readonly events: readonly string[];
+  clients: number;
+  bookings: number;
+  readonly loads: Load[];
+}
+
+async function run(context: PartContext): Promise<Outcome> {
+  const { cluster, seconds, signal } = context;
+  await using generator = startGenerator(context);
+  const turns = await Promise.all(
+    SHARDS.map(async (shards): Promise<Turn> => {
+      const events = await makeEvents(cluster.shards.slice(0, shards), EVENTS, EVENT);
+      return { shards, events, clients: CLIENTS_A_SHARD * shards, bookings: 0, loads: [] };
+    }),
+  );
+  const meter = await LoadMeter.start(cluster, generator);
+  const book = async (turn: Turn, label: string, loadSeconds: number): Promise<Load> => {
+    signal.throwIfAborted();
+    const load = await meter.measure(`scale: ${label}, ${turn.shards} shards`, {
+      connections: turn.clients,
+      seconds: loadSeconds,
+      requests: bookingsOf(turn.events, {
+        secret: cluster.secret,
+        users: USERS,
+        order: "evenly",
+        first: turn.bookings,
+      }),
+    });
+    turn.bookings += load.sent;
+    return load;
+  };
+  let wanted: number | undefined;
+  for (const turn of turns) {
+    await book(turn, "warming up", WARM_UP_SECONDS);
+    const batch = batchOf(await book(turn, "finding the number of clients", WARM_UP_SECONDS));
+    wanted ??= batch; // of one shard, which comes first
+    turn.clients = Math.min(CLIENTS_MAX, Math.max(1, Math.round((turn.clients * wanted) / batch)));
+  }
+  for (let round = 1; round <= ROUNDS; round += 1) {
+    // Every other round backwards: what drifts meanwhile favours none.
+    for (const turn of round % 2 === 1 ? turns : turns.toReversed())
+      turn.loads.push(await book(turn, `round ${round} of ${ROUNDS}`, seconds));
+  }
   return {
-    figures: scaleFigures(result),
-    tables: [turnsTable(result), idleTable(result), costsTable(calibration), trafficTable(calibration)],
-    plots: scalePlots(result),
+    figures: turns.slice(1).map((turn) => besideOne(turn, turns[0] ?? turn)),
+    tables: [
+      {
+        title: "Processor time of a booking, medians of the rounds",
+        columns: [
+          { name: "shards" },
+          { name: "clients" },
+          { name: "in a batch", unit: "ratio" },
+          { name: "all", unit: "µs" },
+          ...PROCESSES.filter((name) => name !== "hearing").map((name) => ({ name, unit: "µs" as const })),
+        ],
+        rows: turns.map(({ shards, clients, loads }) => [
+          shards,
+          clients,
+          median(loads.map(batchOf)),
+          median(loads.map(costOf)),
+          ...PROCESSES.filter((name) => name !== "hearing").map((name) =>
+            median(loads.map(({ spent, done }) => spent[name] / done.bookings)),
+          ),
+        ]),
+      },
+    ],
     notes: [
-      "clients are so many that batches are alike; why, and what is weak about it: docs/capacity.md",
-      `calibration kept in ${keepCalibration(calibration)}; npm run bench -- capacity --reuse 1 uses it`,
+      "four nodes and four databases share the caches of one machine here, which makes them look dearer",
     ],
   };
 }
+
+function besideOne({ shards, loads }: Turn, one: Turn): Figure {
+  const ratios = loads.map((load, round) => costOf(load) / costOf(one.loads[round] ?? load));
+  const value = median(ratios);
+  return {
+    name: `a booking: ${shards} shards beside 1`,
+    value,
+    unit: "×",
+    ...(shards === Math.max(...SHARDS) && { target: atMost(DEARER_MAX, value, "×") }),
+    note: `rounds ${ratios.map((ratio) => ratio.toFixed(2)).join(" ")}`,
+  };
+}
+
+const batchOf = ({ done }: Load) => done.bookings / done.batches;
+const costOf = ({ done, spent }: Load) => totalOf(spent) / done.bookings;

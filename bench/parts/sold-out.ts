@@ -1,8 +1,9 @@
 /**
- * The rush goes on when the last ticket is sold: one router says no, mostly out of its memory, to somebody new each time.
- * It has a core to itself, and the load has the other one. Reads out of its memory, in turns with the refusals, say what a
- * request that is no booking costs.
+ * The rush goes on when the last ticket is sold: one router refuses, mostly out of its memory, another buyer each time. The
+ * router has a core to itself, and the load has the other one. Reads from memory, in turns with the refusals, show what a
+ * request costs that is no booking.
  */
+import { bookingsOf, readsOf } from "../load/plans.ts";
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
 import { atLeast, type Figure, median, type Outcome, type PartContext } from "../part.ts";
 import { pin } from "../processes.ts";
@@ -20,17 +21,12 @@ const TARGET = { ofReads: 0.6 };
 export async function soldOut(context: PartContext): Promise<Outcome> {
   const { cluster, seconds } = context;
   const event = await cluster.createEvent({ totalTickets: TICKETS, maxPerUser: 1 });
-  const path = `/v1/events/${event.id}`;
-  const book = { method: "POST", paths: [`${path}/bookings`], body: '{"quantity":1}', first: 0 } as const;
-  const buyers = {
-    secret: cluster.secret,
-    users: Math.ceil((WARM_UP_SECONDS + seconds) * USERS_PER_SECOND),
-    first: 0,
-  };
+  const { secret } = cluster;
+  const users = Math.ceil((WARM_UP_SECONDS + seconds) * USERS_PER_SECOND);
   const selling = await rush(context, "sold-out: selling", {
     warmUpSeconds: 0,
     seconds: 0,
-    requests: { ...book, buyers: { ...buyers, users: TICKETS } },
+    requests: bookingsOf([event.id], { secret, users: TICKETS }),
   });
   if (selling.counts["201"] !== TICKETS) throw new Error(`not sold out: ${otherAnswers(selling, "")}`);
 
@@ -40,15 +36,11 @@ export async function soldOut(context: PartContext): Promise<Outcome> {
   const each = { warmUpSeconds: WARM_UP_SECONDS / ROUNDS, seconds: seconds / ROUNDS, loadCore: LOAD_CORE };
   let first: number = TICKETS;
   for (let round = 0; round < ROUNDS; round += 1) {
-    const refused = await rush(context, "sold-out", { ...each, requests: { ...book, buyers, first } });
+    const requests = bookingsOf([event.id], { secret, users, first });
+    const refused = await rush(context, "sold-out", { ...each, requests });
     first += refused.sent;
     refusals.push(refused);
-    reads.push(
-      await rush(context, "sold-out: reads", {
-        ...each,
-        requests: { method: "GET", paths: [path], first: 0 },
-      }),
-    );
+    reads.push(await rush(context, "sold-out: reads", { ...each, requests: readsOf([event.id]) }));
   }
   const last = refusals.at(-1) ?? selling;
   const where = pinned.pinned ? "router and load on a core each" : "cores shared: no taskset here";

@@ -1,6 +1,6 @@
 /**
- * A day like most others: half of what the cluster could do at most, in the open model, so that whoever had to wait for a
- * slow answer before theirs is counted with the whole wait. First the peak, in the closed model, to know what half is.
+ * An ordinary day: half of what the cluster can do at most, in the open model, which counts the whole wait of a booking that
+ * had to wait for a slow answer before it. The peak is measured first, in the closed model.
  */
 import { latencyPlot, throughputPlot } from "../load/plots.ts";
 import { atMost, type Outcome, type PartContext } from "../part.ts";

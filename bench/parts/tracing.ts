@@ -12,6 +12,7 @@ import { createRegistry } from "../../shared/watch/metrics.ts";
 import { startOpenTelemetry } from "../../shared/watch/opentelemetry.ts";
 import type { Tracing } from "../../shared/watch/tracing.ts";
 import type { RequestPlan } from "../load/plan.ts";
+import { bookingsOf, readsOf, targetOf } from "../load/plans.ts";
 import { type Generator, startCannedServer, startGenerator } from "../load/run.ts";
 import { atMost, type ClusterPart, type Figure, median, type PartContext } from "../part.ts";
 import { processorSeconds } from "../processes.ts";
@@ -51,14 +52,8 @@ async function run(context: PartContext): Promise<readonly Figure[]> {
   });
   await using generator = startGenerator({ signal, progress });
   const event = await cluster.createEvent({ totalTickets: 10_000_000, maxPerUser: 100 });
-  const read: RequestPlan = { method: "GET", paths: [`/v1/events/${event.id}`], first: 0 };
-  const booking: RequestPlan = {
-    method: "POST",
-    paths: [`/v1/events/${event.id}/bookings`],
-    buyers: { secret: cluster.secret, users: USERS, first: 0 },
-    body: '{"quantity":1}',
-    first: 0,
-  };
+  const read = readsOf([event.id]);
+  const booking = bookingsOf([event.id], { secret: cluster.secret, users: USERS });
   const url = `http://${collector.host}:${collector.port}/v1/traces`;
   const nanoseconds = {
     off: await addedBy(undefined, MANY),
@@ -89,11 +84,9 @@ async function inTurns(
   let first = 0;
   /** Microseconds of the router's processor time an answer. */
   const costOn = async ({ url, pid }: Router, seconds: number): Promise<number> => {
-    const { hostname: host, port } = new URL(url);
-    const target = { host, port: Number(port) };
     const before = processorSeconds(pid);
     const plan = {
-      target,
+      target: targetOf(url),
       connections: CONNECTIONS,
       warmUpSeconds: 0,
       seconds,

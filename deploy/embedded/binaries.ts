@@ -1,8 +1,8 @@
 /**
- * Where PostgreSQL's programs are. They come with `npm ci`, in the package for this platform. Two things can be missing
- * there and are put right here: the symbolic links between the shared libraries (npm packages cannot contain links; an
- * install script restores them, and npm does not always run install scripts), and permission for the service user to
- * reach them at all (a checkout below /root, or installed under umask 077).
+ * Finds PostgreSQL's programs, which `npm ci` installs in a package for this platform, and repairs two things. Symbolic
+ * links between the shared libraries may be missing: npm packages cannot contain links, and npm does not always run the
+ * install script that makes them. And the service user may not be able to reach the programs: the checkout may be below
+ * /root, or installed under umask 077.
  */
 import { createHash } from "node:crypto";
 import {
@@ -52,7 +52,7 @@ export function postgresBinaries(user: ServiceUser | undefined): PostgresBinarie
 
 function locate(packageName: string): string {
   try {
-    // Not import.meta.resolve: test runners that load modules in their own way do not have it.
+    // vitest has no import.meta.resolve.
     return dirname(dirname(createRequire(import.meta.url).resolve(packageName)));
   } catch {
     throw new StartError(
@@ -84,7 +84,7 @@ function restoreLinks(packageRoot: string, packageName: string): void {
   }
 }
 
-/** Copies the programs once per version; renaming last makes a half-made copy impossible to mistake for a whole one. */
+/** Copies the programs once per version. The rename comes last, so a directory with this name is a whole copy. */
 function copyForEverybody(packageRoot: string, user: ServiceUser): string {
   const identity = createHash("sha256")
     .update(readFileSync(join(packageRoot, "package.json")))
@@ -94,7 +94,7 @@ function copyForEverybody(packageRoot: string, user: ServiceUser): string {
   const draft = `${target}.${process.pid}`;
   try {
     mkdirSync(CACHE_DIRECTORY, { recursive: true });
-    chmodSync(CACHE_DIRECTORY, 0o755); // whatever the umask is
+    chmodSync(CACHE_DIRECTORY, 0o755); // despite the umask
     cpSync(join(packageRoot, "native"), draft, { recursive: true, verbatimSymlinks: true });
     openToEverybody(draft);
     renameSync(draft, target);

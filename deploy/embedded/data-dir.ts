@@ -22,7 +22,7 @@ import { reasonOf, StartError } from "./start-error.ts";
 
 const newSecret = () => randomBytes(32).toString("base64url");
 
-/** Of what DATA_DIR holds. Databases of development versions before this number cannot be upgraded. */
+/** The format of DATA_DIR. Databases of development versions with a lower number cannot be upgraded. */
 const FORMAT = 1;
 
 const stateSchema = z.object({
@@ -31,9 +31,9 @@ const stateSchema = z.object({
   internalToken: z.string().default(newSecret),
   postgresPassword: z.string().default(newSecret),
   redisPassword: z.string().default(newSecret),
-  /** By process, such as "shard-0 node". */
+  /** Keyed by process, such as "shard-0 node". */
   ports: z.record(z.string(), z.number()).default({}),
-  /** Set when the databases are outside DATA_DIR: their directory's name there. */
+  /** The name of the databases' directory, when that is outside DATA_DIR. */
   databasesId: z.string().optional(),
   demoEventId: z.string().optional(),
 });
@@ -53,7 +53,7 @@ export function openDataDir(path: string): DataDir {
   try {
     if (existsSync(path) && !existsSync(stateFile) && readdirSync(path).some((name) => name !== "lock"))
       throw new StartError(`DATA_DIR ${path} has other files in it; give an empty or a new directory`);
-    // Before anything of it is opened, so that nothing in it is touched.
+    // Checked before any file in it is opened, so that a refusal changes nothing.
     if (existsSync(stateFile)) refuseOtherFormat(path, stateFile);
     makeDirectory(path);
     lock = takeLock(join(path, "lock"));
@@ -94,11 +94,11 @@ function parsed<Schema extends z.ZodType>(file: string, schema: Schema): z.infer
   }
 }
 
-/** Writes JSON that only its owner may read; readers see the old file or the new one, never half of it. */
+/** Writes JSON that only its owner may read. Readers see the old file or the new one, never half of one. */
 export function writePrivately(file: string, content: unknown): void {
   const draft = `${file}.new`;
-  rmSync(draft, { force: true }); // left by a crash, it would keep its mode
-  // Flushed before it is renamed: after a power cut, an empty file with the new name would have lost the passwords.
+  rmSync(draft, { force: true }); // a draft that a crash left would keep its mode
+  // Flush before the rename: otherwise a power cut could leave an empty file and lose the passwords.
   writeFileSync(draft, `${JSON.stringify(content, null, 2)}\n`, { mode: 0o600, flush: true });
   renameSync(draft, file);
 }
@@ -106,12 +106,12 @@ export function writePrivately(file: string, content: unknown): void {
 function makeDirectory(path: string): void {
   makeWithParents(path);
   accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
-  // Like initdb, a first start takes over a directory that is empty. The service user must be able to pass through to
-  // the databases; it can list and read nothing, every file here is 0600.
+  // A first start takes an empty directory, as initdb does. The service user may pass through it to the databases, but
+  // cannot list it or read its files (0600).
   if (readdirSync(path).length === 0) chmodSync(path, 0o711);
 }
 
-/** `recursive: true` would do, but it tries for ever below a directory such as /proc that takes no new ones. */
+/** `mkdirSync` with `recursive: true` never returns below a directory such as /proc that allows no new ones. */
 function makeWithParents(path: string): void {
   if (existsSync(path)) return;
   if (path !== dirname(path)) makeWithParents(dirname(path));
@@ -120,9 +120,9 @@ function makeWithParents(path: string): void {
 }
 
 /**
- * An exclusive lock that the system drops when its holder ends, however it ends. A file with a pid in it would need
- * guesses about pids that were used again, and two starts could both find it stale. SQLite's lock is a plain POSIX file
- * lock, and the only one that Node can take without a dependency.
+ * An exclusive lock. The system drops it when the process ends, even by SIGKILL. A file with a pid would not do: pids are
+ * used again, and two starts could both find it stale. SQLite's lock is a POSIX file lock, the only one that Node can take
+ * without a dependency.
  */
 function takeLock(file: string): DatabaseSync | undefined {
   const database = new DatabaseSync(file);

@@ -1,6 +1,6 @@
 /**
- * Where the databases lie: in DATA_DIR, or, when root runs the cluster and the service user cannot get to DATA_DIR
- * (a checkout below /root, say), in a directory of /var/lib/onsale whose random name DATA_DIR remembers.
+ * Chooses where the databases lie: in DATA_DIR, or in /var/lib/onsale when root runs the cluster and the service user
+ * cannot reach DATA_DIR (a checkout below /root, say). DATA_DIR keeps the random name of that directory.
  */
 import { randomUUID } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
@@ -11,7 +11,7 @@ import { reasonOf, StartError } from "./start-error.ts";
 
 const OUTSIDE = "/var/lib/onsale";
 
-/** The directory of the shards' data directories, made when it is not there. Throws StartError when none is usable. */
+/** The parent of the shards' data directories; makes it if needed. Throws StartError when none is usable. */
 export function databasesDirectory(dataDir: DataDir, user: ServiceUser | undefined): string {
   const { state } = dataDir;
   const inside = join(dataDir.path, "databases");
@@ -24,7 +24,7 @@ export function databasesDirectory(dataDir: DataDir, user: ServiceUser | undefin
   const id = state.databasesId ?? randomUUID();
   const outside = join(OUTSIDE, id);
   if (!hand(outside, user)) {
-    if (state.databasesId === undefined) rmSync(outside, { recursive: true, force: true }); // made just now
+    if (state.databasesId === undefined) rmSync(outside, { recursive: true, force: true }); // this start made it
     throw new StartError(
       `user ${user.name}, who runs PostgreSQL, can write neither into ${inside} nor into ${outside}`,
     );
@@ -34,13 +34,13 @@ export function databasesDirectory(dataDir: DataDir, user: ServiceUser | undefin
   return outside;
 }
 
-/** How many shards have data here: one more than the highest number, as an interrupted start may leave gaps. */
+/** One more than the highest shard number that has data here: an interrupted start may leave gaps. */
 export function shardsIn(directory: string): number {
   const numbers = readdirSync(directory).map((name) => Number(/^shard-(\d+)$/.exec(name)?.[1] ?? -1));
   return Math.max(-1, ...numbers) + 1;
 }
 
-/** Makes the directory for `user` alone; false when they cannot use it. Existing ones keep their owner. */
+/** Makes the directory for `user` alone; false when `user` cannot use it. An existing directory keeps its owner. */
 function hand(directory: string, user: ServiceUser | undefined): boolean {
   try {
     if (!existsSync(directory)) {
@@ -52,7 +52,7 @@ function hand(directory: string, user: ServiceUser | undefined): boolean {
     }
     return canWrite(user, directory);
   } catch (error) {
-    // Not a bug: the file system may be read-only, or refuse to change owners.
+    // The file system may be read-only, or refuse to change owners.
     process.emitWarning(`${directory}: ${reasonOf(error)}`);
     return false;
   }

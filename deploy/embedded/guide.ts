@@ -1,4 +1,4 @@
-/** What a user reads when the cluster is up: where it is, tokens to use it with, and commands to paste. */
+/** What `npm start` prints when the cluster is up: addresses, tokens, and commands to paste. */
 import { request } from "undici";
 import { z } from "zod";
 import { mintToken } from "../../router/callers/tokens.ts";
@@ -13,7 +13,7 @@ export interface Access {
   readonly secret: string;
 }
 
-/** The id of an event to try things with; made on the first start, and again should it be gone. */
+/** The id of the demo event; makes the event if it does not exist. */
 export async function demoEvent({ routerUrl, secret }: Access, dataDir: DataDir): Promise<string> {
   const kept = dataDir.state.demoEventId;
   if (kept !== undefined) {

@@ -1,7 +1,7 @@
 /**
- * What a supervisor that was killed has left running. Roles end by themselves when their supervisor does; PostgreSQL
- * and Redis know nothing of it. Every process that is started is noted in DATA_DIR, and the next start ends those that
- * are still there, by pid and start time, because the pid alone may belong to somebody else by now.
+ * Ends the processes that a killed supervisor left running. Roles end with their supervisor; PostgreSQL and Redis do not.
+ * So DATA_DIR notes every process that is started. The next start ends those still running, found by pid and start time:
+ * a pid alone may belong to another process by now.
  */
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { reasonOf, StartError } from "./start-error.ts";
 const STOP_MAX_SECONDS = 25;
 
 const noteSchema = z.object({
-  /** Notes that came here with a copy of another cluster's DATA_DIR say nothing about our processes. */
+  /** Notes in a copy of another cluster's DATA_DIR say nothing about our processes. */
   dataDir: z.string(),
   processes: z.record(
     z.string(),
@@ -34,7 +34,7 @@ export class ProcessNotes {
     this.#dataDir = realpathSync(dataDir);
   }
 
-  /** Call it right after the process was started. */
+  /** Call it right after the process has started. */
   add(name: string, pid: number, signal: StopSignal): void {
     const start = startOf(pid);
     if (start === undefined) return; // it has ended already
@@ -42,7 +42,7 @@ export class ProcessNotes {
     writePrivately(this.#file, { dataDir: this.#dataDir, processes: this.#processes });
   }
 
-  /** Ends what the previous start has left running; resolves to the names of these processes. */
+  /** Ends what the previous start left running, and resolves to the names of those processes. */
   async endLeftovers(): Promise<string[]> {
     if (!existsSync(this.#file)) return [];
     const notes = noteSchema.parse(JSON.parse(readFileSync(this.#file, "utf8")));
@@ -65,7 +65,7 @@ function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    // Already gone is what we want; anything else, such as a process of another user, is for the user to solve.
+    // A process that is gone already is fine. Any other error, such as another user's process, is for the user to solve.
     if (startOf(pid) !== undefined)
       throw new StartError(`pid ${pid} of an earlier start is left: ${reasonOf(error)}`);
   }

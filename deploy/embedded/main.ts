@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { ConfigError } from "../../shared/process/config.ts";
-import { startCluster } from "./cluster.ts";
+import { startCluster } from "./start-cluster.ts";
 import { openDataDir } from "./data-dir.ts";
 import { type Access, demoEvent, guide } from "./guide.ts";
 import { readSettings } from "./settings.ts";
@@ -16,14 +16,14 @@ const step = (line: string) =>
   say(`${((performance.now() - startedAt) / 1000).toFixed(1).padStart(5)} s  ${line}`);
 
 const stop = new AbortController();
-// Several arrive for one Ctrl-C: the terminal's own, and the one that npm passes on.
+// One Ctrl-C brings several signals: the terminal's, and the one that npm passes on.
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop.abort());
-// A shell between npm and us may die of npm's signal without passing it on. Losing our parent is then the only notice.
+// A shell between npm and this process may die of npm's signal and not pass it on. Then only the changed parent tells.
 const parent = process.ppid;
 if (process.env["npm_lifecycle_event"] === "start") {
   setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
 }
-// Whoever read our output may go away first; that is no reason to leave databases behind.
+// A closed pipe must not end this process and leave databases running.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.on("uncaughtException", (error) => fail(error));
 
@@ -35,7 +35,7 @@ try {
 if (process.exitCode !== 1) say("stopped; the data is kept");
 process.exit();
 
-/** Returns when it was told to stop and everything has stopped. */
+/** Returns after a signal, when everything has stopped. */
 async function run(): Promise<void> {
   const settings = readSettings(process.env);
   using dataDir = openDataDir(settings.DATA_DIR);
@@ -54,7 +54,7 @@ async function run(): Promise<void> {
   say("stopping…");
 }
 
-/** Says why on one line, ends what was started, and makes the exit code 1. A bug shows where it is. */
+/** Says why on one line, stops everything, and sets exit code 1. A bug prints its stack instead. */
 function fail(error: unknown): void {
   const expected = error instanceof StartError || error instanceof ConfigError;
   process.stderr.write(`onsale: ${expected || !(error instanceof Error) ? reasonOf(error) : error.stack}\n`);

@@ -1,6 +1,6 @@
 /**
- * What the cluster will look like: every process's place and address, decided before anything is started. Addresses are
- * kept in DATA_DIR, because processes know each other by them and are restarted under the same ones.
+ * Decides every process's place and address before any process starts. DATA_DIR keeps the addresses: processes know each
+ * other by them, so a restarted process needs its old one.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ export interface ClusterPlan {
   readonly router: { port: number; adminPort: number; url: string; adminUrl: string };
   readonly shards: readonly ShardPlan[];
   readonly catalogUrl: string;
-  /** undefined: PATH has none, or REDIS_URL names another one. */
+  /** undefined when PATH has no Redis, or REDIS_URL names one that runs. */
   readonly redis: { program: string; port: number } | undefined;
 }
 
@@ -34,7 +34,7 @@ export interface ShardPlan {
   readonly node: { port: number; adminPort: number; url: string; adminUrl: string };
 }
 
-/** Decides it, and notes in DATA_DIR what must be kept. Throws StartError when the settings cannot be had. */
+/** Makes the plan, and keeps its addresses in DATA_DIR. Throws StartError when the settings cannot be met. */
 export async function planCluster(settings: Settings, dataDir: DataDir, path: string): Promise<ClusterPlan> {
   const { state } = dataDir;
   const taken = new Set<number>();
@@ -93,7 +93,7 @@ function placeDatabases(settings: Settings, dataDir: DataDir) {
   return { user: ownerOf(directory, chosen), directory };
 }
 
-/** How this machine reaches a server that listens on `host`. */
+/** The host under which this machine reaches a server that listens on `host`. */
 function urlOf(host: string, port: number): string {
   if (host === "0.0.0.0") return `http://127.0.0.1:${port}`;
   if (host === "::") return `http://[::1]:${port}`;

@@ -1,6 +1,6 @@
 /**
- * Ports for the processes behind the router. They are chosen once and kept, because the router knows its nodes and a
- * node knows its database by address, and each of them is restarted under the same one.
+ * Ports for the processes behind the router. They are chosen once and kept: the router knows its nodes, and a node its
+ * database, by address.
  */
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
@@ -9,15 +9,15 @@ import type { Settings } from "./settings.ts";
 import { StartError } from "./start-error.ts";
 
 /**
- * Below the ranges from which systems number outgoing connections (32768–60999 on Linux, 49152–65535 on macOS).
- * Asking for port 0 would give one from there, and then, while a process is down, a client that keeps connecting to
- * it can be given that very port as its own and block the restart, or even be connected to itself.
+ * Below the ports that systems give to outgoing connections (32768–60999 on Linux, 49152–65535 on macOS). Port 0 would
+ * choose one of those. Then, while a process is down, a client that keeps connecting to it could be given that same port
+ * as its own: it would block the restart, or be connected to itself.
  */
 const LOWEST = 15_000;
 const HIGHEST = 32_000;
 const ATTEMPTS_MAX = 200;
 
-/** Why this port cannot be listened on, as a system error code such as EADDRINUSE; undefined when it can. */
+/** The system's error code, such as EADDRINUSE, when this port cannot be listened on; undefined when it can. */
 export async function portProblem(port: number, host: string): Promise<string | undefined> {
   const server = createServer();
   try {
@@ -42,7 +42,7 @@ export async function chooseFreePort(taken: Set<number>, host = "127.0.0.1"): Pr
   throw new StartError(`no free port on ${host} between ${LOWEST} and ${HIGHEST}`);
 }
 
-/** The port that this process had before, or a new one when it has none or somebody else has taken it meanwhile. */
+/** The port that this process had before; a new one if it had none, or another program has taken it. */
 export async function keptPort(
   ports: Record<string, number>,
   process: string,
@@ -57,7 +57,7 @@ export async function keptPort(
   return port;
 }
 
-/** The router's ports, free ones in place of 0. Throws StartError when it could not listen on one. */
+/** The router's ports; a free one for each 0. Throws StartError when a port is taken or not allowed. */
 export async function routerPorts(
   { HOST, PORT, ADMIN_PORT }: Settings,
   taken: Set<number>,

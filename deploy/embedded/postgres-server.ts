@@ -1,7 +1,6 @@
 /**
- * One PostgreSQL server: how its data directory is made, with which settings it runs, and how to tell that it is ready.
- * `startPostgresServer` boots a throw-away server from these parts for tests; the cluster gives the same parts to its
- * supervisor.
+ * One PostgreSQL server: makes its data directory, gives its settings, and tells whether it is ready. The cluster's
+ * supervisor runs a server from these parts; `startPostgresServer` boots a throw-away one for tests.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -47,9 +46,9 @@ export function databaseUrl(server: { port: number; password: string }, database
 }
 
 /**
- * Makes a data directory with these databases in it, once. It is made under another name and renamed when complete, so
- * an interrupted first start leaves nothing that looks usable. initdb flushes it all to disk itself, which costs 20 ms;
- * `durable: false` leaves that out. Throws StartError with what initdb said.
+ * Makes a data directory with these databases, once. It gets its name when it is complete, so an interrupted first start
+ * leaves nothing that looks usable. initdb flushes it to disk in 20 ms; `durable: false` leaves the flush out. Throws
+ * StartError with initdb's message.
  */
 export async function createDataDirectory(
   place: PostgresPlace,
@@ -75,34 +74,31 @@ export async function createDataDirectory(
       await runProgram("creating databases", binaries.postgres, args, { ...common, input: statements });
     }
     renameSync(draft, dataDir);
-    if (options.durable) flushDirectory(dirname(dataDir)); // or a power cut could bring back the name of the draft
+    if (options.durable) flushDirectory(dirname(dataDir)); // else a power cut could undo the rename
   } finally {
     rmSync(passwordFile, { force: true });
     rmSync(draft, { recursive: true, force: true });
   }
 }
 
-/**
- * The server's command line. Settings are given here and not in postgresql.conf, so that data directories made by an
- * older version get today's settings, too.
- */
+/** The server's command line. It has the settings, not postgresql.conf: so old data directories get today's settings. */
 export function serverArguments(place: PostgresPlace, options: { port: number; durable: boolean }): string[] {
   const onOff = options.durable ? "on" : "off";
   const settings = {
     listen_addresses: "127.0.0.1",
     port: String(options.port),
-    unix_socket_directories: "", // their paths have a length limit and their directories have owners; TCP has neither
+    unix_socket_directories: "", // sockets need short paths and writable directories; TCP needs neither
     max_connections: "50", // a node's pool, the catalog's readers, migrations, the auditor
     shared_buffers: "128MB",
-    // A confirmed booking survives a power cut. Only throw-away servers of tests run without.
+    // On, so that a confirmed booking survives a power cut. Tests' throw-away servers turn it off.
     fsync: onOff,
     synchronous_commit: onOff,
     full_page_writes: onOff,
-    // Checkpoints write every page in full again; fewer of them during a rush, at the price of a longer recovery.
+    // After a checkpoint every page is logged in full once. Few checkpoints mean less log in a rush and a longer recovery.
     max_wal_size: "2GB",
     min_wal_size: "256MB",
-    wal_compression: "off", // this build has only pglz, which costs more processor time than the disk it saves
-    // Event rows are updated with every batch: look at them often, so that dead versions are reused and not piled up.
+    wal_compression: "off", // this build has only pglz, which costs more processor time than it saves disk
+    // Every batch updates event rows. Vacuum them often, so that the space of dead versions is used again.
     autovacuum_naptime: "20s",
     autovacuum_max_workers: "2",
     // The whole cluster shares this machine, and its statements are short.
@@ -130,7 +126,7 @@ export function postgresSpec(
     runAs: runAs(place.user),
     logFile: options.logFile,
     channel: false,
-    stopSignal: "SIGINT", // fast shutdown: sessions are ended, and the next start needs no recovery
+    stopSignal: "SIGINT", // fast shutdown: it ends sessions, and the next start needs no recovery
     stopMaxMs: STOP_MAX_MS,
     readyMaxMs: READY_MAX_MS,
     prepare: () => clearStaleStatus(place.dataDir),
@@ -138,10 +134,10 @@ export function postgresSpec(
   };
 }
 
-/** Does the server with this pid accept connections? Its data directory says so, the same way as to pg_ctl. */
+/** Whether the server with this pid accepts connections. Its data directory says so, as it does to pg_ctl. */
 export function isReady(dataDir: string, pid: number): boolean {
   const status = serverStatus(dataDir);
-  return status?.pid === pid && status.ready; // the file may still be the one of a server that was killed
+  return status?.pid === pid && status.ready; // the file may be a killed server's
 }
 
 function serverStatus(dataDir: string): { pid: number; ready: boolean } | undefined {
@@ -152,8 +148,8 @@ function serverStatus(dataDir: string): { pid: number; ready: boolean } | undefi
 }
 
 /**
- * Removes a postmaster.pid that a crash has left and whose pid now belongs to another program (usual when a container
- * is started again). PostgreSQL would take that program for a running server and refuse to start.
+ * Removes a postmaster.pid that a crash left, when its pid now belongs to another program (usual in a restarted
+ * container). PostgreSQL would take that program for a running server and refuse to start.
  */
 export function clearStaleStatus(dataDir: string): void {
   const status = serverStatus(dataDir);
@@ -166,14 +162,14 @@ export interface PostgresServer extends AsyncDisposable {
   readonly port: number;
   readonly dataDir: string;
   url(database: string): string;
-  /** Fast shutdown: sessions are ended, the data stays. */
+  /** Ends sessions, keeps the data. */
   stop(): Promise<void>;
 }
 
 /**
- * Boots one server for a test, on a free port unless given, and waits until it accepts connections. Without `dataDir` it
- * has a temporary one, removed on `stop()`; an existing one is used again. It is not durable unless asked for: tests of
- * behaviour need no flushes. Run by root, the parent of `dataDir` must be writable for the service user, or not exist.
+ * Boots one server for a test, on a free port unless given, and waits until it accepts connections. It uses an existing
+ * `dataDir` again; without one it makes a temporary directory and removes that on `stop()`. It does not flush unless
+ * asked to. Under root, the service user must be able to write to the parent of `dataDir`, or the parent must not exist.
  */
 export async function startPostgresServer(
   options: {
@@ -234,7 +230,7 @@ function temporaryDirectory(user: ServiceUser | undefined): string {
   return directory;
 }
 
-/** The directory in which the data directory is made. Run by root it is handed to the service user. */
+/** The parent of the data directory. Under root it belongs to the service user. */
 export function prepareParent(dataDir: string, user: ServiceUser | undefined): void {
   const parent = dirname(dataDir);
   if (!existsSync(parent)) {

@@ -1,6 +1,6 @@
 /**
- * What a pid stands for. The number alone says little: systems use it again, and containers start counting at 1 each
- * time, so a pid read from a file may by now be somebody else's process.
+ * Tells which process a pid means. A pid from a file may belong to another process by now: systems use pids again, and
+ * every container starts counting at 1.
  */
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -12,10 +12,10 @@ export function commandOf(pid: number): string | undefined {
   return command === "" ? undefined : command?.replaceAll("\0", " ");
 }
 
-/** When a running process was started, in words that are only good for comparing; undefined when there is none. */
+/** When a running process started, as text to compare with; undefined when there is none. */
 export function startOf(pid: number): string | undefined {
   if (process.platform !== "linux") return ask(pid, "lstart=");
-  // Field 22, in ticks since boot. The program's name before it is in brackets and may itself contain anything.
+  // Field 22, in ticks since boot. The program's name before it is in brackets and may contain any character.
   const ticks = readIfThere(`/proc/${pid}/stat`)
     ?.replace(/^.*\) /s, "")
     .split(" ")[19];

@@ -1,7 +1,4 @@
-/**
- * The optional Redis: used when this machine has one installed. It only caches, so it keeps nothing on disk, and when
- * it is full it forgets what was not used for longest.
- */
+/** The optional Redis, used if installed. It is a cache: nothing on disk, and when full it evicts what was used least recently. */
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { delimiter, join } from "node:path";
@@ -18,7 +15,7 @@ export interface RedisPlace {
   readonly logFile: string;
 }
 
-/** The program to run, or undefined when PATH has none that `user` can run. */
+/** Redis or Valkey, the first on PATH that `user` can run. */
 export function findRedis(path: string, user: ServiceUser | undefined): string | undefined {
   return NAMES.flatMap((name) => path.split(delimiter).map((directory) => join(directory, name))).find(
     (program) => existsSync(program) && canRun(user, program),
@@ -42,7 +39,7 @@ export function redisSpec(program: string, { port, password, user, logFile }: Re
   return {
     name: "redis",
     program,
-    args: ["-"], // settings from standard input: a command line would show the password to every user
+    args: ["-"], // settings come on standard input: a command line would show the password to every user
     input: `${settings.join("\n")}\n`,
     env: {},
     runAs: runAs(user),
@@ -55,7 +52,7 @@ export function redisSpec(program: string, { port, password, user, logFile }: Re
   };
 }
 
-/** Does it answer a PING? */
+/** Whether it answers a PING. */
 function answers(port: number, password: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ port, host: "127.0.0.1", timeout: ANSWER_MAX_MS });

@@ -1,28 +1,27 @@
-/** How this project's own processes are run: one node a shard, one router, and the migrations before them. */
+/** Runs this project's own processes: migrations, then a node for each shard, then a router. */
 import { fileURLToPath } from "node:url";
 import { Agent, request } from "undici";
 import type { ProcessSpec } from "./supervisor.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** A role drains before it ends; it gives up by itself a little earlier than this (shared/process/lifecycle.ts). */
+/** A role drains before it ends, and gives up a little earlier than this (shared/process/lifecycle.ts). */
 const STOP_MAX_MS = 22_000;
 const READY_MAX_MS = 30_000;
 const PROBE_MAX_MS = 2_000;
 
 /**
- * A rush makes short-lived objects by the million. V8 lets its heap grow by a factor that depends on the most it may have,
- * and malloc keeps an arena per thread: with the defaults a router goes beyond 300 MB before much is collected
- * (npm run bench -- memory). Young objects have 32 MB, four times what they had first: most of a rush's are dead before
- * that is full, which saves a router a fifth of its processor time (docs/performance.md). The scripts in package.json give
- * the same flags.
+ * A rush makes short-lived objects by the million. With V8's and malloc's defaults a router grows beyond 300 MB before much
+ * is collected (npm run bench -- memory): the heap's growth depends on its limit, and malloc keeps an arena per thread.
+ * Young objects get 32 MB; most are dead before that is full, which saves a router a fifth of its processor time
+ * (docs/performance.md). package.json has the same flags.
  */
 const HEAP_BOUNDS = ["--max-old-space-size=1024", "--max-semi-space-size=32"];
 
 export const scriptOf = (role: "router" | "shard-node" | "migrations") =>
   fileURLToPath(new URL(`../../${role}/main.ts`, import.meta.url));
 
-/** A process of this project, told everything by its environment. Ready when its admin port says so. */
+/** A process of this project. Its environment has all its settings; it is ready when its admin port says so. */
 export function roleSpec(
   role: "router" | "shard-node",
   name: string,
@@ -42,7 +41,7 @@ export function roleSpec(
   };
 }
 
-/** Our own connections, not the process-wide ones: those may be sent through a proxy by the environment. */
+/** Its own connections: the environment may send the process-wide ones through a proxy. */
 export const http = new Agent({
   headersTimeout: PROBE_MAX_MS,
   bodyTimeout: PROBE_MAX_MS,

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { StartError } from "./start-error.ts";
 
-/** Resolves when it has ended well; throws StartError with the last lines it said when not, or when `signal` ended it. */
+/** Resolves when it exits 0. Otherwise, also when `signal` ended it, throws StartError with its last lines of output. */
 export async function runProgram(
   name: string,
   program: string,
@@ -17,7 +17,7 @@ export async function runProgram(
 ): Promise<void> {
   const { runAs, env, input = "", signal } = options;
   signal?.throwIfAborted();
-  // Its own process group, like everything that the supervisor starts: Ctrl-C reaches it through `signal`.
+  // Its own process group: Ctrl-C reaches it through `signal` only.
   const child = spawn(program, args, { ...runAs, ...(env && { env: { ...env } }), detached: true });
   const kill = () => child.pid !== undefined && process.kill(-child.pid, "SIGKILL"); // with its own children
   signal?.addEventListener("abort", kill);

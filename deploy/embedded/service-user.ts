@@ -1,7 +1,6 @@
 /**
- * Who runs the servers. PostgreSQL refuses to run as root, so a cluster started by root runs its servers as an
- * unprivileged user that the system already has; started by anybody else, they run as that user. Nothing here creates
- * a user: that would outlive the cluster.
+ * Which user runs the servers. PostgreSQL refuses to run as root, so under root they run as an unprivileged user that the
+ * system already has; otherwise as whoever started the cluster. No user is created: it would outlive the cluster.
  */
 import { spawnSync } from "node:child_process";
 import { readFileSync, statSync } from "node:fs";
@@ -15,7 +14,7 @@ export interface ServiceUser {
 
 const CANDIDATES = ["postgres", "nobody"];
 
-/** The user to switch to, or undefined when the servers run as whoever started us. */
+/** The user to switch to; undefined when this process is not root. */
 export function serviceUser(): ServiceUser | undefined {
   if (process.getuid?.() !== 0) return undefined;
   const accounts = readFileSync("/etc/passwd", "utf8")
@@ -29,7 +28,7 @@ export function serviceUser(): ServiceUser | undefined {
   throw new StartError(`PostgreSQL refuses to run as root and there is no user ${CANDIDATES.join(" or ")}`);
 }
 
-/** Existing data belongs to the user who made it, whoever root would choose today. */
+/** Existing data must be run by the user who owns it. */
 export function ownerOf(directory: string, fallback: ServiceUser | undefined): ServiceUser | undefined {
   if (fallback === undefined) return undefined;
   const { uid, gid } = statSync(directory);
@@ -38,22 +37,22 @@ export function ownerOf(directory: string, fallback: ServiceUser | undefined): S
 
 /** The options that make node:child_process run something as `user`, from a directory that everybody can enter. */
 export function runAs(user: ServiceUser | undefined): { cwd: string; uid?: number; gid?: number } {
-  // Not the current directory: it may be one that the user cannot enter, and PostgreSQL's programs insist on that.
+  // PostgreSQL's programs must be able to enter their directory; `user` may not enter the current one.
   return user === undefined ? { cwd: "/" } : { cwd: "/", uid: user.uid, gid: user.gid };
 }
 
 /**
- * Can `user` write into this directory? Answered by trying as that user: modes of every parent, ACLs, read-only and
- * root-squashing file systems all have a say, and only the kernel knows them all.
+ * Whether `user` can write into this directory. It tries, as that user: only the kernel knows all modes, ACLs, and
+ * read-only or root-squashing file systems.
  */
 export function canWrite(user: ServiceUser | undefined, directory: string): boolean {
   const probe = 'test -d "$1" && test -x "$1" && : > "$1/.probe" && rm "$1/.probe"';
-  const env = { PATH: "/bin:/usr/bin" }; // where rm is, whatever PATH we were given
+  const env = { PATH: "/bin:/usr/bin" }; // rm is there, whatever PATH says
   const args = ["-c", probe, "sh", directory];
   return spawnSync("/bin/sh", args, { ...runAs(user), env, stdio: "ignore" }).status === 0;
 }
 
-/** Can `user` run this program? Answered by running it with `--version`. */
+/** Whether `user` can run this program. It tries, with `--version`. */
 export function canRun(user: ServiceUser | undefined, program: string): boolean {
   return spawnSync(program, ["--version"], { ...runAs(user), stdio: "ignore" }).status === 0;
 }

@@ -1,4 +1,4 @@
-/** The settings of `npm start`. Everything has a default: it must start on a fresh machine with none of them. */
+/** The settings of `npm start`. All have a default, so that it starts on a fresh machine. */
 import { resolve } from "node:path";
 import { z } from "zod";
 import { routerConfig } from "../../router/config.ts";
@@ -20,7 +20,7 @@ const schema = z
       .optional()
       .refine((url) => url === undefined, "is for npm run router: npm start signs the tokens that it prints"),
     REDIS_URL: urlOf("redis", "rediss").optional(),
-    // The roles share one terminal: what they say should be worth reading.
+    // All roles share one terminal.
     LOG_LEVEL: logLevel.unwrap().default("warn"),
   })
   .refine(({ PORT, ADMIN_PORT }) => PORT === 0 || PORT !== ADMIN_PORT, {
@@ -28,7 +28,7 @@ const schema = z
     message: "must differ from PORT",
   });
 
-/** What the roles need and npm start gives them; the rest of their settings may come from its environment. */
+/** The settings of roles that npm start gives them. Their other settings may come from its environment. */
 const GIVEN = {
   HOST: "127.0.0.1",
   NODE_URLS: "http://127.0.0.1",
@@ -39,7 +39,7 @@ const GIVEN = {
   CATALOG_URL: "postgres://127.0.0.1",
 };
 
-/** Reads them, and tries those that are handed on to the roles; throws ConfigError before anything has started. */
+/** Reads them and checks those of the roles too, so that ConfigError is thrown before any process starts. */
 export function readSettings(env: Readonly<Record<string, string | undefined>>) {
   const settings = readConfig(schema, env);
   readConfig(routerConfig, { ...env, ...GIVEN });

@@ -1,4 +1,4 @@
-/** A replica of a server that runs, made the way of pg_basebackup, which is not among the embedded binaries. */
+/** Makes a replica of a running server, as pg_basebackup would; the embedded binaries do not include that program. */
 import { appendFileSync, chownSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Database, type Statement } from "../../shared/database/database.ts";
@@ -6,14 +6,14 @@ import { type PostgresServer, prepareParent, startPostgresServer } from "./postg
 import { runProgram } from "./run-program.ts";
 import { serviceUser } from "./service-user.ts";
 
-/** By this name the primary knows it, as a replication slot and in `synchronous_standby_names`. */
+/** Its name on the primary: of its replication slot, and in `synchronous_standby_names`. */
 export const STANDBY_NAME = "standby";
 
 const PLACE: Statement = {
   name: "standby-place",
   text: "select current_setting('data_directory') as directory, current_setting('port')::integer as port",
 };
-// The primary keeps what is written from here on, until the replica has it.
+// From here on the primary keeps its log until the replica has it.
 const RESERVE: Statement = {
   name: "standby-reserve",
   text: `select pg_create_physical_replication_slot('${STANDBY_NAME}', true)`,
@@ -23,13 +23,13 @@ const END: Statement = {
   name: "standby-end",
   text: "select labelfile as label from pg_backup_stop(false)",
 };
-/** Of the primary alone; the replica writes its own. */
+/** Files of the primary that the replica writes itself. */
 const NOT_COPIED = ["postmaster.pid", "postmaster.opts", "pg_replslot", "pg_wal"];
 
 /**
- * Copies a primary on this machine into `dataDir`, which must not exist, and starts the copy as its replica; it accepts
- * connections when this resolves, and begins to stream. `url` is any database of the primary, for the superuser whose
- * `password` is given, too. Throws what PostgreSQL or `cp` said. The primary's slot stays: it is for servers that are thrown away together.
+ * Copies a primary on this machine into `dataDir`, which must not exist, and starts the copy as its replica. It resolves
+ * when the replica accepts connections. `url` is any database of the primary, with the superuser whose `password` is
+ * given. Throws PostgreSQL's or `cp`'s message. The primary keeps the slot: tests throw both servers away together.
  */
 export async function startStandbyServer(options: {
   url: string;
@@ -40,7 +40,7 @@ export async function startStandbyServer(options: {
   const { url, password, dataDir, durable } = options;
   const user = serviceUser();
   prepareParent(dataDir, user);
-  // A backup belongs to the session that began it.
+  // Only the session that began a backup can end it.
   const primary = new Database({ ...ONE_CONNECTION, url, applicationName: "onsale-standby" });
   try {
     const [place] = await primary.query<{ directory: string; port: number }>(PLACE);

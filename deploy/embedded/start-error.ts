@@ -1,9 +1,9 @@
-/** The cluster cannot start for a reason that its user can act on; `message` is one line and says what to do. */
+/** The cluster cannot start, and the user can do something about it: `message` says what, on one line. */
 export class StartError extends Error {
   override readonly name = "StartError";
 }
 
-/** What an unknown error says, on one line. */
+/** The message of an error, on one line. */
 export function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   return message // a heading and its list read as one sentence

@@ -1,6 +1,6 @@
 /**
- * Keeps one process running until it is told to stop. A process that ends is started again after a pause that doubles
- * each time, so that one that cannot run costs little, and one that was only killed is back at once.
+ * Keeps one process running until it is told to stop. A process that ends is started again, at first at once, then after
+ * pauses that double.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -12,7 +12,7 @@ import { reasonOf, StartError } from "./start-error.ts";
 
 const PAUSE_FIRST_MS = 200;
 const PAUSE_MAX_MS = 5_000;
-/** After running this long a process counts as healthy, and its next pause is the first one again. */
+/** A process that ran this long counts as healthy: its next pause is the shortest again. */
 const HEALTHY_AFTER_MS = 10_000;
 const READY_POLL_MS = 25;
 
@@ -22,11 +22,11 @@ export interface ProcessSpec {
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly runAs?: { cwd: string; uid?: number; gid?: number };
-  /** Given to its standard input. */
+  /** Its standard input. */
   readonly input?: string;
   /** A file for its output; without one it is forwarded line by line. */
   readonly logFile?: string;
-  /** Our own programs hold a channel to the supervisor and end when it does. */
+  /** Programs of this project hold a channel to the supervisor and end with it. */
   readonly channel: boolean;
   readonly stopSignal: StopSignal;
   readonly stopMaxMs: number;
@@ -40,7 +40,7 @@ export interface Surroundings {
   readonly notes: ProcessNotes;
   /** Shows one line to the user. */
   readonly say: (line: string) => void;
-  /** Called whenever a process has got a new pid. */
+  /** Called when a process has a new pid. */
   readonly changed: () => void;
 }
 
@@ -62,7 +62,7 @@ export class SupervisedProcess {
     return this.#pid;
   }
 
-  /** Starts it and waits until it is ready; from then on it is kept running. Throws StartError when it does not get there. */
+  /** Starts it, waits until it is ready, and keeps it running. Throws StartError when it does not become ready. */
   async start(signal: AbortSignal): Promise<void> {
     const { name, logFile, readyMaxMs } = this.spec;
     signal.throwIfAborted();
@@ -114,7 +114,7 @@ export class SupervisedProcess {
     }
   }
 
-  /** A full disk, say, may fail a start; the next one may succeed. */
+  /** A start may fail, on a full disk say; the next may succeed. */
   #spawnAgain(): ChildProcess | undefined {
     try {
       return this.#spawn();
@@ -132,8 +132,8 @@ export class SupervisedProcess {
     const child = spawn(program, args, {
       ...runAs,
       env: { ...env },
-      // A process group of its own: a terminal sends Ctrl-C to the whole group of `npm start`, but the order in which
-      // things stop is the supervisor's business.
+      // A process group of its own: a terminal sends Ctrl-C to the whole group of `npm start`, but the supervisor decides
+      // in which order processes stop.
       detached: true,
       stdio: [input === undefined ? "ignore" : "pipe", output, output, ...(channel ? ["ipc" as const] : [])],
     });
@@ -143,7 +143,7 @@ export class SupervisedProcess {
       if (stream)
         createInterface({ input: stream }).on("line", (line) => this.#surroundings.say(`[${name}] ${line}`));
     }
-    child.stdin?.on("error", () => {}); // it ended without reading; that it ended is what counts
+    child.stdin?.on("error", () => {}); // it ended without reading; `exit` handles that
     child.stdin?.end(input);
     this.#child = child;
     if (child.pid !== undefined) {

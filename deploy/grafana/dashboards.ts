@@ -6,7 +6,7 @@ import { shards } from "./shards.ts";
 
 export const DASHBOARDS: readonly DashboardSpec[] = [onSale, shards, routersAndCache];
 
-/** The name of a dashboard's file, and what is in it. */
+/** The name and the text of a dashboard's file. */
 export function fileOf(dashboard: DashboardSpec): { name: string; text: string } {
   return {
     name: `${dashboard.uid}.json`,

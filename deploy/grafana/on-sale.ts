@@ -1,10 +1,10 @@
-/** Do we sell, and if not, why? The one screen to look at during a sale. */
+/** The screen to watch during a sale: do we sell, and if not, why? */
 import type { DashboardSpec } from "./panels.ts";
 import { perSecond, quantile, REFUSED_BY_LOAD_BALANCER, shareOf } from "./queries.ts";
 
 const ASKED = `job="router",method="POST",route=~"/v1/events/.*/(bookings|holds)"`;
 const LATENCY = `onsale_http_request_duration_seconds{${ASKED}}`;
-/** Servers of each shard that take writes: those that answer and are no replica. */
+/** Servers of each shard that accept writes: they answer and are no replica. */
 const PRIMARIES = `sum by (shard) (pg_replication_is_replica{shard!=""} == bool 0)`;
 
 export const onSale: DashboardSpec = {

@@ -1,6 +1,6 @@
 /**
- * Dashboards as data, and the only door to Grafana's library, which makes Grafana's JSON of them. A test runs every query,
- * so a panel says what has to be there for its query to show something.
+ * Dashboards as data. This file alone uses Grafana's library, which makes Grafana's JSON of them. A test runs every query,
+ * so each panel names the servers that its query needs.
  */
 import type { Builder, Dataquery } from "@grafana/grafana-foundation-sdk/cog";
 import {
@@ -24,7 +24,7 @@ import { PanelBuilder as StatBuilder } from "@grafana/grafana-foundation-sdk/sta
 import { PanelBuilder as TableBuilder } from "@grafana/grafana-foundation-sdk/table";
 import { PanelBuilder as TimeseriesBuilder } from "@grafana/grafana-foundation-sdk/timeseries";
 
-/** A query in PromQL, and the name of its series. `$__rate_interval` is Grafana's: at least four scrapes. */
+/** A query in PromQL, and the name of its series. Grafana sets `$__rate_interval` to at least four scrapes. */
 export interface Query {
   readonly expr: string;
   readonly legend: string;
@@ -33,7 +33,7 @@ export interface Query {
 /** A unit of Grafana's that the dashboards use. */
 type Unit = "short" | "suffix:/s" | "reqps" | "s" | "percentunit" | "bytes" | "ops";
 
-/** Who measures it: routers, nodes and the auditor; the servers around them, by exporters; or a run of k6. */
+/** Where its metrics come from: routers, nodes and the auditor; exporters beside other servers; or a run of k6. */
 export type Source = "onsale" | "servers" | "k6";
 
 interface Asking {
@@ -49,7 +49,7 @@ export interface Lines extends Asking {
   readonly unit: Unit;
 }
 
-/** Its queries give one series each, without labels, and never a number below 0: so that -1 can say "unknown". */
+/** Each query gives one series, without labels and never below 0, so that -1 can mean "unknown". */
 export interface Numbers extends Asking {
   readonly kind: "number";
   readonly unit: Unit;
@@ -57,16 +57,16 @@ export interface Numbers extends Asking {
   readonly red?: { readonly below?: number; readonly from?: number };
 }
 
-/** A table of the series that there are now: a column for each label, and the value. */
+/** A table of the current series: a column for each label, and the value. */
 export interface SeriesTable extends Asking {
   readonly kind: "series";
-  /** The label whose values come in order. */
+  /** The label to sort by. */
   readonly sortBy: string;
 }
 
 export type MetricPanel = Lines | Numbers | SeriesTable;
 
-/** A table out of each shard's PostgreSQL: one panel for each datasource whose name begins with `shard-`. */
+/** A table from each shard's PostgreSQL: one panel for each datasource whose name begins with `shard-`. */
 export interface ShardTable {
   readonly kind: "table";
   readonly title: string;
@@ -92,7 +92,7 @@ const NUMBER_HEIGHT = 4;
 const TABLE_HEIGHT = 6;
 const COLUMNS = 24;
 
-/** What a number is when nobody measures it, which must not look like 0, or like the last that was measured. */
+/** Shown for a number that nobody measures now. It must not look like 0, nor like the last measured value. */
 export const UNKNOWN = -1;
 
 /** What Grafana asks for a panel's query. */
@@ -183,7 +183,7 @@ function withQueries(
   return builder;
 }
 
-/** Without steps of its own Grafana makes everything from 80 on red. */
+/** Without steps of their own, Grafana colours numbers from 80 on red. */
 function stepsOf({ red }: Numbers): Threshold[] {
   if (red === undefined) return [{ value: null, color: "text" }];
   const good = { value: red.below ?? null, color: "green" };
@@ -194,7 +194,7 @@ function stepsOf({ red }: Numbers): Threshold[] {
   ];
 }
 
-/** The library has no query of this datasource, which is built into Grafana. */
+/** This datasource is built into Grafana; the library has no query for it. */
 function postgresQuery(rawSql: string): Builder<Dataquery> {
   const query = {
     refId: "A",

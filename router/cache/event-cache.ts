@@ -1,41 +1,32 @@
 /**
- * Event snapshots in the router's memory, in Redis behind it, and at the shards behind that. Nearly every request of a
- * rush is a read or is refused, and must end here.
+ * Snapshots of events: in the router's memory, behind it Redis, behind that the shards. Nearly every request of a rush is a
+ * read or a refusal, and memory must answer it.
  *
- * - A snapshot replaces another only when its version is newer (C2), whichever way it came.
- * - Memory answers reads for less than a second after the source was asked (C3), and says "sold out" for a quarter of
- *   that, only on a shard's own word (C5).
- * - However many wait for one event, one load of it is under way (C6).
- * - A replica may answer a load only as of a moment after all that this router knows of the event, and its answer is as old
- *   as that moment (P2).
+ * - Only a newer version replaces a snapshot (C2), whichever way it comes.
+ * - Memory answers reads for less than a second after a source was asked (C3). It says "sold out" for a quarter of a second,
+ *   and only when the shard itself said so (C5).
+ * - However many requests wait for one event, one load is under way (C6).
+ * - A replica may answer a load only when it has all that this router knows of the event. Its answer is as old as the replica
+ *   (P2).
  */
 import { LRUCache } from "lru-cache";
-import type { Clock } from "../../shared/process/clock.ts";
+import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
+import type { Failure } from "../../shared/domain/outcomes.ts";
+import type { Clock } from "../../shared/process/clock.ts";
 import type { SnapshotStore } from "../../shared/redis/redis.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import type { Event, Snapshot } from "../../shared/domain/events.ts";
-import type { Failure } from "../../shared/domain/outcomes.ts";
 import type { ReadResult } from "../../shared/wire/rpc.ts";
+import { CachedEvent, type Confirmation, NEVER } from "./cached-event.ts";
 
-/** How long memory answers reads; with the time of a load it stays under the second that is promised. */
+/** How long memory answers reads. Together with a load this stays below the promised second. */
 const READ_FRESH_MS = 800;
-/** How long "sold out" is said from memory. */
 const SOLD_OUT_FRESH_MS = 250;
-/** From when on the shard is asked again meanwhile, so that in a rush "sold out" never ends just for want of its word. */
+/** From this age on the shard is asked again in the background, so that "sold out" does not lapse in a rush. */
 const SOLD_OUT_RENEW_MS = 125;
 
-/** The event as JSON, made once for all who read it, with its length for `content-length`. */
-export interface EventBody {
-  readonly text: string;
-  readonly bytes: string;
-}
-
-export interface CachedEvent {
-  readonly snapshot: Snapshot;
-  readonly etag: string;
-  readonly body: EventBody;
-}
+/** A `notBefore` that no replica reaches, so the primary answers. */
+export const PRIMARY_ONLY = Number.POSITIVE_INFINITY;
 
 export type CacheTier = "memory" | "redis" | "shard";
 export type CachedRead = { readonly outcome: "found"; readonly event: CachedEvent; readonly tier: CacheTier };
@@ -45,7 +36,7 @@ export interface EventCacheOptions {
   readonly eventsMax: number;
   readonly clock: Clock;
   readonly redis: Pick<SnapshotStore, "up" | "read" | "fill"> | undefined;
-  /** A replica may answer when it has everything that was committed before `notBefore`, by `elapsed()`. */
+  /** A replica may answer if it has everything that was committed before `notBefore`, by `elapsed()`. */
   readonly loadFromShard: (
     id: EventId,
     notBefore: number,
@@ -54,47 +45,15 @@ export interface EventCacheOptions {
   readonly counted: (tier: CacheTier, result: "hit" | "miss") => void;
 }
 
-/** When, by `elapsed()`, a source was asked that vouches for a version; NEVER for one that may be late. */
-interface Vouched {
-  readonly byAnySource: number;
-  /** By the shard itself, which alone may say "sold out". */
-  readonly byShard: number;
-}
-/** No replica has what is committed later than now. */
-export const PRIMARY_ONLY = Number.POSITIVE_INFINITY;
-const NEVER: Vouched = { byAnySource: Number.NEGATIVE_INFINITY, byShard: Number.NEGATIVE_INFINITY };
-
-class Entry implements CachedEvent {
-  readonly snapshot: Snapshot;
-  readonly etag: string;
-  /** When this version became known here. */
-  readonly learnedAt: number;
-  vouched: Vouched;
-  #body: EventBody | undefined;
-
-  constructor(snapshot: Snapshot, vouched: Vouched, learnedAt: number) {
-    this.snapshot = snapshot;
-    this.learnedAt = learnedAt;
-    this.etag = `W/"${snapshot.event.version}"`;
-    this.vouched = vouched;
-  }
-
-  /** Made when it is first read: a hot event changes far more often than it is read here. */
-  get body(): EventBody {
-    return (this.#body ??= bodyOf(this.snapshot.event));
-  }
-}
-
 export class EventCache {
   readonly #options: EventCacheOptions;
-  readonly #entries: LRUCache<EventId, Entry>;
-  readonly #loading = new Map<EventId, Promise<CachedRead | MissedRead>>();
-  /** All that was known and is not any more was learned before this moment. */
-  #forgottenUntil = Number.NEGATIVE_INFINITY;
+  readonly #events: LRUCache<EventId, CachedEvent>;
+  readonly #loads = new Map<EventId, Promise<CachedRead | MissedRead>>();
+  #forgottenUntil = NEVER;
 
   constructor(options: EventCacheOptions) {
     this.#options = options;
-    this.#entries = new LRUCache({
+    this.#events = new LRUCache({
       max: options.eventsMax,
       dispose: ({ learnedAt }, _id, reason) => {
         if (reason === "evict") this.#forgottenUntil = Math.max(this.#forgottenUntil, learnedAt);
@@ -102,43 +61,43 @@ export class EventCache {
     });
   }
 
-  /** By `elapsed()`: what was learned later of any event is still in memory. */
+  /** Memory still holds every version that it learned after this moment, by `elapsed()`. */
   get forgottenUntil(): number {
     return this.#forgottenUntil;
   }
 
-  /** The event as it is known here, where that is newer. */
+  /** The newer one of `event` and the version in memory. */
   newest(event: Event): Event {
-    const known = this.#entries.peek(event.id)?.snapshot.event;
+    const known = this.#events.peek(event.id)?.snapshot.event;
     return known !== undefined && known.version > event.version ? known : event;
   }
 
-  /** The event, if memory may still answer for it. Only a canonical id is ever found. */
+  /** The event if memory may still answer reads with it. */
   fresh(id: EventId): CachedEvent | undefined {
-    const entry = this.#entries.get(id);
-    return entry !== undefined && this.#options.clock.elapsed() - entry.vouched.byAnySource < READ_FRESH_MS
-      ? entry
+    const event = this.#events.get(id);
+    return event !== undefined && this.#options.clock.elapsed() - event.confirmed.byAnySource < READ_FRESH_MS
+      ? event
       : undefined;
   }
 
-  /** The event from the first tier that can answer. A load that others wait for too belongs to who came first. */
-  async read(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
+  /** Reads from the first tier that can answer; a promise only when memory cannot. `span` is the trace of a new load. */
+  read(id: EventId, span?: Span): CachedRead | Promise<CachedRead | MissedRead> {
     const event = this.fresh(id);
     this.#options.counted("memory", event === undefined ? "miss" : "hit");
     if (event !== undefined) return { outcome: "found", event, tier: "memory" };
-    return this.#loading.get(id) ?? this.#noted(id, this.#load(id, span));
+    return this.#loads.get(id) ?? this.#started(id, this.#load(id, span));
   }
 
-  /** True when no ticket of the event can be had: a shard said so at most 250 ms ago, and no hold has come due since. */
+  /** True when the shard said at most 250 ms ago that no ticket is left, and no hold can have ended since. */
   isSoldOut(id: EventId): boolean {
-    const entry = this.#entries.get(id);
-    if (entry === undefined) return false;
-    const age = this.#options.clock.elapsed() - entry.vouched.byShard;
+    const cached = this.#events.get(id);
+    if (cached === undefined) return false;
+    const age = this.#options.clock.elapsed() - cached.confirmed.byShard;
     if (age >= SOLD_OUT_FRESH_MS) return false;
-    const { event, nextHoldExpiresAt } = entry.snapshot;
+    const { event, nextHoldExpiresAt } = cached.snapshot;
     if (event.availableTickets > 0 || event.status !== "on_sale") return false;
     const now = this.#options.clock.now();
-    // Outside the sales window the answer is another one, and it is the shard's to give.
+    // Outside the sales window the outcome is another one, and the shard decides it.
     const soldOut =
       (nextHoldExpiresAt === null || now < Date.parse(nextHoldExpiresAt)) &&
       (event.salesStartAt === null || now >= Date.parse(event.salesStartAt)) &&
@@ -147,29 +106,30 @@ export class EventCache {
     return soldOut;
   }
 
-  /** Takes in what a shard said in an answer that was asked for at `askedAt`. */
+  /** Takes snapshots from a shard's answer to a call that was sent at `askedAt`. */
   learn(snapshots: readonly Snapshot[], askedAt: number): void {
     for (const snapshot of snapshots) this.#offer(snapshot, { byAnySource: askedAt, byShard: askedAt });
   }
 
-  /** Takes in what was published, for the events that matter here; it may be late, so it makes nothing fresh. */
+  /** Takes published snapshots of the events in memory. A message may be late, so it never makes an event fresh. */
   hear(snapshots: readonly Snapshot[]): void {
     for (const snapshot of snapshots) {
       const { id } = snapshot.event;
-      if (this.#entries.has(id) || this.#loading.has(id)) this.#offer(snapshot, NEVER);
+      if (this.#events.has(id) || this.#loads.has(id))
+        this.#offer(snapshot, { byAnySource: NEVER, byShard: NEVER });
     }
   }
 
-  /** Asks the shard while memory still answers. Nobody waits for it: when it fails, the next to ask go to the shard. */
+  /** Asks the shard while memory still answers. If this fails, later requests go to the shard. */
   #renew(id: EventId): void {
-    if (!this.#loading.has(id)) void this.#noted(id, this.#loadFromShard(id, PRIMARY_ONLY));
+    if (!this.#loads.has(id)) void this.#started(id, this.#loadFromShard(id, PRIMARY_ONLY));
   }
 
-  /** Notes a load for as long as it is under way. */
-  async #noted(id: EventId, load: Promise<CachedRead | MissedRead>): Promise<CachedRead | MissedRead> {
-    const noted = load.finally(() => this.#loading.delete(id));
-    this.#loading.set(id, noted);
-    return noted;
+  /** Shares a load with all who ask for the event until it ends. */
+  #started(id: EventId, load: Promise<CachedRead | MissedRead>): Promise<CachedRead | MissedRead> {
+    const shared = load.finally(() => this.#loads.delete(id));
+    this.#loads.set(id, shared);
+    return shared;
   }
 
   async #load(id: EventId, span?: Span): Promise<CachedRead | MissedRead> {
@@ -181,68 +141,61 @@ export class EventCache {
     if (redis?.up !== true) return undefined;
     const askedAt = clock.elapsed();
     const snapshot = await redis.read(id).catch(() => undefined);
-    const entry = snapshot && this.#offer(snapshot, { ...NEVER, byAnySource: askedAt });
-    // Memory may know a newer version than Redis; then Redis is behind and vouches for nothing.
-    const usable = entry !== undefined && entry.snapshot.event.version === snapshot?.event.version;
+    const event = snapshot && this.#offer(snapshot, { byAnySource: askedAt, byShard: NEVER });
+    // When memory has a newer version, Redis lags and its answer makes nothing fresh.
+    const usable = event !== undefined && event.snapshot.event.version === snapshot?.event.version;
     counted("redis", usable ? "hit" : "miss");
-    return usable ? { outcome: "found", event: entry, tier: "redis" } : undefined;
+    return usable ? { outcome: "found", event, tier: "redis" } : undefined;
   }
 
-  /** A replica that has all that was committed before this moment is not behind what was ever known here of the event. */
+  /** A replica that has everything committed before this moment has every version of the event that this router ever knew. */
   #knownUntil(id: EventId): number {
-    return this.#entries.peek(id)?.learnedAt ?? this.#forgottenUntil;
+    return this.#events.peek(id)?.learnedAt ?? this.#forgottenUntil;
   }
 
   async #loadFromShard(id: EventId, notBefore: number, span?: Span): Promise<CachedRead | MissedRead> {
     const { clock, loadFromShard, counted, redis } = this.#options;
     const askedAt = clock.elapsed();
     const read = await loadFromShard(id, notBefore, span);
-    // Meanwhile something newer may have been learned, and let go again.
-    const isReplicas = read.outcome === "found" && read.ageMs !== undefined;
-    if (isReplicas && askedAt - read.ageMs < this.#knownUntil(id))
+    const replicaAsOf =
+      read.outcome === "found" && read.ageMs !== undefined ? askedAt - read.ageMs : undefined;
+    // During the load memory may have learned a newer version than the replica has, and even forgotten it again.
+    if (replicaAsOf !== undefined && replicaAsOf < this.#knownUntil(id))
       return this.#loadFromShard(id, PRIMARY_ONLY, span);
     counted("shard", read.outcome === "found" ? "hit" : "miss");
-    if (read.outcome === "found") {
-      // For the other routers. Nobody waits for it, and it can only be refused, never replace a newer version. A replica's
-      // word would be kept for seconds more, when Redis has just lost the newer one.
-      if (redis?.up === true && read.ageMs === undefined) redis.fill(read.value).catch(() => undefined);
-      const vouched =
-        read.ageMs === undefined
-          ? { byAnySource: askedAt, byShard: askedAt }
-          : { ...NEVER, byAnySource: askedAt - read.ageMs };
-      const event = this.#offer(read.value, vouched);
-      return { outcome: "found", event, tier: "shard" };
-    }
-    return read.outcome === "wrong_shard" ? { outcome: "shard_unavailable" } : read;
+    if (read.outcome === "wrong_shard") return { outcome: "shard_unavailable" };
+    if (read.outcome !== "found") return read;
+    // Fills Redis for the other routers, in the background. Not from a replica: when Redis has just lost a newer version, the
+    // replica's older one would stay there for seconds.
+    if (redis?.up === true && replicaAsOf === undefined) redis.fill(read.value).catch(() => undefined);
+    const confirmed = {
+      byAnySource: replicaAsOf ?? askedAt,
+      byShard: replicaAsOf === undefined ? askedAt : NEVER,
+    };
+    return { outcome: "found", event: this.#offer(read.value, confirmed), tier: "shard" };
   }
 
-  /** The entry after this snapshot was offered: its own, or the newer one that it could not replace. */
-  #offer(snapshot: Snapshot, vouched: Vouched): Entry {
+  /** Keeps the snapshot if it is newer than the one in memory. Returns the newest. */
+  #offer(snapshot: Snapshot, confirmed: Confirmation): CachedEvent {
     const { id, version } = snapshot.event;
-    const known = this.#entries.get(id);
+    const known = this.#events.get(id);
+    const now = this.#options.clock.elapsed();
     if (known === undefined) {
-      const entry = new Entry(snapshot, vouched, this.#options.clock.elapsed());
-      this.#entries.set(id, entry);
-      return entry;
+      const event = new CachedEvent(snapshot, confirmed, now);
+      this.#events.set(id, event);
+      return event;
     }
-    const newest =
-      version > known.snapshot.event.version
-        ? new Entry(snapshot, known.vouched, this.#options.clock.elapsed())
-        : known;
-    // Who vouched for a version vouches for every newer one too: what it saw was no newer. But a copy in Redis or in a
-    // replica that is older than what is known here is out of date and vouches for nothing.
-    if (version >= known.snapshot.event.version || vouched.byShard !== NEVER.byShard) {
-      newest.vouched = {
-        byAnySource: Math.max(known.vouched.byAnySource, vouched.byAnySource),
-        byShard: Math.max(known.vouched.byShard, vouched.byShard),
+    const knownVersion = known.snapshot.event.version;
+    const newest = version > knownVersion ? new CachedEvent(snapshot, known.confirmed, now) : known;
+    // A source that confirmed an older version has nothing newer, so its time holds for the newest version too. A copy in
+    // Redis or in a replica that is older than memory lags and confirms nothing.
+    if (version >= knownVersion || confirmed.byShard !== NEVER) {
+      newest.confirmed = {
+        byAnySource: Math.max(known.confirmed.byAnySource, confirmed.byAnySource),
+        byShard: Math.max(known.confirmed.byShard, confirmed.byShard),
       };
     }
-    if (newest !== known) this.#entries.set(id, newest);
+    if (newest !== known) this.#events.set(id, newest);
     return newest;
   }
-}
-
-function bodyOf(event: Event): EventBody {
-  const text = JSON.stringify(event);
-  return { text, bytes: String(Buffer.byteLength(text)) };
 }

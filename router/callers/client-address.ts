@@ -1,18 +1,18 @@
 /**
- * Where a request comes from, as far as a limit cares: the network of one client.
+ * Finds the network of the client that sent a request, for the limits of writes.
  *
- * A proxy in front speaks for many clients, so its own address says nothing. Whom it speaks for stands in
- * `X-Forwarded-For`, which anybody can write: it is believed of proxies that are configured, and only its last entry, the
- * one that this proxy wrote. Where a trusted proxy names nobody, nobody is named.
+ * A proxy forwards the requests of many clients and names the client in `X-Forwarded-For`. Every client can write that header
+ * too. So it counts only when a trusted proxy sent it, and of its entries only the last, which that proxy wrote. When a trusted
+ * proxy names no client, the address is unknown.
  */
 import { BlockList, isIP } from "node:net";
 
 /** An address, or a network in CIDR notation: `10.0.0.7`, `172.16.0.0/12`, `fd00::/8`. */
 const NETWORK = /^([^/]+)(?:\/(\d{1,3}))?$/;
-/** Peers whose kind is known. Proxies are few, and clients that connect here directly may be many. */
+/** Peers that are remembered as a proxy or not. Proxies are few, but direct clients may be many. */
 const PEERS_MAX = 1_000;
 
-/** undefined when one of them is neither an address nor a network. */
+/** Returns undefined when an entry is neither an address nor a network. */
 export function networksFrom(list: readonly string[]): BlockList | undefined {
   const networks = new BlockList();
   for (const text of list) {
@@ -25,7 +25,7 @@ export function networksFrom(list: readonly string[]): BlockList | undefined {
   return networks;
 }
 
-/** The client's network, of the address that is connected and of the header; undefined when nobody is named. */
+/** Finds the client's network from the address of the connection and the header; undefined when it is unknown. */
 export type ClientAddress = (
   peer: string | undefined,
   forwardedFor: string | undefined,
@@ -50,10 +50,10 @@ export function clientAddressBehind(proxies: BlockList): ClientAddress {
   };
 }
 
-/** One client has one IPv4 address, but all the 2^64 IPv6 addresses of its network (RFC 6177). */
+/** A client has one IPv4 address, but all 2^64 IPv6 addresses of its network (RFC 6177). */
 function networkOf(address: string): string {
   if (!address.includes(":")) return address;
-  // How Node.js writes an IPv4 address on a socket that takes both.
+  // Node.js writes an IPv4 address so on a socket for both families.
   if (address.startsWith("::ffff:") && address.includes(".")) return address.slice("::ffff:".length);
   const [before = "", after] = address.split("::");
   const groups = before === "" ? [] : before.split(":");

@@ -1,16 +1,15 @@
 /**
- * The signature of tokens that one of several private keys signs (RS256, ES256, EdDSA). Node.js verifies it at once, on this
- * thread: jose hands each token to another thread and back, for up to twice the processor time
- * (docs/decisions/0008-own-check-of-tokens.md).
+ * Signatures by one of several private keys (RS256, ES256, EdDSA). Node.js verifies them on this thread. jose would hand each
+ * token to another thread and back, for up to twice the processor time (docs/decisions/0008-own-check-of-tokens.md).
  */
 import { KeyObject, verify } from "node:crypto";
 
-/** The key that a token's header asks for. Rejects when the set has none or more than one. */
-export type FindKey = (header: { readonly alg: string }) => Promise<CryptoKey>;
+/** Finds the key that a token's header names. Rejects when the set has none or more than one. */
+type FindKey = (header: { readonly alg: string }) => Promise<CryptoKey>;
 
 const RSA_BITS_MIN = 2048;
 
-/** RFC 7518 §3.1 and RFC 8037. The key must be of the algorithm's kind (RFC 8725 §3.1). */
+/** RFC 7518 §3.1 and RFC 8037. The key must have the algorithm's type (RFC 8725 §3.1). */
 const ALGORITHMS: Readonly<
   Record<string, { keyType: string; digest: "sha256" | null; curve?: string } | undefined>
 > = Object.assign(Object.create(null), {
@@ -19,7 +18,7 @@ const ALGORITHMS: Readonly<
   EdDSA: { keyType: "ed25519", digest: null },
 });
 
-/** Says whether a key of the set signed a token of three parts of base64url with this header. */
+/** Verifies that a key of the set signed a token. The token is three parts of base64url and has this header. */
 export function keySetVerifier(
   findKey: FindKey,
 ): (token: string, header: Readonly<Record<string, unknown>>) => Promise<boolean> {
@@ -41,10 +40,10 @@ export function keySetVerifier(
     const signatureAt = token.lastIndexOf(".") + 1;
     const text = token.slice(signatureAt);
     const signature = Buffer.from(text, "base64url");
-    // One form only: decoding ignores bits at the end.
+    // Decoding ignores bits at the end, so each token would be valid in several forms.
     if (signature.toString("base64url") !== text) return false;
     const signed = Buffer.from(token.slice(0, signatureAt - 1), "latin1");
-    // JWS joins both numbers of an ECDSA signature (RFC 7518 §3.4), X.509 wraps them.
+    // JWS joins the two numbers of an ECDSA signature (RFC 7518 §3.4), where X.509 wraps them.
     return verify(algorithm.digest, signed, { key, dsaEncoding: "ieee-p1363" }, signature);
   };
 }

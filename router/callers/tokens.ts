@@ -1,16 +1,15 @@
 /**
- * Bearer tokens (RFC 7519): who is asking, and in which role. Nothing is believed of a token whose signature is
- * not good (`hs256.ts`, `key-set.ts`), and which algorithms are good is said by the kind of key, never by the token (RFC 8725 §3.1).
- * In a rush nearly every token is new, so checking one is on the hot path, and refusing one must be cheaper still: a token
- * that is malformed, forged or expired costs no exception (docs/decisions/0008-own-check-of-tokens.md).
+ * Bearer tokens (RFC 7519) and the callers that they name. A token counts only with a valid signature (hs256.ts, key-set.ts).
+ * The kind of key decides the algorithm, never the token (RFC 8725 §3.1). In a rush nearly every token is new, so the check is
+ * on the hot path. A bad token must cost even less, so it throws no exception (docs/decisions/0008-own-check-of-tokens.md).
  *
  * The only door to jose, which fetches key sets and signs tokens for the command line.
  */
 import { createRemoteJWKSet, SignJWT } from "jose";
 import { LRUCache } from "lru-cache";
+import { parseUserId, type UserId } from "../../shared/domain/ids.ts";
 import type { Clock } from "../../shared/process/clock.ts";
 import { SharedSecret } from "./hs256.ts";
-import { parseUserId, type UserId } from "../../shared/domain/ids.ts";
 import { keySetVerifier } from "./key-set.ts";
 
 export const ROLES = ["buyer", "organizer", "operator"] as const;
@@ -19,29 +18,30 @@ export type Role = (typeof ROLES)[number];
 export interface Caller {
   readonly userId: UserId;
   readonly role: Role;
-  /** When the token ends, in milliseconds since the epoch. */
+  /** When the token expires, in milliseconds since the epoch. */
   readonly expiresAt: number;
 }
 
-/** While the shared secret is exchanged, tokens that `previousSecret` signed are good as well (docs/operations.md). */
-export type TokenKeys =
-  { readonly secret: string; readonly previousSecret?: string | undefined } | { readonly jwksUrl: string };
+interface Secrets {
+  readonly secret: string;
+  /** While operators exchange the secret, tokens of the previous one are valid too (docs/operations.md). */
+  readonly previousSecret?: string | undefined;
+}
 
-export interface TokenRules {
-  readonly keys: TokenKeys;
-  /** Checked when given. */
+interface TokenRules {
+  readonly keys: Secrets | { readonly jwksUrl: string };
+  /** Checked only when it is configured. */
   readonly issuer?: string | undefined;
   readonly audience?: string | undefined;
 }
 
-type Verdict = Caller | undefined;
-type Verify = (token: string) => Verdict | Promise<Verdict>;
+type Verify = (token: string) => Caller | undefined | Promise<Caller | undefined>;
 
-/** Says who holds a token. */
+/** Finds the caller that a token names. */
 export class TokenVerifier {
   /**
-   * The caller, or undefined when the token is forged, expired, without `exp`, or not for us. A promise of it only where a
-   * public key must be asked for or used; a shared secret and a token that is remembered give it at once.
+   * Returns undefined when the token is forged, expired, without `exp`, or of another issuer or audience. Returns a promise
+   * only when a public key must check the token.
    */
   readonly verify: Verify;
 
@@ -53,7 +53,7 @@ export class TokenVerifier {
   }
 }
 
-/** A token signed with the shared secret (HS256). */
+/** Signs a token with the shared secret (HS256). */
 export async function mintToken(claims: {
   secret: string;
   sub: string;
@@ -68,24 +68,20 @@ export async function mintToken(claims: {
     .sign(new TextEncoder().encode(claims.secret));
 }
 
-/** Three parts of base64url (RFC 7515 §7.1), none of them empty. */
+/** Three parts of base64url (RFC 7515 §7.1), none empty. */
 const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
-/** How many forms of a header are known as good: a sender writes one or two. */
+/** Headers that are remembered as valid. An issuer writes one or two. */
 const HEADERS_MAX = 16;
 
 type Json = Readonly<Record<string, unknown>>;
 
 /**
- * Nothing is remembered: the check costs three times as much as the look into the memory, and a rush in which everybody is
- * new would pay for both, and for the garbage that grows old in the memory.
+ * Remembers no token. A check costs only three times a look-up, and a rush of new buyers would pay for both, and for the
+ * garbage that grows old in the memory.
  */
-function bySharedSecret(
-  keys: { readonly secret: string; readonly previousSecret?: string | undefined },
-  rules: TokenRules,
-  clock: Clock,
-): Verify {
-  const current = new SharedSecret(keys.secret);
-  const previous = keys.previousSecret === undefined ? undefined : new SharedSecret(keys.previousSecret);
+function bySharedSecret({ secret, previousSecret }: Secrets, rules: TokenRules, clock: Clock): Verify {
+  const current = new SharedSecret(secret);
+  const previous = previousSecret === undefined ? undefined : new SharedSecret(previousSecret);
   const goodHeaders = new Set<string>();
   const isGoodHeader = (token: string): boolean => {
     const part = token.slice(0, token.indexOf("."));
@@ -96,7 +92,7 @@ function bySharedSecret(
   };
   return (token) => {
     if (!COMPACT.test(token)) return undefined;
-    // The second secret costs only those that the first did not sign.
+    // Only tokens that the current secret did not sign pay for a second check.
     if (!current.hasSigned(token) && previous?.hasSigned(token) !== true) return undefined;
     return isGoodHeader(token) ? callerOf(token, rules, clock.now()) : undefined;
   };
@@ -106,17 +102,17 @@ function byKeySet(
   { jwksUrl }: { readonly jwksUrl: string },
   rules: TokenRules,
   clock: Clock,
-): (token: string) => Promise<Verdict> {
+): (token: string) => Promise<Caller | undefined> {
   const isSigned = keySetVerifier(createRemoteJWKSet(new URL(jwksUrl)));
   return async (token) => {
     if (!COMPACT.test(token)) return undefined;
-    // The claims first: they are read in a fraction of what the signature costs.
+    // The claims first, because they cost a fraction of the signature.
     const [header, caller] = [headerOf(token), callerOf(token, rules, clock.now())];
     if (header === undefined || caller === undefined) return undefined;
     try {
       return (await isSigned(token, header)) ? caller : undefined;
     } catch {
-      // There is no such key, or nobody tells.
+      // The set has no such key, or its server does not answer.
       return undefined;
     }
   };
@@ -125,15 +121,14 @@ function byKeySet(
 const REMEMBERED_MAX = 20_000;
 const REMEMBERED_BYTES_MAX = 8 * 1024 * 1024;
 const REMEMBERED_MS = 30_000;
-/** What an entry takes beside its token, about. */
+/** About what an entry takes beside its token. */
 const ENTRY_BYTES = 256;
 
 /**
- * `verify`, but the last callers are remembered for a while: a public key costs a hundred times the look into the memory, so
- * that even a rush of new callers, who push each other out, loses little by it. The bound is one of bytes because the
- * issuer decides how long a token is.
+ * Remembers the last callers for a while. A check with a public key costs a hundred look-ups, so even a rush of new callers,
+ * who push each other out, loses little. The memory is bounded in bytes, because the issuer decides the length of a token.
  */
-function rememberingCallers(verify: (token: string) => Promise<Verdict>, clock: Clock): Verify {
+function rememberingCallers(verify: (token: string) => Promise<Caller | undefined>, clock: Clock): Verify {
   const remembered = new LRUCache<string, { readonly caller: Caller; readonly until: number }>({
     max: REMEMBERED_MAX,
     maxSize: REMEMBERED_BYTES_MAX,
@@ -152,7 +147,7 @@ function rememberingCallers(verify: (token: string) => Promise<Verdict>, clock: 
   };
 }
 
-/** The header of a token, unless it names an extension that must be understood (RFC 7515 §4.1.11): none is. */
+/** Refuses a header that demands an extension (RFC 7515 §4.1.11), because none is known here. */
 function headerOf(token: string): Json | undefined {
   const header = parsed(token.slice(0, token.indexOf(".")));
   return header === undefined || "crit" in header ? undefined : header;
@@ -168,8 +163,8 @@ function parsed(part: string): Json | undefined {
   }
 }
 
-/** Who a token speaks of, if its claims are good at this time (RFC 7519 §4.1). Its signature is not looked at. */
-function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Verdict {
+/** Checks the claims of a token at this time (RFC 7519 §4.1), not its signature. */
+function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Caller | undefined {
   const claims = parsed(token.slice(token.indexOf(".") + 1, token.lastIndexOf(".")));
   if (claims === undefined) return undefined;
   const { sub, exp, nbf, iss, aud, role = "buyer" } = claims;

@@ -1,19 +1,18 @@
 /**
- * Limits of what buyers write each second, per user and per client address. They keep one user or one address from taking
- * what all need, and honest buyers never reach them. Organizers and operators are trusted and not limited: they import
- * events and cancel bookings by the thousand.
+ * Limits of the writes in each second, per user and per client address. They keep one user or one address from taking what all
+ * buyers need; honest buyers never reach them. Organizers and operators have no limits: they import events and cancel bookings
+ * by the thousand.
  *
- * In a rush nearly every write is the first of its user in this second, so admitting it must cost next to nothing. A table of
- * counters does that: a key counts at the place of its hash, and a write is admitted while its place shows less than a
- * quarter of the limit. The table has a fixed size, so keys may share a place. Then the counter is too high, and such a key
- * is counted exactly sooner than it need be.
+ * In a rush nearly every write is the first of its user in this second, so it must cost next to nothing. A table of counters
+ * admits it: each key has a place by its hash, and a write passes while the counter there is below a quarter of the limit. The
+ * table has a fixed size, so two keys may share a place. Then both are counted exactly sooner than necessary.
  *
- * rate-limiter-flexible counts exactly what goes beyond the quarter. Its memory decides, without I/O. Redis is told
- * afterwards of what memory admitted, and knows what other routers admitted; when Redis says that the limit is reached,
- * memory blocks the key. So no write waits for Redis, and without Redis each router holds the limits by itself. (The
- * library's own `insuranceLimiter` asks memory only after Redis failed to answer in time: docs/decisions/0014-write-limits.md.)
+ * rate-limiter-flexible counts the writes beyond the quarter exactly. It decides in memory, without I/O. Afterwards Redis adds
+ * up what all routers admitted; when the sum reaches the limit, memory blocks the key. So no write waits for Redis, and without
+ * Redis each router keeps the limits by itself. (The library's `insuranceLimiter` would ask memory only after Redis failed to
+ * answer in time: docs/decisions/0014-write-limits.md.)
  *
- * What N routers admit of one key in a second: the limit and (N - 1) quarters of it; without Redis N times the limit.
+ * N routers admit of one key in a second at most the limit and (N - 1) quarters of it; without Redis N times the limit.
  */
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from "rate-limiter-flexible";
 import type { Clock } from "../../shared/process/clock.ts";
@@ -24,13 +23,13 @@ import type { Caller } from "./tokens.ts";
 const WINDOW_SECONDS = 1;
 /** The share of a limit that is admitted before a key is counted exactly. */
 const UNCOUNTED_SHARE = 1 / 4;
-/** Several times the writes that a router can do in a second, so that few keys share a place. A power of two. */
+/** Several times the writes of a router in a second, so that few keys share a place. A power of two. */
 const PLACES = 65_536;
 
-/** A write that must be answered by `429 rate_limited`. */
+/** Why a write is refused with `429 rate_limited`. */
 export interface Limited {
   readonly reason: "user" | "address";
-  /** RFC 9110 §10.2.3, and draft-ietf-httpapi-ratelimit-headers: nothing remains, more does within a second. */
+  /** RFC 9110 §10.2.3 and draft-ietf-httpapi-ratelimit-headers: no write remains until the next second. */
   readonly headers: {
     readonly "retry-after": string;
     readonly ratelimit: string;
@@ -38,20 +37,20 @@ export interface Limited {
   };
 }
 
-/** undefined: go on. A promise only for a key that is counted exactly; memory settles it, never I/O. */
+/** undefined admits the write. A promise only when the write is counted exactly; it never waits for I/O. */
 export type Admission = Limited | undefined | Promise<Limited | undefined>;
 
 export interface WriteLimits {
-  /** Counts one write. `address` is the client's, where it is known (client-address.ts). */
+  /** Counts one write. `address` is the client's (client-address.ts). */
   admit(caller: Caller, address: string | undefined): Admission;
   close(): void;
 }
 
 export interface WriteLimitSettings {
-  /** Writes a second; 0 is no limit. */
+  /** Writes in a second; 0 is no limit. */
   readonly perUser: number;
   readonly perAddress: number;
-  /** Where all routers count together. */
+  /** The Redis where all routers count together. */
   readonly redisUrl?: string | undefined;
 }
 
@@ -73,7 +72,7 @@ export function createWriteLimits(
     admit({ userId, role }, address) {
       if (role !== "buyer") return undefined;
       const limited = users?.admit(userId);
-      // Who is refused as a user does not use up what is left to the others of that address.
+      // A refused user takes nothing from the limit of the address.
       if (limited === undefined) return admitAddress(address);
       return limited instanceof Promise ? limited.then((known) => known ?? admitAddress(address)) : limited;
     },
@@ -136,11 +135,11 @@ class Limit {
       if (refused instanceof RateLimiterRes) return this.#limited;
       throw refused;
     }
-    void this.#tellOthers(key);
+    void this.#countInRedis(key);
     return undefined;
   }
 
-  async #tellOthers(key: string): Promise<void> {
+  async #countInRedis(key: string): Promise<void> {
     if (this.#everywhere?.redis.up !== true) return;
     const { limiter, redis } = this.#everywhere;
     try {
@@ -156,12 +155,12 @@ class Limit {
       if (refused !== undefined && refused.msBeforeNext > 0)
         await this.#here.block(key, refused.msBeforeNext / 1000);
     } catch {
-      // The connection has said so in the log, and is left alone for a moment.
+      // RedisConnection logs this and pauses.
     }
   }
 }
 
-/** FNV-1a. Whoever finds keys that share a place makes others be counted exactly, and no more than that. */
+/** FNV-1a. An attacker who finds keys that share a place only has other keys counted exactly. */
 function placeOf(key: string): number {
   let hash = 0x811c9dc5;
   for (let at = 0; at < key.length; at += 1) hash = Math.imul(hash ^ key.charCodeAt(at), 0x01000193);

@@ -13,27 +13,39 @@ import {
 } from "../../shared/domain/ids.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
+import type { Clock } from "../../shared/process/clock.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import type { Caller } from "../callers/tokens.ts";
-import { answerJson, type AnswerHeaders, answerProblem, preparedProblem } from "./answers.ts";
-import type { RouterParts } from "./parts.ts";
-import { problemOf } from "./problems.ts";
+import type { EventCache } from "../cache/event-cache.ts";
+import { type Caller, ROLES } from "../callers/tokens.ts";
+import type { RouterMetrics } from "../metrics.ts";
+import type { Cluster } from "../shards/cluster.ts";
+import { invalid } from "./input.ts";
+import { Problem, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
-import { type Asked, invalid, type Routes } from "./routes.ts";
+import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } from "./responses.ts";
+import type { Routes, SecuredRequest } from "./routes.ts";
 import { bookingBody, bookingId, bookingSchema, emptyBody, eventId, holdBody } from "./schemas.ts";
+
+export interface BookingParts {
+  readonly cluster: Cluster;
+  readonly cache: EventCache;
+  readonly metrics: RouterMetrics;
+  readonly clock: Clock;
+  readonly commandDeadlineMs: number;
+}
 
 const KEY_HEADER = "idempotency-key";
 const REPLAYED_HEADER = "idempotency-replayed";
 
-/** The answer to nearly everybody once the last ticket is gone, so it is made once. */
+/** Nearly every client gets this problem once the last ticket is gone, so its response is prepared. */
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
-const soldOut = preparedProblem(SOLD_OUT);
+const soldOutResponse = preparedProblem(SOLD_OUT);
 
-export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
+export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
   const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
-  // Whole milliseconds: a fraction is a dozen digits more to write, to send and to read.
+  // Whole milliseconds: a fraction has a dozen more digits to write, send and read.
   const deadline = (): number => Math.round(clock.elapsed()) + commandDeadlineMs;
 
   const decide = async (command: Command, span: Span | undefined): Promise<CommandResult> => {
@@ -43,38 +55,39 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
   };
 
   const book = async (
-    { incoming, requestId, span, id }: Asked & { id: EventId },
+    { incoming, requestId, span, id }: SecuredRequest<EventId>,
     commandWith: (key: IdempotencyKey) => BookCommand,
   ): Promise<Response> => {
-    const given = keyOf(incoming);
+    const clientKey = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
-    // A retry with a key must find its booking, so memory refuses only requests without one.
-    if (given === undefined && cache.isSoldOut(id)) {
+    // A retry with a key must find its booking, so memory refuses only requests without a key.
+    if (clientKey === undefined && cache.isSoldOut(id)) {
       metrics.soldOutFast();
       metrics.outcome("sold_out");
-      return traceId === undefined ? soldOut(requestId) : answerProblem(SOLD_OUT, requestId, traceId);
+      return traceId === undefined
+        ? soldOutResponse(requestId)
+        : problemResponse(SOLD_OUT, requestId, traceId);
     }
-    const key = given ?? newIdempotencyKey();
+    const key = clientKey ?? newIdempotencyKey();
     const result = await decide(commandWith(key), span);
     if ("booking" in result) {
-      const headers: AnswerHeaders = { location: `/v1/bookings/${result.booking.id}` };
-      // A key made here is never seen by a client, so what it replays is this very request.
-      if (result.outcome === "replayed" && given !== undefined) headers[REPLAYED_HEADER] = "true";
-      return answerJson(201, result.booking, requestId, headers);
+      const headers: ResponseHeaders = { location: `/v1/bookings/${result.booking.id}` };
+      // Without a client's key, only this request's own second try can be a replay.
+      if (result.outcome === "replayed" && clientKey !== undefined) headers[REPLAYED_HEADER] = "true";
+      return jsonResponse(201, result.booking, requestId, headers);
     }
-    // The client needs the key to find out what became of its request.
-    const more: AnswerHeaders = result.outcome === "outcome_unknown" ? { [KEY_HEADER]: key } : {};
-    return answerProblem(problemOf(result), requestId, traceId, more);
+    const problem = result.outcome === "outcome_unknown" ? unknownBooking(key) : problemOf(result);
+    return problemResponse(problem, requestId, traceId);
   };
 
   const settle = async (
-    { id, requestId, span }: Asked & { id: BookingId },
+    { id, requestId, span }: SecuredRequest<BookingId>,
     kind: SettleCommand["kind"],
     userId: UserId | null,
   ): Promise<Response> => {
     const command = { kind, bookingId: id, slot: slotOfBooking(id), userId, deadline: deadline() };
     const result = await decide(command, span);
-    if ("booking" in result) return answerJson(200, result.booking, requestId);
+    if ("booking" in result) return jsonResponse(200, result.booking, requestId);
     throw problemOf(result);
   };
 
@@ -87,12 +100,12 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       id: eventId,
       headers: keyHeaders,
       body: bookingBody,
-      answers: { 201: theBooking },
+      responses: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => {
-      const { id, caller, body } = asked;
-      return book(asked, (key) => ({
+    (request) => {
+      const { id, caller, body } = request;
+      return book(request, (key) => ({
         kind: "book",
         eventId: id,
         slot: slotOf(id),
@@ -113,12 +126,12 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       id: eventId,
       headers: keyHeaders,
       body: holdBody,
-      answers: { 201: theBooking },
+      responses: { 201: theBooking },
     },
     ["buyer"],
-    (asked) => {
-      const { id, caller, body } = asked;
-      return book(asked, (key) => ({
+    (request) => {
+      const { id, caller, body } = request;
+      return book(request, (key) => ({
         kind: "hold",
         eventId: id,
         slot: slotOf(id),
@@ -131,7 +144,6 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
     },
   );
 
-  const anybody = ["buyer", "organizer", "operator"] as const;
   routes.secured(
     {
       method: "post",
@@ -140,11 +152,11 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       tag: "bookings",
       id: bookingId,
       body: emptyBody,
-      answers: { 200: theBooking },
+      responses: { 200: theBooking },
     },
-    anybody,
-    // Only its owner may confirm a booking, whatever the caller's role.
-    (asked) => settle(asked, "confirm", asked.caller.userId),
+    ROLES,
+    // Not even an operator confirms somebody else's hold.
+    (request) => settle(request, "confirm", request.caller.userId),
   );
 
   routes.secured(
@@ -155,10 +167,10 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       tag: "bookings",
       id: bookingId,
       body: emptyBody,
-      answers: { 200: theBooking },
+      responses: { 200: theBooking },
     },
-    anybody,
-    (asked) => settle(asked, "cancel", ownerOrNobody(asked.caller)),
+    ROLES,
+    (request) => settle(request, "cancel", requiredOwner(request.caller)),
   );
 
   routes.secured(
@@ -168,37 +180,42 @@ export function addBookingRoutes(routes: Routes, parts: RouterParts): void {
       summary: "Read a booking",
       tag: "bookings",
       id: bookingId,
-      answers: { 200: theBooking },
+      responses: { 200: theBooking },
     },
-    anybody,
+    ROLES,
     async ({ id, caller, requestId, span }) => {
       const read = await cluster.readBooking(id, span);
-      const owner = ownerOrNobody(caller);
-      // Somebody else's booking and none at all look alike: an id must not tell that it exists.
-      if (
-        read.outcome === "absent" ||
-        (read.outcome === "found" && owner !== null && read.value.userId !== owner)
-      ) {
+      const owner = requiredOwner(caller);
+      if (read.outcome === "found" && (owner === null || read.value.userId === owner))
+        return jsonResponse(200, read.value, requestId, { "cache-control": "private, no-store" });
+      // A booking of another user gets the problem of an absent one. Otherwise a client could test which ids exist.
+      if (read.outcome === "found" || read.outcome === "absent")
         throw problemOf({ outcome: "booking_not_found" });
-      }
-      if (read.outcome !== "found") throw problemOf(read);
-      return answerJson(200, read.value, requestId, { "cache-control": "private, no-store" });
+      throw problemOf(read);
     },
   );
 }
 
-/** Whose booking it must be: the caller's own, or anybody's (null) for an operator. */
-function ownerOrNobody({ userId, role }: Caller): UserId | null {
+/** The user who must own the booking; null for an operator, who may act on every booking. */
+function requiredOwner({ userId, role }: Caller): UserId | null {
   return role === "operator" ? null : userId;
 }
 
+/** The client needs the key for a retry, even when it sent none. */
+function unknownBooking(key: IdempotencyKey): Problem {
+  const detail =
+    "The shard's answer was lost. Send the request again with the Idempotency-Key of this response.";
+  return new Problem("outcome_unknown", detail, {}, { [KEY_HEADER]: key });
+}
+
 function keyOf(incoming: IncomingMessage): IdempotencyKey | undefined {
-  const given = incoming.headers[KEY_HEADER];
-  if (given === undefined) return undefined;
-  // Node.js joins repeated headers with a comma, and two keys are none. Only then are they worth telling apart.
+  const header = incoming.headers[KEY_HEADER];
+  if (header === undefined) return undefined;
+  // Node.js joins repeated headers with a comma. Only a value with a comma may come from two headers, which are invalid.
   const isOne =
-    typeof given === "string" && (!given.includes(",") || incoming.headersDistinct[KEY_HEADER]?.length === 1);
-  const key = isOne ? parseIdempotencyKey(given) : undefined;
+    typeof header === "string" &&
+    (!header.includes(",") || incoming.headersDistinct[KEY_HEADER]?.length === 1);
+  const key = isOne ? parseIdempotencyKey(header) : undefined;
   if (key !== undefined) return key;
   throw invalid("header", [{ path: KEY_HEADER, message: "must be 1 to 128 visible ASCII characters" }]);
 }

@@ -1,17 +1,17 @@
-/** The contract, made from the routes, and a page to read and try it. Everything is served from memory. */
-import { createHash } from "node:crypto";
+/** The OpenAPI document, made from the routes, and a page to read and try it. Memory serves both. */
+import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { createRequire } from "node:module";
 import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import type { OpenAPIHono } from "@hono/zod-openapi";
-import type { Context } from "hono";
 import type { HttpEnv } from "../../shared/process/http-server.ts";
 import { requestIdOf } from "./request-id.ts";
 
 const TITLE = "onsale";
 
-/** Adds `/openapi.json`, `/docs`, and a way there from `/` for browsers. Call it after all routes were added. */
+/** Adds `/openapi.json` and `/docs`, and leads browsers there from `/`. Call this after all routes were added. */
 export function addDocumentation(app: OpenAPIHono<HttpEnv>): void {
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
     type: "http",
@@ -29,20 +29,19 @@ export function addDocumentation(app: OpenAPIHono<HttpEnv>): void {
       },
     }),
   );
-  const files: Record<string, () => Promise<ServedFile>> = {
-    "/openapi.json": once(async () => servedFile(Buffer.from(contract), "application/json")),
-    "/docs": once(async () => servedFile(Buffer.from(PAGE), "text/html")),
-    "/docs/start.js": once(async () => servedFile(Buffer.from(SCRIPT), "text/javascript")),
-    "/docs/swagger-ui.css": once(async () => servedFile(await fileOfSwaggerUi("swagger-ui.css"), "text/css")),
-    "/docs/swagger-ui-bundle.js": once(async () =>
-      servedFile(await fileOfSwaggerUi("swagger-ui-bundle.js"), "text/javascript"),
-    ),
+  const serve = (path: string, type: string, read: () => Promise<Buffer>): void => {
+    // Read and zipped for the first client only.
+    let file: Promise<ServedFile> | undefined;
+    app.get(path, async ({ env }) => fileResponse(await (file ??= servedFile(type, read)), env.incoming));
   };
-  for (const [path, file] of Object.entries(files))
-    app.get(path, async (context) => answerFile(await file(), context));
+  serve("/openapi.json", "application/json", async () => Buffer.from(contract));
+  serve("/docs", "text/html", async () => Buffer.from(PAGE));
+  serve("/docs/start.js", "text/javascript", async () => Buffer.from(SCRIPT));
+  serve("/docs/swagger-ui.css", "text/css", swaggerUi("swagger-ui.css"));
+  serve("/docs/swagger-ui-bundle.js", "text/javascript", swaggerUi("swagger-ui-bundle.js"));
   app.get("/", (context) => {
     const { accept = "" } = context.env.incoming.headers;
-    // A program that asks for `/` is lost; a person is led to something to read.
+    // Only a browser is led to the page; for a program nothing is here.
     if (!accept.includes("text/html")) return context.notFound();
     const headers = { location: "/docs", "x-request-id": requestIdOf(context.env.incoming) };
     return new Response(null, { status: 302, headers });
@@ -53,12 +52,13 @@ interface ServedFile {
   readonly type: string;
   readonly plain: Uint8Array<ArrayBuffer>;
   readonly zipped: Uint8Array<ArrayBuffer>;
-  /** Of its content; the zipped form has one of its own (RFC 9110 §8.8.3.3). */
+  /** A hash of the content. The ETag of the zipped form differs from that of the plain one (RFC 9110 §8.8.3.3). */
   readonly tag: string;
 }
 
-async function servedFile(plain: Buffer, type: string): Promise<ServedFile> {
-  const tag = createHash("sha256").update(plain).digest("base64url").slice(0, 16);
+async function servedFile(type: string, read: () => Promise<Buffer>): Promise<ServedFile> {
+  const plain = await read();
+  const tag = hash("sha256", plain, "base64url").slice(0, 16);
   const zipped = await promisify(gzip)(plain);
   return {
     type: `${type}; charset=utf-8`,
@@ -68,21 +68,15 @@ async function servedFile(plain: Buffer, type: string): Promise<ServedFile> {
   };
 }
 
-/** Read and zipped when somebody first asks for it. */
-function once<T>(make: () => Promise<T>): () => Promise<T> {
-  let made: Promise<T> | undefined;
-  return () => (made ??= make());
+function swaggerUi(name: string): () => Promise<Buffer> {
+  return async () => readFile(createRequire(import.meta.url).resolve(`swagger-ui-dist/${name}`));
 }
 
-async function fileOfSwaggerUi(name: string): Promise<Buffer> {
-  return readFile(createRequire(import.meta.url).resolve(`swagger-ui-dist/${name}`));
-}
+/** Accepts gzip, unless with a weight of 0. */
+const ACCEPTS_GZIP = /(?:^|[,\s])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/i;
 
-function answerFile({ type, plain, zipped, tag }: ServedFile, { env }: Context<HttpEnv>): Response {
-  const { headers: asked } = env.incoming;
-  const isZipped = /(?:^|[,\s])gzip(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/i.test(
-    String(asked["accept-encoding"] ?? ""),
-  );
+function fileResponse({ type, plain, zipped, tag }: ServedFile, incoming: IncomingMessage): Response {
+  const isZipped = ACCEPTS_GZIP.test(String(incoming.headers["accept-encoding"] ?? ""));
   const etag = isZipped ? `"${tag}-gzip"` : `"${tag}"`;
   const headers: Record<string, string> = {
     etag,
@@ -90,16 +84,16 @@ function answerFile({ type, plain, zipped, tag }: ServedFile, { env }: Context<H
     "cache-control": "public, max-age=60",
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "x-request-id": requestIdOf(env.incoming),
+    "x-request-id": requestIdOf(incoming),
   };
-  if (asked["if-none-match"]?.split(",").some((known) => known.trim() === etag) === true)
+  if (incoming.headers["if-none-match"]?.split(",").some((known) => known.trim() === etag) === true)
     return new Response(null, { status: 304, headers });
   headers["content-type"] = type;
   if (isZipped) headers["content-encoding"] = "gzip";
   return new Response(isZipped ? zipped : plain, { status: 200, headers });
 }
 
-/** Nothing is loaded from elsewhere. The page shows images that are in its style sheet, and styles some of its parts itself. */
+/** The page loads nothing from other hosts. Its style sheet holds images, and its script sets styles. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",

@@ -1,14 +1,14 @@
-/** Events: create, change, read and list them. */
+/** Events: create, list, read and change them. */
 import { z } from "@hono/zod-openapi";
-import { Problem } from "./problems.ts";
-import { type EventId, newEventId } from "../../shared/domain/ids.ts";
 import type { Event } from "../../shared/domain/events.ts";
+import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import type { Clock } from "../../shared/process/clock.ts";
 import type { EventResult } from "../../shared/wire/rpc.ts";
-import { type CachedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
-import { problemOf } from "./problems.ts";
-import type { RouterParts } from "./parts.ts";
-import { answerJson, type AnswerHeaders, JSON_TYPE } from "./answers.ts";
-import type { Asked, Routes } from "./routes.ts";
+import { type CachedRead, type EventCache, type MissedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
+import type { Cluster } from "../shards/cluster.ts";
+import { Problem, problemOf } from "./problems.ts";
+import { JSON_TYPE, jsonResponse, type ResponseHeaders } from "./responses.ts";
+import type { RouteRequest, Routes } from "./routes.ts";
 import {
   cursorOf,
   eventBody,
@@ -19,9 +19,15 @@ import {
   listQuery,
 } from "./schemas.ts";
 
-export const EVENT_CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
+export interface EventParts {
+  readonly cluster: Cluster;
+  readonly cache: EventCache;
+  readonly clock: Clock;
+}
 
-export function addEventRoutes(routes: Routes, { cluster, cache, clock, metrics }: RouterParts): void {
+const CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
+
+export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventParts): void {
   const theEvent = { description: "The event.", schema: eventSchema };
 
   routes.secured(
@@ -31,13 +37,13 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, metrics 
       summary: "Create an event",
       tag: "events",
       body: eventBody,
-      answers: { 201: theEvent },
+      responses: { 201: theEvent },
     },
     ["organizer"],
     async ({ body, requestId, span }) => {
       const id = newEventId(clock.now());
-      const event = saved(id, await cluster.createEvent({ id, ...body }, span));
-      return answerJson(201, event, requestId, { location: `/v1/events/${event.id}` });
+      const event = savedEvent(id, await cluster.createEvent({ id, ...body }, span));
+      return jsonResponse(201, event, requestId, { location: `/v1/events/${event.id}` });
     },
   );
 
@@ -48,21 +54,21 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, metrics 
       summary: "List events, newest first",
       tag: "events",
       query: listQuery,
-      answers: { 200: { description: "A page of events.", schema: eventListSchema } },
+      responses: { 200: { description: "A page of events.", schema: eventListSchema } },
     },
     async ({ query: { limit, cursor }, requestId, span }) => {
-      // One more than asked for tells whether there is a next page.
+      // One event more than the page holds shows whether there is a next page.
       const listNotBefore = async (moment: number) =>
         cluster.listEvents(cursor ?? null, limit + 1, moment, span);
       let list = await listNotBefore(cache.forgottenUntil);
-      // Meanwhile something newer may have been learned, and let go again.
+      // During the call the cache may have learned and forgotten a newer version than the list has.
       if ("events" in list && list.asOf < cache.forgottenUntil) list = await listNotBefore(PRIMARY_ONLY);
       if (!("events" in list)) throw problemOf(list);
-      // A replica's list may be behind what is known here.
+      // The cache may know a newer version than a replica's list.
       const items = list.events.slice(0, limit).map((event) => cache.newest(event));
       const last = items.at(-1);
       const nextCursor = list.events.length > limit && last !== undefined ? cursorOf(last.id) : null;
-      return answerJson(200, { items, nextCursor }, requestId);
+      return jsonResponse(200, { items, nextCursor }, requestId);
     },
   );
 
@@ -75,14 +81,13 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, metrics 
       tag: "events",
       id: eventId,
       headers: z.object({ "if-none-match": z.string().optional() }),
-      answers: { 200: theEvent, 304: { description: "The event is as you have it.", schema: null } },
+      responses: { 200: theEvent, 304: { description: "The event is as you have it.", schema: null } },
     },
-    (asked) => {
-      const event = cache.fresh(asked.id);
-      if (event === undefined)
-        return cache.read(asked.id, asked.span).then((read) => answerRead(read, asked));
-      metrics.cacheRead("memory", "hit");
-      return answerEvent({ outcome: "found", event, tier: "memory" }, asked);
+    (request) => {
+      const read = cache.read(request.id, request.span);
+      return read instanceof Promise
+        ? read.then((loaded) => readResponse(loaded, request))
+        : readResponse(read, request);
     },
   );
 
@@ -94,28 +99,27 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, metrics 
       tag: "events",
       id: eventId,
       body: eventChanges,
-      answers: { 200: theEvent },
+      responses: { 200: theEvent },
     },
     ["organizer"],
-    async ({ id, body, requestId, span }) =>
-      answerJson(200, saved(id, await cluster.changeEvent({ id, changes: defined(body) }, span)), requestId),
+    async ({ id, body, requestId, span }) => {
+      const result = await cluster.changeEvent({ id, changes: body }, span);
+      return jsonResponse(200, savedEvent(id, result), requestId);
+    },
   );
 }
 
-function answerRead(
-  read: Awaited<ReturnType<RouterParts["cache"]["read"]>>,
-  asked: Asked & { id: EventId },
+/** With the headers of HTTP caches (RFC 9110 §8.8.3, RFC 9111 §5.2, RFC 9211 §2). */
+function readResponse(
+  read: CachedRead | MissedRead,
+  { incoming, requestId, id }: RouteRequest<EventId>,
 ): Response {
-  if (read.outcome === "found") return answerEvent(read, asked);
-  if (read.outcome === "absent") throw new Problem("event_not_found", `There is no event ${asked.id}.`);
-  throw problemOf(read);
-}
-
-/** With the headers of caches (RFC 9110 §8.8.3, RFC 9111 §5.2, RFC 9211 §2). */
-function answerEvent({ event, tier }: CachedRead, { incoming, requestId }: Asked): Response {
-  const headers: AnswerHeaders = {
+  if (read.outcome === "absent") throw new Problem("event_not_found", `There is no event ${id}.`);
+  if (read.outcome !== "found") throw problemOf(read);
+  const { event, tier } = read;
+  const headers: ResponseHeaders = {
     etag: event.etag,
-    "cache-control": EVENT_CACHE_CONTROL,
+    "cache-control": CACHE_CONTROL,
     "cache-status": CACHE_STATUS[tier],
     "x-request-id": requestId,
   };
@@ -140,14 +144,11 @@ function matches(ifNoneMatch: string | undefined, etag: string): boolean {
   return ifNoneMatch.split(",").some((candidate) => candidate.trim().replace(/^W\//, "") === opaque);
 }
 
-function saved(id: EventId, result: EventResult): Event {
+function savedEvent(id: EventId, result: EventResult): Event {
   if (result.outcome === "saved") return result.snapshot.event;
   if (result.outcome !== "outcome_unknown") throw problemOf(result);
-  throw new Problem("outcome_unknown", `The answer was lost. GET /v1/events/${id} tells what became of it.`);
-}
-
-/** Without the fields that are absent, which the type checker would otherwise take for fields set to undefined. */
-function defined<T extends object>(fields: T): { [Key in keyof T]: Exclude<T[Key], undefined> } {
-  const given = Object.entries(fields).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(given) as { [Key in keyof T]: Exclude<T[Key], undefined> };
+  throw new Problem(
+    "outcome_unknown",
+    `The shard's answer was lost. GET /v1/events/${id} shows whether the event was saved.`,
+  );
 }

@@ -1,28 +1,28 @@
-/** What becomes no request: bytes that are not HTTP, headers beyond the limit, requests that do not arrive in time. */
+/** Refuses what never becomes a request: bytes that are not HTTP, headers that are too long, requests that come too slowly. */
 import { type Server, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
+import { HEADERS_MAX_BYTES, responsesOn } from "../../shared/process/http-server.ts";
 import { Problem, PROBLEMS } from "./problems.ts";
-import { answersOn, HEADERS_MAX_BYTES } from "../../shared/process/http-server.ts";
-import { problemDocument, problemHeaders } from "./answers.ts";
 import { newRequestId } from "./request-id.ts";
+import { problemDocument, problemHeaders } from "./responses.ts";
 
-/** How long a client has to hang up after it was refused. */
+/** How long a refused client has to hang up. */
 const GOODBYE_MS = 1_000;
 
-/** Has the server answer them with a problem document and hang up; `refused` counts. */
+/** Makes the server send a problem document and hang up. Calls `refused` for each, so that the caller can count. */
 export function answerWhatIsNotHttp(server: Server, refused: () => void): void {
   server.on("clientError", (error: NodeJS.ErrnoException, stream) => {
     const socket = stream as Socket;
     refused();
-    const [answer, before] = answersOn(socket);
-    // A request whose rest is broken has no answer yet and will have none; what stands before it may have one.
-    const isItsRest = answer !== undefined && !answer.req.complete && !answer.headersSent;
-    const underWay = isItsRest ? before : answer;
-    // Never into an answer that is under way: whoever waits for it would be told of another request's fault.
+    const [newest, before] = responsesOn(socket);
+    // When the rest of a request is broken, its own response will never come. Only an earlier response may be under way.
+    const isBroken = newest !== undefined && !newest.req.complete && !newest.headersSent;
+    const underWay = isBroken ? before : newest;
+    // Waits for that response: a problem in the middle of it would look like a part of it.
     if (underWay === undefined || underWay.writableFinished || underWay.destroyed) refuse(error, socket);
     else underWay.once("close", () => socket.destroySoon());
   });
-  // Node.js would answer these two by itself, without a problem document.
+  // Node.js would answer these two itself, without a problem document.
   server.on("checkExpectation", (request, response) => server.emit("request", request, response));
   server.on("connect", (_request, socket) => {
     refused();
@@ -46,7 +46,7 @@ function refuse(error: NodeJS.ErrnoException, socket: Socket): void {
     connection: "close",
   };
   const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
-  // A client that does not hang up in turn is cut off; at once, and it might not see the answer.
+  // Destroying the socket at once could take the response from the client.
   setTimeout(() => socket.destroy(), GOODBYE_MS).unref();
   socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head.join("")}\r\n${body}`);
 }

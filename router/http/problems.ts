@@ -1,14 +1,14 @@
 /**
- * Every refusal and failure that a client can be told: the catalogue, and which outcome of a shard is which problem.
- * `docs/errors.md` explains each; a test holds the two equal. Problem documents follow RFC 9457.
+ * The catalogue of problems that a client can meet (RFC 9457), and the problem for each outcome of a shard. `docs/errors.md`
+ * explains each problem; a test holds both equal.
  */
-import type { EventResult } from "../../shared/wire/rpc.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
+import type { EventResult } from "../../shared/wire/rpc.ts";
 
 export interface ProblemSpec {
   readonly status: number;
   readonly title: string;
-  /** never: the same request gets the same answer. later: after `Retry-After`. same-key: later, with the same Idempotency-Key. */
+  /** never: a retry meets the same problem. later: a retry may work after `Retry-After`. same-key: later, with the same key. */
   readonly retry: "never" | "later" | "same-key";
 }
 
@@ -46,42 +46,49 @@ export const PROBLEMS = {
 
 export type ProblemCode = keyof typeof PROBLEMS;
 
-/** Further members of a problem document (RFC 9457 §3.2), named in the API contract. */
+/** The members of a problem document that only some problems have (RFC 9457 §3.2). */
 export interface ProblemMembers {
-  readonly errors?: readonly { readonly path: string; readonly message: string }[];
+  readonly errors?: { path: string; message: string }[];
   readonly availableTickets?: number;
   readonly maxPerUser?: number;
   readonly held?: number;
 }
 
-/** Carries a catalogued answer to the HTTP layer, which alone turns it into a response. */
+/** One problem of the catalogue, with what is particular to this request. responses.ts turns it into a response. */
 export class Problem extends Error {
   override readonly name = "Problem";
   readonly code: ProblemCode;
   readonly members: ProblemMembers;
+  readonly headers: Readonly<Record<string, string>> | undefined;
 
-  constructor(code: ProblemCode, detail: string, members: ProblemMembers = {}) {
+  constructor(
+    code: ProblemCode,
+    detail: string,
+    members: ProblemMembers = {},
+    headers?: Readonly<Record<string, string>>,
+  ) {
     super(detail);
     this.code = code;
     this.members = members;
+    this.headers = headers;
   }
 }
 
-type Refusal = Exclude<CommandResult, { booking: unknown }> | Exclude<EventResult, { outcome: "saved" }>;
+type RefusalOrFailure =
+  Exclude<CommandResult, { booking: unknown }> | Exclude<EventResult, { outcome: "saved" }>;
 
-/** What a client is told when the shards did not do what it asked for. */
-export function problemOf(refusal: Refusal): Problem {
-  switch (refusal.outcome) {
+export function problemOf(result: RefusalOrFailure): Problem {
+  switch (result.outcome) {
     case "sold_out":
       return new Problem("sold_out", "Every ticket of the event is sold or held.");
     case "insufficient_tickets": {
-      const { availableTickets } = refusal;
+      const { availableTickets } = result;
       return new Problem("insufficient_tickets", `Only ${availableTickets} left; ask for fewer.`, {
         availableTickets,
       });
     }
     case "user_limit_exceeded": {
-      const { maxPerUser, held } = refusal;
+      const { maxPerUser, held } = result;
       const detail = `A user may have ${maxPerUser} tickets of this event and has ${held}.`;
       return new Problem("user_limit_exceeded", detail, { maxPerUser, held });
     }
@@ -94,7 +101,7 @@ export function problemOf(refusal: Refusal): Problem {
     case "hold_expired":
       return new Problem(
         "hold_expired",
-        "The hold is over and its tickets cannot be claimed again; book anew.",
+        "The hold has expired and its tickets are gone; send a new booking.",
       );
     case "idempotency_key_reused":
       return new Problem(
@@ -108,19 +115,13 @@ export function problemOf(refusal: Refusal): Problem {
         errors: [{ path: "salesEndAt", message: "must be after salesStartAt" }],
       });
     case "overloaded":
-      return new Problem(
-        "overloaded",
-        "The queue of this event's shard is full or too slow; nothing was done.",
-      );
+      return new Problem("overloaded", "The shard of this event cannot do more in time; nothing was done.");
     case "shard_unavailable":
     case "wrong_shard":
       return new Problem("shard_unavailable", "The shard does not answer; nothing was done.");
     case "outcome_unknown":
-      return new Problem(
-        "outcome_unknown",
-        "The answer was lost. Send the request again; a new booking with the Idempotency-Key of this answer.",
-      );
+      return new Problem("outcome_unknown", "The shard's answer was lost. Send the request again.");
     case "internal":
-      return new Problem("internal", "The shard met an error of its own; it is logged there.");
+      return new Problem("internal", "The shard met a bug and logged it.");
   }
 }

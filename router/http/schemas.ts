@@ -8,7 +8,7 @@ import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
 const VISIBLE = /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u;
 
-/** Text that people read: no control characters, and something to see. */
+/** Text for people: no control characters, and at least one character to see. */
 const text = z
   .string()
   .min(1)
@@ -16,7 +16,7 @@ const text = z
   .regex(VISIBLE, "must be visible text without control characters")
   .openapi({ pattern: VISIBLE.source });
 
-/** RFC 3339 with an offset, within the years that PostgreSQL and JavaScript agree on; canonical UTC after parsing. */
+/** RFC 3339 with an offset, in years that both PostgreSQL and JavaScript know. Parsing makes it canonical UTC. */
 const time = z.iso.datetime({ offset: true }).transform((value, context) => {
   const utc = new Date(value);
   const year = utc.getUTCFullYear();
@@ -64,21 +64,21 @@ export const holdBody = z.strictObject({
   quantity,
   ttlSeconds: z.int().min(1).max(LIMITS.holdTtlSecondsMax).default(LIMITS.holdTtlSecondsDefault),
 });
-/** For requests that say everything in their address: no body, or an empty object. */
+/** No body, or an empty object. */
 export const emptyBody = z.strictObject({}).nullish();
 
-/** What an `{id}` in a path is the id of. */
+/** The kind of id that the `{id}` of a path is. */
 export interface IdKind<Id> {
-  /** As the document shows it. */
+  /** For the document. */
   readonly params: z.ZodObject;
-  /** The canonical id, or undefined when `text` is none. */
+  /** Returns the canonical id, or undefined when `text` is no id. */
   readonly parse: (text: string) => Id | undefined;
 }
 const params = z.object({ id: z.uuid() });
 export const eventId: IdKind<EventId> = { params, parse: parseEventId };
 export const bookingId: IdKind<BookingId> = { params, parse: parseBookingId };
 
-/** A cursor is the id of the last event of the page before, so a page stays what it is while events are added. */
+/** A cursor is the id of the last event of the previous page, so new events do not move a page. */
 const cursor = z.string().transform((value, context) => {
   const id = parseEventId(Buffer.from(value, "base64url").toString());
   if (id !== undefined && cursorOf(id) === value) return id;
@@ -155,3 +155,4 @@ export const problemSchema = z
     held: z.int().optional(),
   })
   .meta({ id: "Problem" });
+export type ProblemDocument = z.infer<typeof problemSchema>;

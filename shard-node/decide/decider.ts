@@ -1,9 +1,9 @@
 /**
- * Decides batches, whatever happens to the database. A batch that meets a fault is tried once more; then every command
- * gets an honest answer. A lost connection leaves a commit in doubt. The second try settles the doubt, because each
- * command carries its idempotency key and each booking its id.
+ * Gives every command of a batch an honest answer, whatever happens to the database. A batch that met a fault is tried
+ * once more. A lost connection leaves a commit in doubt; the second try settles the doubt, because each command carries its
+ * idempotency key and each booking its id.
  */
-import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/database.ts";
+import { DatabaseError, isRefusedForContent, LOCK_NOT_AVAILABLE } from "../../shared/database/faults.ts";
 import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
@@ -11,7 +11,8 @@ import { invariant } from "../../shared/domain/invariant.ts";
 import type { Log } from "../../shared/process/log.ts";
 import { Outage } from "../../shared/process/outage.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import { type BookingStore, type DecideOptions, type FreshIds } from "../store/booking-store.ts";
+import type { DecideOptions, FreshIds } from "../store/batch.ts";
+import type { BookingStore } from "../store/booking-store.ts";
 
 const UNKNOWN: Failure = { outcome: "outcome_unknown" };
 
@@ -22,7 +23,7 @@ export interface Decided {
 }
 
 export interface DeciderHooks {
-  /** Called after each commit with the events of the batch, as it left them. */
+  /** Called after each commit, with the events of the batch. */
   committed(snapshots: readonly Snapshot[]): void;
   lockWaited(seconds: number): void;
 }
@@ -40,10 +41,7 @@ export class Decider {
     this.#batches = new Outage(log, "deciding batches");
   }
 
-  /**
-   * Resolves with one result for each command, in order. Never throws. Calls `locked` when the batch holds the locks of
-   * its events.
-   */
+  /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
   async decide(commands: readonly Command[], locked?: () => void, span?: Span): Promise<readonly Decided[]> {
     return this.#tryTwice(commands, this.#store.freshIdsFor(commands), { locked, span });
   }
@@ -84,7 +82,7 @@ export class Decider {
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
-        // A server process that sends an error has ended its work. One whose connection just broke may still be at it.
+        // A server process that sends an error before the end has ended. Without one it may still run the batch.
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;
@@ -94,7 +92,7 @@ export class Decider {
             { err: error, commands: commands.length, traceId: span?.traceId },
             "a batch could not be decided",
           );
-        // After an unforeseen error nothing is known: the batch may have been committed (F8).
+        // After any other error nothing is known: the batch may have been committed (F8).
         const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
         span?.failed(failure.outcome);
         return commands.map(() => ({ result: failure, snapshot: undefined }));
@@ -102,7 +100,7 @@ export class Decider {
     }
   }
 
-  /** Decides one command at a time, so that one that PostgreSQL will not store does not spoil the others of its batch. */
+  /** Decides each command alone, so that the one that PostgreSQL will not store does not spoil the others. */
   async #isolate(
     commands: readonly Command[],
     ids: FreshIds,
@@ -124,7 +122,7 @@ export class Decider {
   }
 }
 
-/** The failure of a call that met a fault of the database. */
+/** What a router is told about a fault of the database. */
 export function failureOf(error: DatabaseError): Failure {
   switch (error.kind) {
     case "busy":
@@ -132,15 +130,9 @@ export function failureOf(error: DatabaseError): Failure {
     case "lost":
       return { outcome: "outcome_unknown" };
     case "refused":
-      // Somebody else holds the lock of an event for too long. The event is slow, but the shard is not away.
+      // Another transaction held the lock of an event for too long. The event is slow; its shard is not away.
       return { outcome: error.sqlState === LOCK_NOT_AVAILABLE ? "overloaded" : "shard_unavailable" };
     case "unreachable":
       return { outcome: "shard_unavailable" };
   }
-}
-
-/** True when PostgreSQL refused a batch because of what is in it, not because of the state of the world. */
-function isRefusedForContent(error: unknown): boolean {
-  // class 22: data exception, class 23: integrity constraint violation (PostgreSQL manual, appendix A)
-  return error instanceof DatabaseError && error.kind === "refused" && /^2[23]/.test(error.sqlState ?? "");
 }

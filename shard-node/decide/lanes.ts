@@ -1,13 +1,12 @@
 /**
- * Commands wait in lanes for their batch. A lane runs one batch at a time, and the commands that arrive meanwhile are the
- * next batch. So the size of a batch follows the load, and no timer adds latency. All commands of a slot use one lane: two
- * lanes would only wait for each other's row locks (npm run bench -- engine).
+ * Commands wait here for their batch. A lane runs one batch at a time. Commands that arrive meanwhile form the next batch,
+ * so batches grow with the load and no timer adds latency. All commands of a slot use the same lane: two lanes would only
+ * wait for each other's row locks (npm run bench -- engine).
  *
- * A full batch cannot grow any more, so it does not wait for the one before it to end, only until that one holds its locks.
- * PostgreSQL reads the full batch meanwhile and decides it when the locks are free. Sent any earlier, the full batch might
- * get the locks first (B8).
+ * A batch that is full cannot grow by waiting longer. So it is sent as soon as the batch before it holds its locks:
+ * PostgreSQL reads the second batch while it decides the first. A batch that is sent earlier might take the locks first (B8).
  *
- * Everything is bounded: commands in a batch, commands that wait, and how long each may wait.
+ * Everything is bounded: commands of a batch, commands that wait, and how long each may wait.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
@@ -15,14 +14,14 @@ import { type Span, type SpanAttributes, spanForMany } from "../../shared/watch/
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Decided } from "./decider.ts";
 
-/** Batches of a lane that may be under way at once; each needs a connection. */
+/** Batches of a lane that may be under way at once. Each needs a connection. */
 export const BATCHES_PER_LANE_MAX = 2;
 
 export interface LaneLimits {
   readonly lanes: number;
   /** Commands decided in one transaction. */
   readonly batchMax: number;
-  /** Commands that may wait in one lane. */
+  /** Commands that may wait in one lane; one more is refused. */
   readonly queueMax: number;
 }
 
@@ -34,8 +33,8 @@ export interface LaneObserver {
 }
 
 /**
- * Decides a batch. Resolves with one result for each command, in order, and never throws. Calls `locked` when no later
- * batch can be decided before this one. `span` is the span of the batch, when one of its commands is sampled.
+ * Decides a batch: one result per command, in order. Never throws. Calls `locked` when no later batch can be decided
+ * before this one. `span` is the batch's span, when one of its commands is sampled.
  */
 export type DecideBatch = (
   commands: readonly Command[],
@@ -53,9 +52,9 @@ interface Waiting {
   readonly trace: CommandTrace | undefined;
 }
 
-/** The spans of a command that is sampled. */
+/** The spans of a sampled command. */
 interface CommandTrace {
-  /** The span of the call or request that brought the command. */
+  /** The call that brought the command, or its client's request. */
   readonly parent: Span;
   readonly wait: Span;
 }
@@ -67,15 +66,14 @@ export class Lanes {
     this.#lanes = Array.from({ length: limits.lanes }, () => new Lane(limits, decide, clock, observer));
   }
 
-  /** Commands that wait for a batch, over all lanes. */
+  /** Commands that wait for a batch, in all lanes. */
   get queueLength(): number {
     return this.#lanes.reduce((sum, lane) => sum + lane.queueLength, 0);
   }
 
   /**
-   * Always resolves with the command's result: a full lane and a missed deadline are `overloaded`. `deadline` is by the
-   * clock of this process; the command's own deadline is by its router's. `span` is the span of the call or request that
-   * brought the command, when that is sampled.
+   * Always resolves: a full lane and a missed deadline give `overloaded`. `deadline` is by the `elapsed()` of this process;
+   * the command's own deadline is by its router's. `span` is the parent of the command's spans, when it is sampled.
    */
   run(command: Command, deadline = command.deadline, span?: Span): Promise<Decided> {
     const lane = this.#lanes[command.slot % this.#lanes.length] as Lane;
@@ -128,7 +126,7 @@ class Lane {
   }
 
   async #work(): Promise<void> {
-    // One turn of the event loop, so that the first batch has all commands of the call that brought this one.
+    // The event loop turns once, so that all commands of the call being read are in the first batch.
     await new Promise(setImmediate);
     let before: Promise<void> = Promise.resolve();
     for (;;) {
@@ -143,7 +141,7 @@ class Lane {
       const locked = Promise.withResolvers<void>();
       const run = this.#run(batch, locked.resolve);
       await Promise.race([locked.promise, run]);
-      // At most two are under way.
+      // At most BATCHES_PER_LANE_MAX are under way.
       await before;
       before = run;
     }
@@ -171,7 +169,7 @@ class Lane {
     }
   }
 
-  /** The next commands in order of arrival. A user's second command for an event waits for the batch after. */
+  /** The next commands in order of arrival. A user's second booking command for an event stays for a later batch. */
   #takeBatch(): Waiting[] {
     const now = this.#clock.elapsed();
     const batch: Waiting[] = [];
@@ -184,7 +182,7 @@ class Lane {
       const { command } = waiting;
       const buyer = isBookCommand(command) ? `${command.eventId} ${command.userId}` : undefined;
       if (waiting.deadline <= now) {
-        // Its client has given up; to decide it would only delay the others.
+        // Nobody waits for this answer any more. Work on it would delay those who still wait.
         this.#observer.shed("deadline");
         waiting.trace?.wait.failed("deadline");
         waiting.trace?.wait.end();
@@ -202,7 +200,7 @@ class Lane {
   }
 }
 
-/** A batch is part of the first trace that it serves, and linked with the waiting commands of all of them. */
+/** A batch's span is part of the first sampled command's trace, and linked with all sampled commands. */
 function batchSpan(batch: readonly Waiting[]): Span | undefined {
   const traces = batch.flatMap(({ trace }) => trace ?? []);
   const [first] = traces;

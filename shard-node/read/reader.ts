@@ -1,6 +1,6 @@
 /**
- * Reads of events go to a replica that is fresh enough, else to the primary. A replica is tried once, and only what it
- * finds counts: it may not have the newest events yet (docs/decisions/0011-replica-reads.md).
+ * Where reads of events go: to a replica that is fresh enough for the caller, else to the primary. A replica is tried
+ * once. An event that it lacks is read from the primary: the replica may not have it yet (docs/decisions/0011-replica-reads.md).
  */
 import type { EventId } from "../../shared/domain/ids.ts";
 import { DatabaseError } from "../../shared/database/database.ts";
@@ -10,15 +10,17 @@ import type { Snapshot } from "../../shared/domain/events.ts";
 import type { BookingStore } from "../store/booking-store.ts";
 import type { Replica } from "./replica.ts";
 
+type EventReads = Pick<BookingStore, "readEvents" | "listEvents">;
+
 export interface ReaderOptions {
-  readonly primary: Pick<BookingStore, "readEvents" | "listEvents">;
+  readonly primary: EventReads;
   readonly replicas: readonly {
     readonly replica: Pick<Replica, "ageMs" | "doubt">;
-    readonly store: Pick<BookingStore, "readEvents" | "listEvents">;
+    readonly store: EventReads;
   }[];
-  /** How old a replica's answers may be. */
+  /** No answer of a replica may be older. */
   readonly lagMaxMs: number;
-  /** Told which server answered each statement. */
+  /** Told of each statement by the server that answered it. */
   readonly read: (source: "primary" | "replica") => void;
 }
 
@@ -29,33 +31,34 @@ export class Reader {
     this.#options = options;
   }
 
-  /** One result for each id. `maxAgesMs` says how old each may be; without it, only the newest will do. */
+  /** One result per id. `maxAgesMs` is the greatest age of each; without it, only the newest will do. */
   async readEvents(
     ids: readonly EventId[],
     maxAgesMs: readonly number[] = [],
     span?: Span,
   ): Promise<ReadResult<Snapshot>[]> {
+    const { ageMs, ask } = this.#choose();
     const results = new Map<EventId, ReadResult<Snapshot>>();
-    const chosen = this.#choose();
-    const { ageMs } = chosen;
+    const fromPrimary = async (wanted: readonly EventId[]): Promise<void> => {
+      if (wanted.length === 0) return;
+      this.#options.read("primary");
+      const answers = await this.#options.primary.readEvents(wanted, span);
+      for (const [index, id] of wanted.entries()) results.set(id, answers[index] ?? { outcome: "absent" });
+    };
+    const fromReplica = async (wanted: readonly EventId[]): Promise<void> => {
+      if (wanted.length === 0) return;
+      const answers = await ask(async (store) => store.readEvents(wanted, span));
+      for (const [index, id] of wanted.entries()) {
+        const answer = answers?.[index];
+        if (answer?.outcome === "found") results.set(id, { ...answer, ageMs });
+      }
+    };
+    const isFresh = ids.map((_, index) => ageMs < (maxAgesMs[index] ?? 0));
     await Promise.all([
-      this.#readFromPrimary(
-        ids.filter((_, index) => !(ageMs < (maxAgesMs[index] ?? 0))),
-        results,
-        span,
-      ),
-      this.#readFromReplica(
-        chosen,
-        ids.filter((_, index) => ageMs < (maxAgesMs[index] ?? 0)),
-        results,
-        span,
-      ),
+      fromPrimary(ids.filter((_, index) => isFresh[index] === false)),
+      fromReplica(ids.filter((_, index) => isFresh[index] === true)),
     ]);
-    await this.#readFromPrimary(
-      ids.filter((id) => !results.has(id)),
-      results,
-      span,
-    );
+    await fromPrimary(ids.filter((id) => !results.has(id)));
     return ids.map((id) => results.get(id) ?? { outcome: "absent" });
   }
 
@@ -69,7 +72,7 @@ export class Reader {
     return { events: await this.#options.primary.listEvents(before, limit, span) };
   }
 
-  /** The first replica within the allowed lag, or a choice of infinite age when there is none. */
+  /** The first replica below `lagMaxMs`; one of infinite age when there is none. */
   #choose(): Choice {
     const { replicas, lagMaxMs, read } = this.#options;
     const usable = replicas.find(({ replica }) => replica.ageMs <= lagMaxMs);
@@ -90,41 +93,11 @@ export class Reader {
       },
     };
   }
-
-  async #readFromReplica(
-    { ageMs, ask }: Choice,
-    ids: readonly EventId[],
-    results: Map<EventId, ReadResult<Snapshot>>,
-    span: Span | undefined,
-  ): Promise<void> {
-    if (ids.length === 0) return;
-    const answers = (await ask(async (store) => store.readEvents(ids, span))) ?? [];
-    for (const [index, answer] of answers.entries()) {
-      const id = ids[index];
-      if (id !== undefined && answer.outcome === "found") results.set(id, { ...answer, ageMs });
-    }
-  }
-
-  async #readFromPrimary(
-    ids: readonly EventId[],
-    results: Map<EventId, ReadResult<Snapshot>>,
-    span: Span | undefined,
-  ): Promise<void> {
-    if (ids.length === 0) return;
-    this.#options.read("primary");
-    const answers = await this.#options.primary.readEvents(ids, span);
-    for (const [index, answer] of answers.entries()) {
-      const id = ids[index];
-      if (id !== undefined) results.set(id, answer);
-    }
-  }
 }
 
 interface Choice {
-  /** Counted from before the question. */
+  /** At the moment before the replica is asked. */
   readonly ageMs: number;
-  /** Resolves with undefined when the replica did not answer. */
-  readonly ask: <Answer>(
-    question: (store: Pick<BookingStore, "readEvents" | "listEvents">) => Promise<Answer>,
-  ) => Promise<Answer | undefined>;
+  /** Resolves to undefined when the replica failed. */
+  readonly ask: <Answer>(question: (store: EventReads) => Promise<Answer>) => Promise<Answer | undefined>;
 }

@@ -1,16 +1,15 @@
 /**
- * The greatest age of a replica's answers. The node keeps marks: how far the primary had written at which moment. A replica
- * that has replayed up to a mark has everything that was committed before its moment, and so has every later answer. Only
- * the node's own clock counts. An idle primary is no lag; a replica ages while it lost its primary, while its replay is
- * held up, and while its primary does not answer.
+ * How old a replica's answers are at most. At each check the node marks how far the primary has written. A replica that has
+ * replayed up to a mark has everything that was committed before the mark's moment. Only the node's own clock is read. An
+ * idle primary causes no lag. A replica grows older while it hangs, lost its primary, or the primary does not answer.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 
-/** Marks kept. A lag of up to this many checks is known exactly. */
+/** Marks kept. A replica that is further behind grows older until it catches up with one of them. */
 const MARKS_MAX = 600;
 
-// A confirmed booking is flushed, and a primary sends only what it has flushed.
+// Only what was flushed is confirmed to anybody, or sent to a replica.
 const FLUSHED: Statement = {
   name: "flushed",
   text: "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::float8 as position",
@@ -29,8 +28,8 @@ interface Mark {
 }
 
 export class Replica {
-  readonly database: Database;
   readonly #primary: Database;
+  readonly #replica: Database;
   readonly #clock: Clock;
   #marks: Mark[] = [];
   /** The replica has everything that was committed before this moment. */
@@ -38,14 +37,14 @@ export class Replica {
   #usable = false;
   #caughtUp = false;
 
-  constructor(primary: Database, database: Database, clock: Clock) {
-    this.database = database;
+  constructor(primary: Database, replica: Database, clock: Clock) {
     this.#primary = primary;
+    this.#replica = replica;
     this.#clock = clock;
     this.#asOf = clock.elapsed();
   }
 
-  /** The greatest age of an answer that is asked for now; infinite while the replica must not be asked. */
+  /** The greatest age of an answer that is asked for now; infinite when the replica must not be asked. */
   get ageMs(): number {
     return this.#usable ? this.#clock.elapsed() - this.#asOf : Number.POSITIVE_INFINITY;
   }
@@ -55,7 +54,7 @@ export class Replica {
     return this.#usable && this.#caughtUp ? 0 : (this.#clock.elapsed() - this.#asOf) / 1000;
   }
 
-  /** A statement failed: the replica is not asked again until a check has reached it. */
+  /** Call after a failed answer: the replica is asked nothing more until a check succeeds. */
   doubt(): void {
     this.#usable = false;
   }
@@ -66,7 +65,7 @@ export class Replica {
     const [written] = await this.#primary.query<{ position: number }>(FLUSHED);
     if (written !== undefined) this.#note({ position: written.position, at });
     try {
-      const [replayed] = await this.database.query<{ position: number | null; follows: boolean }>(REPLAYED);
+      const [replayed] = await this.#replica.query<{ position: number | null; follows: boolean }>(REPLAYED);
       this.#usable = replayed?.follows === true;
       if (!this.#usable) return;
       const reached = this.#marks.findLast(({ position }) => position <= (replayed?.position ?? -1));
@@ -79,7 +78,7 @@ export class Replica {
   }
 
   #note(mark: Mark): void {
-    // After a failover the new primary may be behind what the old one had written. Those marks are void.
+    // After a failover the new primary may be behind the marks of the old one. Those mean nothing any more.
     this.#marks = this.#marks.filter(({ position }) => position <= mark.position).slice(1 - MARKS_MAX);
     this.#marks.push(mark);
   }

@@ -1,12 +1,6 @@
-/** What a sample says about the server of a shard: who works there, who waits, and whose snapshot is old. */
+/** What happens in the shard's database, as its operators see it. */
 import type { Database, Statement } from "../../shared/database/database.ts";
-
-export interface Activity {
-  readonly backends: number;
-  readonly lockWaiters: number;
-  readonly replicaLagSeconds: number;
-  readonly oldestSnapshotSeconds: number;
-}
+import { oneRow } from "./row-locks.ts";
 
 const SAMPLE: Statement = {
   name: "sample-activity",
@@ -21,8 +15,14 @@ const SAMPLE: Statement = {
     from pg_stat_activity where datname = current_database()`,
 };
 
+export interface Activity {
+  readonly backends: number;
+  readonly lockWaiters: number;
+  readonly replicaLagSeconds: number;
+  readonly oldestSnapshotSeconds: number;
+}
+
 /** Throws DatabaseError. */
-export async function sampleActivity(database: Database): Promise<Activity | undefined> {
-  const [activity] = await database.query<Activity>(SAMPLE);
-  return activity;
+export async function sampleActivity(database: Database): Promise<Activity> {
+  return oneRow<Activity>(database, SAMPLE, []);
 }

@@ -1,8 +1,8 @@
 /**
- * What a node asks its shard: to decide a batch, to save an event, to read. Each question is one statement, and each that
- * writes calls one function (migrations/shard/).
+ * What a shard's database can be asked: to decide a batch (batch.ts), to save an event, to read. Each is one statement;
+ * those that write call one function (migrations/shard/).
  */
-import { type Command, isBookCommand, type SettleCommand } from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type {
   ChangeEventRequest,
@@ -10,7 +10,6 @@ import type {
   EventResult,
   ReadResult,
 } from "../../shared/wire/rpc.ts";
-import type { Decision } from "../../shared/domain/outcomes.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import {
   type BookingId,
@@ -19,28 +18,15 @@ import {
   slotOfBooking,
   timeOf,
 } from "../../shared/domain/ids.ts";
-import { invariant } from "../../shared/domain/invariant.ts";
-import { plainArray, textArray } from "./arrays.ts";
-import { type BatchRow, decisionsFrom } from "./decisions.ts";
+import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
+import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
-const DECIDE_BATCH: Statement = {
-  name: "decide-batch",
-  text: bounded("decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"),
-};
-/** The notice of decide_batch() when it holds the locks of its events. */
-const LOCKED = "locked";
-const CREATE_EVENT: Statement = {
-  name: "create-event",
-  text: bounded("create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
-};
-const CHANGE_EVENT: Statement = {
-  name: "change-event",
-  text: bounded("change_event($3, $4, $5, $6)"),
-};
+const CREATE_EVENT = bounded("create-event", "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
+const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6)");
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -53,14 +39,14 @@ const READ_BOOKINGS: Statement = {
     select (select coalesce(json_agg(b), '[]') from bookings b where b.id = any ($1::uuid[])) as rows,
            array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
 };
-// An event's id begins with its time, so the primary key serves the order "newest first".
+// An event's id carries its time, so the primary key serves the order "newest first".
 const LIST_EVENTS: Statement = {
   name: "list-events",
   text: `
     select coalesce(json_agg(e), '[]') as rows
     from (select * from events where $1::uuid is null or id < $1 order by id desc limit $2) e`,
 };
-// A busy event expires its own holds with its next batch. These are the others.
+// A busy event expires its own holds with its next batch; these are the others.
 const EVENTS_WITH_DUE_HOLDS: Statement = {
   name: "events-with-due-holds",
   text: `
@@ -68,39 +54,19 @@ const EVENTS_WITH_DUE_HOLDS: Statement = {
     where status = 'held' and expires_at <= now() limit $1`,
 };
 
-export interface BatchDecision {
-  /** One per command, in the order of the commands. */
-  readonly decisions: readonly Decision[];
-  /** Each event of the batch, as the batch left it. */
-  readonly snapshots: readonly Snapshot[];
-  readonly lockWaitSeconds: number;
-}
-
-export interface DecideOptions {
-  /** The moment of the decision; only tests choose it. */
-  readonly at?: Date;
-  /** Called when the batch holds the locks of its events. Any batch sent from then on is decided after this one. */
-  readonly locked?: (() => void) | undefined;
-  /** The span of the batch, when one of its commands is sampled. */
-  readonly span?: Span | undefined;
-}
-
-/** Ids of new bookings, in the order of the booking commands. Made once, so that a second try recognises its own booking. */
-export type FreshIds = readonly BookingId[];
-
 export class BookingStore {
   readonly #batches: Database;
   readonly #others: Database;
   readonly #now: () => number;
 
-  /** Batches use `batches`; everything else uses `others`. */
+  /** Batches have connections of their own, so a flood of reads never makes a booking wait for one. */
   constructor(batches: Database, now: () => number, others = batches) {
     this.#batches = batches;
     this.#others = others;
     this.#now = now;
   }
 
-  /** Ids for the bookings that the commands may make. */
+  /** Ids for the bookings that a batch may make. */
   freshIdsFor(commands: readonly Command[]): FreshIds {
     const now = this.#now();
     return commands.filter(isBookCommand).map((command) => newBookingId(command.slot, now));
@@ -115,25 +81,18 @@ export class BookingStore {
     ids: FreshIds,
     options: DecideOptions = {},
   ): Promise<BatchDecision> {
-    return this.#decide(this.#batches, commands, ids, [], options);
+    return decideBatch(this.#batches, commands, ids, [], options);
   }
 
-  /** Frees the tickets of due holds, of at most `eventsMax` events. Returns the events as they are then. */
+  /** Frees the tickets of due holds, of at most `eventsMax` events, and returns these events. */
   async expireDueHolds(eventsMax: number): Promise<readonly Snapshot[]> {
     const due = await this.#others.query<{ id: EventId }>(EVENTS_WITH_DUE_HOLDS, [eventsMax]);
     if (due.length === 0) return [];
-    return (
-      await this.#decide(
-        this.#others,
-        [],
-        [],
-        due.map((event) => event.id),
-        {},
-      )
-    ).snapshots;
+    const events = due.map(({ id }) => id);
+    return (await decideBatch(this.#others, [], [], events, {})).snapshots;
   }
 
-  /** Creates an event; asking again with the same id answers what it created. */
+  /** Creates an event. A second request with the same id gets the event that the first one created. */
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
     const values = [
       request.id,
@@ -167,86 +126,21 @@ export class BookingStore {
 
   async readEvents(ids: readonly EventId[], span?: Span): Promise<ReadResult<Snapshot>[]> {
     const slots = ids.map(slotOf);
-    const { rows, ownedSlots } = await this.#one<{ rows: EventRow[]; ownedSlots: number[] }>(
-      this.#others,
-      READ_EVENTS,
-      [ids, slots],
-      { span },
-    );
-    return inOrder(ids, slots, new Set(ownedSlots), new Map(rows.map((row) => [row.id, snapshotFrom(row)])));
+    const read = await oneRow<OwnedRows<EventRow>>(this.#others, READ_EVENTS, [ids, slots], span);
+    return inOrder(ids, slots, read, snapshotFrom);
   }
 
   async readBookings(ids: readonly BookingId[], span?: Span): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
-    const { rows, ownedSlots } = await this.#one<{ rows: BookingRow[]; ownedSlots: number[] }>(
-      this.#others,
-      READ_BOOKINGS,
-      [ids, slots],
-      { span },
-    );
+    const read = await oneRow<OwnedRows<BookingRow>>(this.#others, READ_BOOKINGS, [ids, slots], span);
     const now = this.#now();
-    return inOrder(
-      ids,
-      slots,
-      new Set(ownedSlots),
-      new Map(rows.map((row) => [row.id, bookingFrom(row, now)])),
-    );
+    return inOrder(ids, slots, read, (row) => bookingFrom(row, now));
   }
 
   /** At most `limit` events older than `before`, newest first. */
   async listEvents(before: EventId | null, limit: number, span?: Span): Promise<Event[]> {
-    const values = [before, limit];
-    const { rows } = await this.#one<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, values, { span });
+    const { rows } = await oneRow<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit], span);
     return rows.map(eventFrom);
-  }
-
-  async #decide(
-    database: Database,
-    commands: readonly Command[],
-    ids: FreshIds,
-    alsoExpire: readonly EventId[],
-    { at, locked, span }: DecideOptions,
-  ): Promise<BatchDecision> {
-    const bookings = commands.filter(isBookCommand);
-    const settling = commands.filter((command): command is SettleCommand => !isBookCommand(command));
-    const slots = new Map<EventId, Slot>();
-    for (const { eventId, slot } of bookings) slots.set(eventId, slot);
-    for (const event of alsoExpire) slots.set(event, slotOf(event));
-    const events = [...slots.keys()];
-    const positions = new Map(events.map((event, index) => [event, index + 1]));
-    const values = [
-      plainArray(events),
-      plainArray([...slots.values()]),
-      plainArray(bookings.map((command) => positions.get(command.eventId) ?? 0)),
-      textArray(bookings.map((command) => command.userId)),
-      plainArray(bookings.map((command) => command.quantity)),
-      plainArray(bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0))),
-      textArray(bookings.map((command) => command.key)),
-      plainArray(ids),
-      plainArray(settling.map((command) => command.kind)),
-      plainArray(settling.map((command) => command.bookingId)),
-      plainArray(settling.map((command) => command.slot)),
-      settling.map((command) => command.userId),
-      at ?? null,
-      locked !== undefined,
-    ];
-    const noticed = (message: string | undefined): void => {
-      if (message === LOCKED) locked?.();
-    };
-    const { result } = await this.#one<{ result: BatchRow }>(
-      database,
-      DECIDE_BATCH,
-      [...boundsOf(database), ...values],
-      {
-        noticed,
-        span,
-      },
-    );
-    return {
-      decisions: decisionsFrom(commands, positions, ids, result),
-      snapshots: result.snapshots.map(snapshotFrom),
-      lockWaitSeconds: result.lockWaitSeconds,
-    };
   }
 
   async #saveEvent(
@@ -254,49 +148,34 @@ export class BookingStore {
     values: readonly unknown[],
     span: Span | undefined,
   ): Promise<EventResult> {
-    const { result } = await this.#one<{
+    const { result } = await oneRow<{
       result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
-    }>(this.#others, statement, [...boundsOf(this.#others), ...values], { span });
+    }>(this.#others, statement, [...boundsOf(this.#others), ...values], span);
     const [row] = result.snapshots ?? [];
     return {
       outcome: result.outcome,
       ...(row === undefined ? {} : { snapshot: snapshotFrom(row) }),
     } as EventResult;
   }
-
-  async #one<Row extends object>(
-    database: Database,
-    statement: Statement,
-    values: readonly unknown[],
-    options: { noticed?: (message: string | undefined) => void; span: Span | undefined },
-  ): Promise<Row> {
-    const [row] = await database.query<Row>(statement, values, options.noticed, options.span);
-    invariant(row !== undefined, "the statement answers one row", { statement: statement.name });
-    return row;
-  }
 }
 
-/**
- * A call that takes row locks, with the bounds of its waits as $1 and $2. Bounds of the session would not do: a pooler that
- * shares sessions drops them. PostgreSQL evaluates a select list from left to right.
- */
-function bounded(call: string): string {
-  return `select set_config('lock_timeout', $1, true), set_config('transaction_timeout', $2, true), ${call} as result`;
+interface OwnedRows<Row> {
+  readonly rows: readonly Row[];
+  /** Those of the slots asked for that this shard owns. */
+  readonly ownedSlots: readonly number[];
 }
 
-function boundsOf({ bounds }: Database): [string, string] {
-  return [String(bounds.lockTimeoutMs), String(bounds.transactionTimeoutMs)];
-}
-
-function inOrder<Id extends string, T>(
+function inOrder<Id extends string, Row extends { id: Id }, Value>(
   ids: readonly Id[],
   slots: readonly Slot[],
-  owned: ReadonlySet<number>,
-  found: ReadonlyMap<Id, T>,
-): ReadResult<T>[] {
+  { rows, ownedSlots }: OwnedRows<Row>,
+  valueFrom: (row: Row) => Value,
+): ReadResult<Value>[] {
+  const owned = new Set(ownedSlots);
+  const found = new Map(rows.map((row) => [row.id, row]));
   return ids.map((id, index) => {
-    const value = found.get(id);
+    const row = found.get(id);
     if (!owned.has(slots[index] ?? -1)) return { outcome: "wrong_shard" };
-    return value === undefined ? { outcome: "absent" } : { outcome: "found", value };
+    return row === undefined ? { outcome: "absent" } : { outcome: "found", value: valueFrom(row) };
   });
 }

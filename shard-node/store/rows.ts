@@ -1,4 +1,4 @@
-/** Rows as PostgreSQL gives them in JSON, and the bookings and events that they become. */
+/** The rows of PostgreSQL in JSON, and how they become what travels on the wire. */
 import type { BookingId, EventId } from "../../shared/domain/ids.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
@@ -35,7 +35,7 @@ export interface BookingRow {
 
 export function bookingFrom(row: BookingRow, nowMs: number): Booking {
   const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
-  // A due hold has expired (B6), even before the database has written that down.
+  // A due hold is expired for everybody (B6), even before a sweep has written that down.
   const due = row.status === "held" && expiresAt !== null && Date.parse(expiresAt) <= nowMs;
   const status = due ? "expired" : row.status;
   return {
@@ -72,9 +72,9 @@ export function eventFrom(row: EventRow): Event {
   };
 }
 
-/** A time as clients see it: RFC 3339 in UTC with milliseconds. PostgreSQL prints it with the offset of the session. */
+/** PostgreSQL prints a time with the session's offset; clients see RFC 3339 UTC with milliseconds. */
 export function iso(time: string): string {
-  // Mostly it is `2030-06-01T20:00:00.123+00:00`, and a batch of many events brings thousands.
+  // Mostly the offset is zero, and a batch of many events brings thousands of times: `2030-06-01T20:00:00.123+00:00`.
   if (time.endsWith("+00:00") && time[10] === "T") {
     if (time.length === 29 && time[19] === ".") return `${time.slice(0, 23)}Z`;
     if (time.length === 25) return `${time.slice(0, 19)}.000Z`;

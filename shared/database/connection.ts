@@ -1,11 +1,11 @@
 /**
- * One connection to PostgreSQL. This file is the only door to `postgres` (postgres.js); why it is built like this:
- * docs/decisions/0003-postgres-driver.md.
+ * One connection to PostgreSQL, and the only door to `postgres` (postgres.js). docs/decisions/0003-postgres-driver.md says
+ * why it is built like this.
  *
- * The driver's known faults have one root: after something went wrong with a connection, the driver goes on with it. So
- * a client here has one connection, a connection has one socket and runs one statement at a time, and after anything but
- * a plain refusal by the server all three are thrown away. The socket is opened and destroyed here, so every wait is
- * bounded here. Where an option below departs from the driver's default, its comment names the fault that it keeps out.
+ * The driver's known faults have one root: it goes on with a connection after a fault. So each connection here has a client
+ * and a socket of its own, and runs one statement at a time. After anything but a plain refusal by the server, client,
+ * socket and connection are thrown away. This file opens and destroys the socket, so every wait is bounded here. An option
+ * that departs from the driver's default has a comment that names the fault that it keeps out.
  */
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -16,14 +16,14 @@ import { serverOf } from "./url.ts";
 import { invariant } from "../domain/invariant.ts";
 import { TYPES, textOf } from "./types.ts";
 
-/** How long a server may take to hang up after the goodbye. */
+/** How long a server has to hang up after the goodbye. */
 const GOODBYE_MS = 1_000;
 
 /** Messages of the protocol (PostgreSQL manual §54.7): SSLRequest and Terminate. */
 const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47]);
 const GOODBYE = Buffer.from([0x58, 0, 0, 0, 4]);
 
-/** Parameters of the URL that describe the way to the server; all others are settings of the session. */
+/** Parameters of the URL about TLS; all others are settings of the session. */
 const TLS_PARAMETERS = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
 
 /** PostgreSQL answered with an error. */
@@ -41,7 +41,7 @@ export class Refusal extends Error {
 export interface ConnectionSettings {
   /** Names one server. Its parameters that are not about TLS are settings of the session. */
   readonly url: string;
-  /** Settings of the session (PostgreSQL manual, chapter 19); those in the URL go first. */
+  /** Settings of the session (PostgreSQL manual, chapter 19); a setting in the URL overrides one here. */
   readonly session: Readonly<Record<string, string>>;
   /** A statement without an answer after this time ends the connection. */
   readonly statementMs: number;
@@ -55,10 +55,10 @@ export class Connection implements Disposable {
   readonly #statementMs: number;
   /** The TCP connection: destroying it ends everything above it. */
   #socket: Socket | undefined;
-  /** What statements and the goodbye are written to: the socket, or TLS over it. */
+  /** The socket, or TLS over it: statements and the goodbye are written here. */
   #stream: Socket | undefined;
   #isClosed = false;
-  /** What the server sent last, since the statement began. */
+  /** The last bytes from the server since the statement began. */
   #lastBytes: Buffer | undefined;
   /** Ends the wait of the running statement. */
   #abandon: (reason: Error) => void = ignore;
@@ -80,19 +80,19 @@ export class Connection implements Disposable {
       connection: { application_name: "onsale", ...session, ...Object.fromEntries(given) },
       // A second connection would be opened and used behind the back of the pool.
       max: 1,
-      // The driver's own query for array types: when the connection breaks meanwhile, nobody catches the rejection.
+      // The driver would ask for array types by itself. When the connection breaks meanwhile, nobody catches the rejection.
       fetch_types: false,
       // Each of these timers ends or fails a connection behind the back of the pool.
       idle_timeout: 0,
       max_lifetime: null,
       connect_timeout: 0,
-      // The driver's TLS hangs when the server hangs up in the handshake. With several hosts it tries them for ever.
+      // The driver's TLS hangs when the server hangs up in the handshake. The driver tries several hosts for ever.
       ssl: false,
       socket: async () => (this.#stream = await this.#openSocket(host, port, tls)),
       types: TYPES,
       // The driver prints notices to the console otherwise.
       onnotice: ({ message }) => this.#noticed(message),
-      // Not left to PGPREPARE, PGDEBUG and PGKEEP_ALIVE, which the driver reads as well.
+      // Set, because the driver would read PGPREPARE, PGDEBUG and PGKEEP_ALIVE.
       prepare: true,
       debug: false,
       keep_alive: 60,
@@ -105,10 +105,9 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Runs one statement, prepared once per connection, and returns its rows; `noticed` hears RAISE NOTICE. Takes no longer
-   * than `withinMs`, opening the connection included. Throws a Refusal when PostgreSQL said no: the connection can be
-   * used again unless it has closed. Throws another Error when the fate of the statement is unknown: the connection has
-   * closed.
+   * Runs one statement, prepared once per connection, and returns its rows. `noticed` hears RAISE NOTICE. Takes at most
+   * `withinMs`, opening the connection included. Throws a Refusal when PostgreSQL said no: the connection can be used again
+   * unless it has closed. After any other Error the fate of the statement is unknown, and the connection has closed.
    */
   async run<Row extends object>(
     text: string,
@@ -136,7 +135,7 @@ export class Connection implements Disposable {
     await this.#settle(() => this.#sql.unsafe(text).simple().forEach(ignore), ignore, this.#statementMs);
   }
 
-  /** Says goodbye, and hangs up if the server does not. With a reason, hangs up at once: a running statement fails. */
+  /** Says goodbye, and hangs up when the server does not. With a reason, hangs up at once, and a running statement fails. */
   close(reason?: Error): void {
     if (reason === undefined && this.#stream !== undefined && !this.#isClosed) {
       this.#stream.end(GOODBYE);
@@ -151,7 +150,7 @@ export class Connection implements Disposable {
     this.close();
   }
 
-  /** Waits for what the driver was told to do; after every fault, closes. */
+  /** Waits for the driver, and closes the connection after every fault. */
   async #settle(start: () => PromiseLike<unknown>, noticed: Noticed, withinMs: number): Promise<void> {
     invariant(this.#abandon === ignore, "a connection runs one statement at a time");
     if (this.#isClosed) throw new Error(ENDED);
@@ -170,7 +169,8 @@ export class Connection implements Disposable {
       // A fatal error is followed by the end of the connection, and the driver reports only the end.
       const said = reason instanceof postgres.PostgresError ? reason : fatalErrorIn(this.#lastBytes);
       if (said !== undefined) throw new Refusal(said.message, said.code, { cause });
-      throw isEndOfConnection(reason) ? new Error(ENDED, { cause }) : reason;
+      // The driver's words, "write CONNECTION_CLOSED", tell nobody what happened.
+      throw "code" in reason && reason.code === "CONNECTION_CLOSED" ? new Error(ENDED, { cause }) : reason;
     } finally {
       clearTimeout(timer);
       this.#abandon = this.#noticed = ignore;
@@ -182,7 +182,7 @@ export class Connection implements Disposable {
     if (this.#socket !== undefined || this.#isClosed) throw new Error("the server hung up");
     const socket = connectTcp({ host, port, noDelay: true });
     this.#socket = socket;
-    // Under TLS nobody else listens to this socket, and an error without a listener ends the process.
+    // Under TLS nothing else listens to this socket, and an error without a listener ends the process.
     socket.on("error", ignore);
     // Added before the driver's listeners, and before the driver can remove any.
     socket.once("close", () => this.#ended());
@@ -195,8 +195,8 @@ export class Connection implements Disposable {
   #ended(reason: Error = new Error(ENDED)): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    // The driver goes first, because its reason is better. It forgets a statement that was given to it between a
-    // socket's error and its end; such a statement is ended here.
+    // The driver rejects first, because its reason is better. But it forgets a statement that it was given between a
+    // socket's error and its end. Such a statement ends here.
     setImmediate(this.#abandon, reason);
     this.onClosed();
   }
@@ -204,7 +204,7 @@ export class Connection implements Disposable {
 
 const ENDED = "Connection terminated unexpectedly";
 
-/** The driver's own type for them lacks `socket`, and null. */
+/** The driver's type lacks `socket` and null. */
 type DriverOptions = Omit<
   postgres.Options<Record<string, postgres.PostgresType>>,
   "max_lifetime" | "ssl" | "debug"
@@ -219,7 +219,7 @@ type DriverOptions = Omit<
 async function secured(socket: Socket, options: ConnectionOptions): Promise<Socket> {
   socket.write(TLS_REQUEST);
   const [answer] = (await once(socket, "data")) as [Buffer];
-  // More bytes than this one would come from somebody in between who is not behind TLS (CVE-2021-23222).
+  // Bytes after this one would not be protected by TLS: somebody in between may have sent them (CVE-2021-23222).
   if (answer.toString("latin1") !== "S") throw new Error("the server does not speak TLS");
   const secure = connectTls({ ...options, socket });
   await once(secure, "secureConnect");
@@ -251,15 +251,10 @@ function fatalErrorIn(bytes: Buffer | undefined): { message: string; code: strin
     const fields = bytes.toString("utf8", at + 5).split("\0");
     const field = (type: string) => fields.find((each) => each.startsWith(type))?.slice(1);
     const [severity, code] = [field("V"), field("C")];
-    // A panic is no refusal: the server may have fallen over in the middle of a commit.
+    // A panic is no refusal: it may have ended the server in the middle of a commit.
     if (severity === "FATAL" && code?.length === 5) return { code, message: field("M") ?? code };
   }
   return undefined;
-}
-
-/** The driver's words, "write CONNECTION_CLOSED", tell nobody what happened. */
-function isEndOfConnection(reason: Error): boolean {
-  return "code" in reason && reason.code === "CONNECTION_CLOSED";
 }
 
 function ignore(): void {}

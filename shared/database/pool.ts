@@ -1,6 +1,6 @@
 /**
- * Connections to one server: a bounded number of them, the one used last goes first, and those who wait for one are
- * counted and wait for a bounded time.
+ * Connections to one server. Their number is bounded, and so is each wait for one. The connection used last is used first,
+ * so the others become idle.
  */
 import type { Connection } from "./connection.ts";
 
@@ -11,7 +11,7 @@ export interface PoolSettings {
   readonly connectionsMax: number;
   /** How long to wait for a connection, opening a new one included. */
   readonly waitMs: number;
-  /** A connection that nobody uses is closed after this time; undefined keeps it. */
+  /** An idle connection is closed after this time; undefined keeps it. */
   readonly idleMs: number | undefined;
 }
 
@@ -30,7 +30,7 @@ interface Idle<Member> {
 export class ConnectionPool<Member extends Connection> {
   readonly #settings: PoolSettings;
   readonly #open: (withinMs: number) => Promise<Member>;
-  /** The one used last is the last. */
+  /** The connection used last is the last element. */
   readonly #idle: Idle<Member>[] = [];
   readonly #waiters = new Set<Waiter<Member>>();
   /** Open, being opened, or told to close. */
@@ -53,7 +53,7 @@ export class ConnectionPool<Member extends Connection> {
     return this.#waiters.size;
   }
 
-  /** A connection for the caller alone. Throws PoolBusy, or what `open` threw. */
+  /** A connection for the caller alone. Throws PoolBusy, or the error of `open`. */
   async take(): Promise<Member> {
     if (this.#closing !== undefined) throw new Error("the pool is closed");
     const { connectionsMax, waitMs } = this.#settings;
@@ -70,7 +70,7 @@ export class ConnectionPool<Member extends Connection> {
     });
   }
 
-  /** Gives back what `take` gave. A closed connection makes room for a new one. */
+  /** Gives back a connection from `take`. A closed one makes room for a new one. */
   giveBack(member: Member): void {
     if (member.isClosed) return this.#remove();
     if (this.#closing !== undefined) return this.#discard(member);
@@ -79,7 +79,7 @@ export class ConnectionPool<Member extends Connection> {
     else waiter.resolve(member);
   }
 
-  /** Refuses those who wait, lets connections in use be given back, and resolves when all have closed. */
+  /** Refuses all who wait, and closes each connection when it is idle. Resolves when all have closed. */
   async close(): Promise<void> {
     if (this.#closing === undefined) {
       this.#closing = Promise.withResolvers();

@@ -1,8 +1,9 @@
 /**
- * Which of a database's servers accepts writes. After a failover it is another one, and the one before may come back and
- * still take itself for the primary. So all are asked, and the newest timeline wins: promotion begins a new one
- * (PostgreSQL manual §26.3.5), and an older one is never followed again.
+ * Which server of a database accepts writes. After a failover the replaced primary may come back and still accept writes.
+ * So all servers are asked, and the newest timeline wins: each promotion begins a new timeline (PostgreSQL manual §26.3.5).
+ * A server of an older timeline is refused from then on.
  */
+import { messageOf } from "./faults.ts";
 import { serverName } from "./url.ts";
 
 export interface ServerState {
@@ -24,19 +25,19 @@ export class PrimarySearch {
     this.#ask = ask;
   }
 
-  /** Of the servers that were found so far; older ones are refused. 0 before the first. */
+  /** The newest timeline of the servers found so far; 0 before the first. */
   get newestTimeline(): number {
     return this.#newestTimeline;
   }
 
-  /** Somebody else has found a server of this timeline. Returns whether that is news. */
+  /** Another node has found a server of this timeline. Returns true when the timeline is new here. */
   learn(timeline: number): boolean {
     if (timeline <= this.#newestTimeline) return false;
     this.#newestTimeline = timeline;
     return true;
   }
 
-  /** The URL of the server to write to. One search at a time, however many want to know. Throws an Error that says why each was refused. */
+  /** The URL of the server to write to. All callers share one search. Throws an Error that says why each server was refused. */
   async find(): Promise<string> {
     const [only] = this.#urls;
     if (this.#urls.length === 1 && only !== undefined) return only;
@@ -44,7 +45,7 @@ export class PrimarySearch {
     return this.#searching;
   }
 
-  /** The newest timeline that one of the servers but `known` writes now, or 0; those that do not answer do not matter. */
+  /** The newest timeline that a server other than `known` writes now, or 0. Servers without an answer are ignored. */
   async newestBeside(known: string | undefined): Promise<number> {
     const others = this.#urls.filter((url) => url !== known);
     const answers = await Promise.allSettled(others.map(this.#ask));
@@ -52,7 +53,7 @@ export class PrimarySearch {
     return Math.max(0, ...timelines);
   }
 
-  /** Why this server must not be written to, or undefined when it may. */
+  /** Why this server must not be written to, or undefined when it may be. */
   objectionTo({ writable, timeline }: ServerState): string | undefined {
     if (!writable) return "accepts no writes";
     if (timeline < this.#newestTimeline)
@@ -67,7 +68,7 @@ export class PrimarySearch {
         try {
           return { url, state: await this.#ask(url) };
         } catch (error) {
-          return { url, problem: error instanceof Error ? error.message : String(error) };
+          return { url, problem: messageOf(error) };
         }
       }),
     );

@@ -1,8 +1,9 @@
 /**
- * Values on their way to PostgreSQL and back, as text in both directions. The driver would choose by the type of a
- * parameter: text for a json parameter would become JSON once more, and "true" for a boolean false. So it is given text,
- * and PostgreSQL reads that as the type of the parameter, whatever it is.
+ * Values travel to PostgreSQL and back as text. The driver would convert a value by its parameter's type: text for a json
+ * parameter would become JSON once more, and "true" for a boolean would become false. PostgreSQL itself reads text as any
+ * type.
  */
+
 /** In the form of the driver (`postgres.PostgresType`). */
 interface ColumnType {
   readonly to: number;
@@ -21,7 +22,7 @@ export function textOf(value: unknown): string | null {
   return typeof value === "object" ? JSON.stringify(value) : String(value as number | bigint | boolean);
 }
 
-/** What the columns of a result become, by the type's number (pg_type.dat). All other types stay text. */
+/** What columns of a result become, by the number of their type (pg_type.dat). Columns of other types stay text. */
 export const TYPES: Record<string, ColumnType> = {
   boolean: type([16], (text) => text === "t"),
   bytea: type([17], (text) => Buffer.from(text.slice(2), "hex")),
@@ -44,7 +45,7 @@ function elementOf(element: unknown): string {
   return Array.isArray(element) ? text : `"${text.replace(/["\\]/g, "\\$&")}"`;
 }
 
-/** Of an array with one dimension (manual §8.15.6). */
+/** The elements of an array with one dimension (manual §8.15.6). */
 function elementsIn(text: string): (string | null)[] {
   const elements = text.slice(1, -1).matchAll(/"((?:[^"\\]|\\.)*)"|[^,]+/gs);
   return Array.from(elements, ([whole, quoted]) =>

@@ -1,27 +1,16 @@
 /**
- * Where a database is. Its URL may name several servers, of which one accepts writes at a time, in the form of libpq
- * (PostgreSQL manual §32.1.1.2): `postgres://user:password@one:5432,two:5432/database`. Everything that takes such a URL
- * reads it here. This module knows no driver, so settings can be checked by processes that never connect.
+ * Where a database is. A URL may name several servers, of which one accepts writes at a time (the form is libpq's,
+ * PostgreSQL manual §32.1.1.2): `postgres://user:password@one:5432,two:5432/database`. This module knows no driver, so
+ * processes that never connect can check settings with it.
  */
 import { z } from "zod";
 
 const FORM = /^(postgres(?:ql)?:\/\/(?:[^/?#]*@)?)([^@/?#]+)([/?#][^]*)?$/;
 
-/** What a URL with one server says. */
-export interface Server {
-  /** A name or an address; that of IPv6 without brackets. */
-  readonly host: string;
-  readonly port: number;
-  readonly user: string;
-  readonly password: string;
-  readonly database: string;
-  readonly parameters: URLSearchParams;
-}
-
-/** One URL for each server that a URL names, in its order; none when it is not a URL of a database. */
+/** One URL for each server that a URL names, in its order; none when `url` is no URL of a database. */
 export function serverUrls(url: string): readonly string[] {
   const [, before, hosts, after = ""] = FORM.exec(url) ?? [];
-  // A comma after the hosts is the sign of a list of URLs in place of a list of hosts.
+  // A comma after the hosts shows a list of URLs instead of a list of hosts.
   if (before === undefined || hosts === undefined || after.includes(",")) return [];
   const urls = hosts.split(",").map((host) => `${before}${host}${after}`);
   return urls.every(namesServer) ? urls : [];
@@ -35,8 +24,8 @@ export const postgresUrl = z
     "must be a URL that starts with postgres:// or postgresql://, with several hosts separated by commas if need be",
   );
 
-/** Reads a URL that `serverUrls` gave. */
-export function serverOf(url: string): Server {
+/** The parts of a URL from `serverUrls`. An IPv6 address has no brackets here. */
+export function serverOf(url: string) {
   const { hostname, port, username, password, pathname, searchParams } = new URL(url);
   return {
     host: hostname.replace(/^\[|\]$/g, ""),
@@ -48,7 +37,7 @@ export function serverOf(url: string): Server {
   };
 }
 
-/** The server of a URL that names one, as messages show it: never with its password. */
+/** The server of a URL as messages show it: without the password. */
 export function serverName(url: string): string {
   const { hostname, port } = new URL(url);
   return `${hostname}:${port === "" ? "5432" : port}`;

@@ -1,16 +1,16 @@
-/** A booking, which is a hold until it is confirmed. Times are RFC 3339 in UTC, as clients see them. */
+/** A booking, which may begin as a hold. Times are RFC 3339 in UTC, as in the public API. */
 import { z } from "zod";
-import { type BookingId, type EventId, idOf, type UserId } from "./ids.ts";
+import { type BookingId, type EventId, storedId, type UserId } from "./ids.ts";
 
 export const BOOKING_STATUSES = ["held", "confirmed", "cancelled", "expired"] as const;
 
 export const bookingSchema = z.object({
-  id: idOf<BookingId>(),
-  eventId: idOf<EventId>(),
-  userId: idOf<UserId>(),
+  id: storedId<BookingId>(),
+  eventId: storedId<EventId>(),
+  userId: storedId<UserId>(),
   quantity: z.number(),
   status: z.enum(BOOKING_STATUSES),
-  /** Only a hold expires: null once it is confirmed or cancelled. */
+  /** Null unless the booking is a hold or an expired hold. */
   expiresAt: z.string().nullable(),
   createdAt: z.string(),
   updatedAt: z.string(),

@@ -1,6 +1,6 @@
 /**
- * What somebody wants of a shard. A route makes one value of each request; coalescer, wire and lane carry that value
- * unchanged, and SQL meets its members as columns.
+ * Commands: what a user wants a shard to do. A route makes one value of each request. Coalescer, wire and lane carry the value
+ * unchanged, and SQL gets its members as columns.
  */
 import {
   type BookingId,
@@ -14,9 +14,9 @@ import {
 import { isSlot, type Slot } from "./slots.ts";
 
 interface Routed {
-  /** The event's slot. It names the shard and the lane. */
+  /** The event's slot, which decides the shard and the lane. */
   readonly slot: Slot;
-  /** By the `elapsed()` of the router that made the command, in whole milliseconds. */
+  /** In whole milliseconds of the `elapsed()` of the router that made the command. */
   readonly deadline: number;
 }
 
@@ -26,15 +26,14 @@ interface Claim extends Routed {
   readonly quantity: number;
   readonly key: IdempotencyKey;
 }
-/** Asks for tickets of an event. */
 export type BookCommand =
   (Claim & { readonly kind: "book" }) | (Claim & { readonly kind: "hold"; readonly ttlSeconds: number });
 
-/** Asks for another status of a booking. */
+/** Gives a booking another status. */
 export interface SettleCommand extends Routed {
   readonly kind: "confirm" | "cancel";
   readonly bookingId: BookingId;
-  /** The booking must be this user's. Null is an operator, who may settle anybody's. */
+  /** The user who must own the booking. Null for an operator, who may settle every booking. */
   readonly userId: UserId | null;
 }
 
@@ -45,9 +44,8 @@ export function isBookCommand(command: Command): command is BookCommand {
 }
 
 /**
- * Whether a value from another process is a command. By hand and not by a schema: a rush brings 500 commands in one call,
- * and a zod schema takes five times as long for them. Bounds are not checked again: the router's schemas check them first,
- * the constraints of the shard last.
+ * Checks a value from another process. A zod schema would take five times as long, and in a rush a call carries 500 commands.
+ * Bounds are not checked here: the router's schemas and the shard's constraints check them.
  */
 export function isCommand(value: unknown): value is Command {
   if (typeof value !== "object" || value === null) return false;

@@ -1,11 +1,11 @@
-/** An event and its snapshots. Times are RFC 3339 in UTC, as clients see them. */
+/** An event and its snapshots. Times are RFC 3339 in UTC, as in the public API. */
 import { z } from "zod";
-import { type EventId, idOf } from "./ids.ts";
+import { type EventId, storedId } from "./ids.ts";
 
 export const EVENT_STATUSES = ["on_sale", "paused", "closed"] as const;
 
 export const eventSchema = z.object({
-  id: idOf<EventId>(),
+  id: storedId<EventId>(),
   name: z.string(),
   venue: z.string().nullable(),
   startsAt: z.string(),
@@ -15,7 +15,7 @@ export const eventSchema = z.object({
   totalTickets: z.number(),
   availableTickets: z.number(),
   maxPerUser: z.number(),
-  /** Rises by one with every committed batch that changed the event; the order of all caches. */
+  /** Each committed batch that changes the event raises it by one. Caches order snapshots by it. */
   version: z.number(),
   createdAt: z.string(),
   updatedAt: z.string(),
@@ -24,13 +24,13 @@ export type Event = Readonly<z.infer<typeof eventSchema>>;
 
 export const snapshotSchema = z.object({
   event: eventSchema,
-  /** When the event is sold out: the moment at which a hold's tickets come back on their own, if any are held. */
+  /** Null unless the event is sold out and has holds. Then the moment when the first of them expires and frees tickets. */
   nextHoldExpiresAt: z.string().nullable(),
 });
 /** An event at one version, as caches hold it. */
 export type Snapshot = Readonly<z.infer<typeof snapshotSchema>>;
 
-/** Those that are snapshots. A snapshot only saves a read, so a malformed one counts as absent. */
+/** Drops malformed items: a snapshot only saves a read. */
 export function snapshotsAmong(items: readonly unknown[]): Snapshot[] {
   return items.flatMap((item) => snapshotSchema.safeParse(item).data ?? []);
 }

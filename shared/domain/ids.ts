@@ -1,7 +1,7 @@
 /**
- * The ids of the domain. Each is a branded string made by one parser here, which also makes it canonical: the same UUID
- * in upper case would otherwise hash to another slot (R1). A booking id is a UUIDv7 whose 12 `rand_a` bits carry the
- * slot of its event (4096 = 2^12), so that a booking id alone finds its shard and stays a valid UUIDv7 (RFC 9562 §5.7).
+ * The ids of the domain. Each is a branded string with one parser, which also makes it canonical: a UUID in upper case would
+ * hash to another slot (R1). A booking id is a valid UUIDv7 (RFC 9562 §5.7) whose 12 `rand_a` bits carry the slot of its
+ * event (4096 = 2^12), so a booking id alone leads to its shard.
  */
 import { randomBytes, randomUUID } from "node:crypto";
 import { z } from "zod";
@@ -23,23 +23,30 @@ const PRINTABLE = /^[^\p{Cc}\p{Cs}]{1,64}$/u;
 const KEY = /^[\x21-\x7e][\x20-\x7e]{0,127}$/;
 const SHARD = /^[a-z0-9][a-z0-9-]{0,31}$/;
 
-/**
- * The schema of an id in an answer. The id came out of a database, so its form is not checked again: that would cost more
- * than everything else in the answer.
- */
-export const idOf = <Id extends string>() => z.string() as unknown as z.ZodType<Id, Id>;
+/** The schema of an id from a database. It checks no form, which would cost more than the rest of an answer. */
+export const storedId = <Id extends string>() => z.string() as unknown as z.ZodType<Id, Id>;
 
-/** `text` when it is a UUID in canonical form already. */
+/** The schema of an id that `parse` checks and makes canonical. */
+export function checkedId<Id extends string>(parse: (text: string) => Id | undefined, message: string) {
+  return z.string({ error: "is required" }).transform((text, context): Id => {
+    const id = parse(text);
+    if (id !== undefined) return id;
+    context.addIssue({ code: "custom", message });
+    return z.NEVER;
+  });
+}
+
+/** Returns undefined when `text` is not a UUID in canonical (lower case) form. */
 export function parseCanonicalUuid(text: string): string | undefined {
   return UUID.test(text) ? text : undefined;
 }
 
-/** The canonical (lower case) event id, or undefined when `text` is no UUID. */
+/** Returns undefined when `text` is no UUID. */
 export function parseEventId(text: string): EventId | undefined {
   return canonicalUuid(text) as EventId | undefined;
 }
 
-/** The canonical (lower case) booking id, or undefined when `text` is no UUID. */
+/** Returns undefined when `text` is no UUID. */
 export function parseBookingId(text: string): BookingId | undefined {
   return canonicalUuid(text) as BookingId | undefined;
 }
@@ -59,17 +66,17 @@ export function parseShardId(text: string): ShardId | undefined {
   return SHARD.test(text) ? (text as ShardId) : undefined;
 }
 
-/** A new event id; ids order by creation time, so a list by id is a list by age. */
+/** Event ids sort by the time of their creation. */
 export function newEventId(nowMs: number): EventId {
   return uuidV7(nowMs, randomBytes(2).readUInt16BE() & 0xfff) as EventId;
 }
 
-/** A new booking id for an event in `slot`. */
+/** `slot` is the slot of the event. */
 export function newBookingId(slot: Slot, nowMs: number): BookingId {
   return uuidV7(nowMs, slot) as BookingId;
 }
 
-/** A key for a request that came without one, so that the router's own retries are safe too. */
+/** A key for a request without one, which makes the router's second try safe. */
 export function newIdempotencyKey(): IdempotencyKey {
   return randomUUID() as string as IdempotencyKey;
 }
@@ -79,7 +86,7 @@ export function slotOfBooking(id: BookingId): Slot {
   return Number.parseInt(id.slice(15, 18), 16) as Slot;
 }
 
-/** When a UUIDv7 was made, in milliseconds since the epoch. */
+/** When the id was made, in milliseconds since the epoch. */
 export function timeOf(id: EventId): number {
   return Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
 }

@@ -1,7 +1,7 @@
 /**
- * A statement that can only be false when the program is wrong. A booking system that knows it is wrong must not go on
- * selling, nor say anything more: a role's process ends before anybody can catch the error (F8). Expected answers are
- * values and faults of the world are typed errors, so neither bad input nor another process can break an invariant.
+ * An invariant is a statement that is false only when the program is wrong. A wrong program must not sell or answer any more,
+ * so a role's process ends before any code can catch the error (F8). Refusals are values and faults of the world are typed
+ * errors, so neither bad input nor another process can break an invariant.
  */
 export class InvariantViolation extends Error {
   override readonly name = "InvariantViolation";
@@ -15,12 +15,12 @@ export class InvariantViolation extends Error {
 
 let end: ((violation: InvariantViolation) => never) | undefined;
 
-/** From now on a broken invariant calls `how`, which ends the process. Until then, and in tools and tests, it only throws. */
+/** From now on a broken invariant calls `how`, which ends the process. Before, and in tools and tests, it only throws. */
 export function endOnBrokenInvariant(how: (violation: InvariantViolation) => never): void {
   end = how;
 }
 
-/** Throws InvariantViolation unless `condition` holds. `statement` says positively what must be true. */
+/** Throws InvariantViolation unless `condition` holds. `statement` says what must be true. */
 export function invariant(
   condition: boolean,
   statement: string,
@@ -28,7 +28,7 @@ export function invariant(
 ): asserts condition {
   if (condition) return;
   const violation = new InvariantViolation(statement, facts);
-  // Here and not where it is caught: a catch on the way would answer a client first, or forget to ask.
+  // Ends the process here: a catch block further up could answer a client first or swallow the error.
   end?.(violation);
   throw violation;
 }

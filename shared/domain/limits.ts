@@ -1,4 +1,4 @@
-/** Bounds of what clients may ask for; the schema of a shard has the same ones as constraints. */
+/** Bounds of what clients may ask for. The tables of a shard have the same bounds as constraints. */
 export const LIMITS = {
   ticketsPerBookingMax: 100,
   ticketsPerEventMax: 10_000_000,

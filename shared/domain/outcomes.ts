@@ -1,4 +1,4 @@
-/** What becomes of a command: a decision of the shard, or a failure, which is no decision. */
+/** The result of a command: a decision of the shard, or a failure, when there is no decision. */
 import { z } from "zod";
 import { bookingSchema } from "./bookings.ts";
 
@@ -21,7 +21,7 @@ export const decisionSchemas = [
     ]),
   }),
 ] as const;
-/** What a shard decided about one command. A refusal is an expected value, never an exception. */
+/** What a shard decided about one command. A refusal is a value, never an exception. */
 export type Decision = Readonly<z.infer<(typeof decisionSchemas)[number]>>;
 
 export const failureSchema = z.object({
@@ -43,8 +43,8 @@ const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
 ]);
 
 /**
- * The result of a second try whose first try was lost and may still be decided. A refusal of now may be a yes when that
- * happens, so it becomes `outcome_unknown`: nobody is refused for good (F1).
+ * The result of a second try when the shard may still decide the lost first try. A refusal becomes `outcome_unknown`, because
+ * the first try may yet succeed (F1).
  */
 export function afterLostTry(result: CommandResult): CommandResult {
   return MAY_CHANGE.has(result.outcome) ? { outcome: "outcome_unknown" } : result;

@@ -1,8 +1,8 @@
-/** Time is passed in, so that tests can choose it. */
+/** Code gets its clock as an argument, so that a test can stop time. */
 export interface Clock {
-  /** Milliseconds since the epoch; compare with timestamps that people and databases gave. */
+  /** Milliseconds since the epoch, to compare with timestamps of people and databases. */
   now(): number;
-  /** Milliseconds that never run backwards; compare with other readings of the same process only. */
+  /** Milliseconds that never run backwards, to compare within one process only. */
   elapsed(): number;
 }
 

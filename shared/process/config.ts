@@ -1,32 +1,32 @@
 /**
- * Settings come from the environment, once, in a role's main.ts; nothing else reads `process.env`.
- * A schema validates them together, so that an operator sees every mistake at once instead of one per restart.
+ * A role reads its settings once, in its main.ts; nothing else reads `process.env`. One schema checks all of them together, so
+ * an operator sees every mistake at once.
  */
 import { z } from "zod";
 
-/** The settings of a role cannot be used; `message` lists every problem, one per line. */
+/** The settings of a role cannot be used. `message` lists all problems, one a line. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-/** The secrets of .env.example begin so. Everybody can read them, so only a developer may run with them. */
+/** The secrets of .env.example begin with this. Everybody can read them, so only development may use them. */
 const EXAMPLE_SECRET = "example-only-";
 const ENVIRONMENTS = ["production", "development"];
 
 /**
- * Reads a role's settings. Empty variables count as absent. Throws ConfigError with all problems together; one of them is a
- * secret of .env.example, also inside a URL, unless ONSALE_ENV is development; one is an ONSALE_ENV that does not exist.
+ * Reads a role's settings and ignores empty variables. Throws ConfigError with all problems. An unknown ONSALE_ENV is a
+ * problem; so is a secret of .env.example, even inside a URL, unless ONSALE_ENV is development.
  */
 export function readConfig<Schema extends z.ZodType>(
   schema: Schema,
   env: Readonly<Record<string, string | undefined>>,
 ): Readonly<z.infer<Schema>> {
-  const given = Object.fromEntries(
+  const settings = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined && value !== ""),
   );
-  const parsed = schema.safeParse(given);
-  const environment = given["ONSALE_ENV"] ?? "production";
-  const examples = environment === "development" ? [] : namesOfExamples(given);
+  const parsed = schema.safeParse(settings);
+  const environment = settings["ONSALE_ENV"] ?? "production";
+  const examples = environment === "development" ? [] : namesOfExamples(settings);
   const known = ENVIRONMENTS.includes(environment);
   if (parsed.success && examples.length === 0 && known) return Object.freeze(parsed.data);
   const problems = [
@@ -41,11 +41,10 @@ export function readConfig<Schema extends z.ZodType>(
   throw new ConfigError(`these settings cannot be used:\n${problems.join("\n")}`);
 }
 
-function namesOfExamples(given: Readonly<Record<string, string | undefined>>): string[] {
-  return Object.keys(given).filter((name) => given[name]?.includes(EXAMPLE_SECRET));
+function namesOfExamples(settings: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.keys(settings).filter((name) => settings[name]?.includes(EXAMPLE_SECRET));
 }
 
-/** A whole number within bounds, with a default. */
 export function integer(bounds: { min: number; max: number; default: number }) {
   const { min, max } = bounds;
   return z
@@ -59,7 +58,7 @@ export function integer(bounds: { min: number; max: number; default: number }) {
 /** A TCP port; 0 asks the system for a free one. */
 export const port = (fallback: number) => integer({ min: 0, max: 65_535, default: fallback });
 
-/** A URL with one of the given schemes (without the colon). */
+/** A URL with one of these schemes (without the colon). */
 export function urlOf(...schemes: string[]) {
   return z
     .string({ error: "is required" })
@@ -69,7 +68,7 @@ export function urlOf(...schemes: string[]) {
     );
 }
 
-/** A list of URLs, separated by commas. */
+/** URLs, separated by commas. */
 export function urlListOf(...schemes: string[]) {
   return z
     .string({ error: "is required" })
@@ -77,7 +76,7 @@ export function urlListOf(...schemes: string[]) {
     .pipe(z.array(urlOf(...schemes)).min(1));
 }
 
-/** A secret that is at least 32 characters long (256 bits, RFC 7518 §3.2, when it is random). */
+/** At least 32 characters: 256 bits when they are random bytes (RFC 7518 §3.2). */
 export const secret = z.string({ error: "is required" }).min(32, "must be at least 32 characters");
 
 export const logLevel = z
@@ -87,11 +86,10 @@ export const logLevel = z
   .default("info");
 
 /**
- * How long a role that was told to stop goes on serving, in milliseconds, while `/readyz` says that it drains: time for a
- * load balancer, or for routers, to turn to others. With the drain after it (http-server.ts) it must fit into what lifecycle.ts
- * allows.
+ * How long a stopping role still serves while `/readyz` says that it drains. In this time load balancers and routers turn to
+ * other processes. Grace and drain (http-server.ts) together must fit into DRAIN_MAX_SECONDS (lifecycle.ts).
  */
 export const drainGraceMs = integer({ min: 0, max: 9_000, default: 0 });
 
-/** The address a server listens on. */
+/** The address that a server listens on. */
 export const host = z.string().default("127.0.0.1");

@@ -1,6 +1,6 @@
 /**
- * What the HTTP servers of all roles share: how a hono app is served by node:http, how it listens, how a body is read, and
- * how it stops. The only door to @hono/node-server.
+ * What the HTTP servers of all roles share: they serve a hono app with node:http, listen, read bodies and drain. The only
+ * door to @hono/node-server.
  */
 import { once } from "node:events";
 import {
@@ -16,24 +16,24 @@ import { getRequestListener, type HttpBindings } from "@hono/node-server";
 
 export type { HttpBindings };
 
-/** What a hono handler finds in `context.env`: Node's own request and answer. */
+/** The type of `context.env` in a hono handler: Node's own request and response. */
 export interface HttpEnv {
   Bindings: HttpBindings;
 }
 
-/** Headers beyond it are refused before a request is made of them. */
+/** Node.js refuses longer headers before they become a request. */
 export const HEADERS_MAX_BYTES = 16 * 1024;
 
-/** A client that is slow on purpose loses its connection (Node.js manual, http.createServer). */
+/** They cut off a client that is slow on purpose (Node.js manual, http.createServer). */
 const LIMITS = {
   maxHeaderSize: HEADERS_MAX_BYTES,
   headersTimeout: 10_000,
   requestTimeout: 15_000,
   connectionsCheckingInterval: 5_000,
   keepAliveTimeout: 65_000,
-  // The app answers with a problem document.
+  // The app refuses such a request with a problem document.
   requireHostHeader: false,
-  // A request without a body needs no stream; this saves a read 2 µs.
+  // No stream for a request without a body. This saves 2 µs a read.
   optimizeEmptyRequests: true,
 };
 
@@ -41,38 +41,33 @@ const DRAIN_REQUESTS_MAX_MS = 10_000;
 const DRAIN_IDLE_CHECK_MS = 20;
 
 export type Fetch = (request: Request, env: HttpBindings) => Response | Promise<Response>;
-/** The same, as the adapter sees it: it also serves HTTP/2, which this project does not. */
-type FetchCallback = Parameters<typeof getRequestListener>[0];
 
 export interface ServedApp {
   readonly fetch: Fetch;
-  /** Answers a request whose address or Host header is no URL. */
+  /** The response to a request whose address or Host header is no URL. */
   readonly badRequest: () => Response;
-  /** Wraps the listener, to see each request before the app does. */
+  /** Wraps the listener, so that it sees each request before the app. */
   readonly wrap?: (listener: RequestListener) => RequestListener;
 }
 
-/** Clients may send requests before they have the answers to those before (pipelining, RFC 9112 §9.3.2). */
-const NEWEST = Symbol("newest answer");
-const BEFORE = Symbol("answer before the newest");
-interface AnsweringSocket extends Socket {
+/** A client may send its next request before it has the response to the last one (pipelining, RFC 9112 §9.3.2). */
+const NEWEST = Symbol("newest response");
+const BEFORE = Symbol("response before the newest");
+interface ServedSocket extends Socket {
   [NEWEST]?: ServerResponse;
   [BEFORE]?: ServerResponse | undefined;
 }
 
-/** The answer to a connection's newest request, and the one before. They are given in order, so no older one matters. */
-export function answersOn(
+/** The responses to a connection's newest request and to the one before. Node.js sends them in order, so older ones are done. */
+export function responsesOn(
   socket: Socket,
 ): readonly [newest?: ServerResponse, before?: ServerResponse | undefined] {
-  const { [NEWEST]: newest, [BEFORE]: before } = socket as AnsweringSocket;
+  const { [NEWEST]: newest, [BEFORE]: before } = socket as ServedSocket;
   return newest === undefined ? [] : [newest, before];
 }
 
-/**
- * Node's answer, but text that is ASCII, as nearly all of it is, goes out as latin1: the bytes are the same, and copying them
- * is cheaper than encoding them.
- */
-class Answer extends ServerResponse {
+/** Sends ASCII text, which is nearly all text, as latin1. The bytes are the same, and a copy is cheaper than an encoding. */
+class AsciiResponse extends ServerResponse {
   override end(chunk?: unknown, encoding?: unknown, done?: () => void): this {
     if (typeof chunk === "string" && encoding === undefined && Buffer.byteLength(chunk) === chunk.length)
       return super.end(chunk, "latin1", done);
@@ -82,25 +77,26 @@ class Answer extends ServerResponse {
 
 /** A server for the app; it does not listen yet. */
 export function createHttpServer({ fetch, badRequest, wrap = (listener) => listener }: ServedApp): Server {
-  const serve = getRequestListener(fetch as FetchCallback, {
-    // HTTP/1.0 requires no Host header (RFC 9112 §3.2); the adapter builds its URL with this one.
+  // The adapter's type also allows HTTP/2, which this project does not serve.
+  const serve = getRequestListener(fetch as Parameters<typeof getRequestListener>[0], {
+    // The adapter's URL needs a host, and HTTP/1.0 requires no Host header (RFC 9112 §3.2).
     hostname: "localhost",
     errorHandler: badRequest,
   });
-  // The only listener of this event: two would have Node.js copy their list for every request.
+  // The event's only listener: with two, Node.js would copy their list for every request.
   const listener = wrap((incoming, outgoing) => {
-    const socket = incoming.socket as AnsweringSocket;
+    const socket = incoming.socket as ServedSocket;
     socket[BEFORE] = socket[NEWEST];
     socket[NEWEST] = outgoing;
-    // A draining server tells its clients to turn elsewhere.
+    // A draining server sends its clients elsewhere.
     if (!server.listening) outgoing.setHeader("connection", "close");
     void serve(incoming, outgoing);
   });
-  const server = createServer({ ...LIMITS, ServerResponse: Answer }, listener);
+  const server = createServer({ ...LIMITS, ServerResponse: AsciiResponse }, listener);
   return server;
 }
 
-/** Listens, and resolves with the URL at which this machine reaches the server; port 0 takes a free one. */
+/** Resolves with the URL at which this machine reaches the server. Port 0 takes a free port. */
 export async function listen(
   server: Server,
   { host, port }: { host: string; port: number },
@@ -114,10 +110,10 @@ export async function listen(
 }
 
 /**
- * Stops a server; resolves when the last request is answered. For `graceMs` the server serves on as before, while whoever
- * sends requests here sees that it drains and turns elsewhere (drainGraceMs in config.ts). Then no new connection is
- * accepted, requests under way finish, and a client that is too slow is cut off. `Server.close` ends only the connections
- * that are idle at that moment; those that become idle later are ended here.
+ * Stops a server. Resolves when it has answered the last request. For `graceMs` it serves as before, while clients see at
+ * `/readyz` that it drains (drainGraceMs in config.ts). Then it accepts no connection, finishes the requests under way, and
+ * cuts off a client that is too slow. `Server.close` ends only connections that are idle at that moment; the interval ends
+ * the others.
  */
 export async function drain(server: Server, graceMs: number): Promise<void> {
   await sleep(graceMs);
@@ -129,7 +125,7 @@ export async function drain(server: Server, graceMs: number): Promise<void> {
   clearTimeout(cutOff);
 }
 
-/** Why a body could not be read: it is longer than allowed, or the client left in the middle of it. */
+/** A body is longer than allowed, or the client left in the middle of it. */
 export class BodyError extends Error {
   override readonly name = "BodyError";
   readonly kind: "too_large" | "incomplete";
@@ -140,14 +136,14 @@ export class BodyError extends Error {
   }
 }
 
-/** The body of a request, read once off Node's stream: a web stream would cost more than the rest. Throws BodyError. */
+/** Reads the body from Node's stream, because a web stream would cost more than the rest of a request. Throws BodyError. */
 export function bodyOf(incoming: IncomingMessage, maxBytes: number): Promise<string> {
   const { headers } = incoming;
-  // Such a request has no stream that could end (optimizeEmptyRequests).
+  // Without a body there is no stream that could end (optimizeEmptyRequests).
   if (headers["content-length"] === undefined && headers["transfer-encoding"] === undefined)
     return Promise.resolve("");
   return new Promise((resolve, reject) => {
-    // A refusal at once, where the client says how much will come. A chunked body says nothing and is counted.
+    // Refuses at once when the header names too many bytes. A chunked body has no such header, so its bytes are counted.
     if (Number(headers["content-length"] ?? 0) > maxBytes) return reject(new BodyError("too_large"));
     let first: Buffer | undefined;
     let others: Buffer[] | undefined;

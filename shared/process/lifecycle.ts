@@ -1,30 +1,30 @@
 /**
- * How a role's process starts and ends. SIGTERM and SIGINT drain and exit 0; a setting that cannot be used, or a start
- * that fails, is one clear message and exit 1. A broken invariant, and an error that nobody catches, end the process at
- * once with one log line and exit 1 (F8); whoever runs the role starts it again.
+ * How a role's process starts and ends. On SIGTERM and SIGINT it drains and exits with 0. A bad setting or a failed start
+ * prints one message and exits with 1. A broken invariant or an uncaught error writes one log line and exits with 1 at once
+ * (F8); a supervisor starts the role again.
  */
-import { ConfigError } from "./config.ts";
 import { endOnBrokenInvariant } from "../domain/invariant.ts";
+import { ConfigError } from "./config.ts";
 import { createLog } from "./log.ts";
 
-/** Something that runs until it is closed. Closing drains it: what was accepted is finished first. */
+/** A running role. `close` finishes all accepted work first. */
 export interface Running {
   close(): Promise<void>;
 }
 
-/** A drain that takes longer than this is a hang; the process ends with exit code 1. */
+/** After this time a drain counts as a hang, and the process exits with 1. */
 const DRAIN_MAX_SECONDS = 20;
 
-/** Runs `start`, then waits for SIGTERM, SIGINT or (when a supervisor holds the IPC channel) the supervisor's end. */
+/** Runs `start`, then waits for SIGTERM, SIGINT or the end of a supervisor that holds the IPC channel. */
 export async function runRole(name: string, start: () => Promise<Running>): Promise<void> {
   const endWith = (bug: unknown): never => {
     createLog(name, "fatal").fatal({ err: bug }, "ending, because of a bug");
     process.exit(1);
   };
   endOnBrokenInvariant(endWith);
-  // Rejected promises that nobody awaits come here too.
+  // Also for rejected promises that nobody awaits.
   process.on("uncaughtException", endWith);
-  // A signal that arrives while the role is still starting is remembered and obeyed as soon as it has started.
+  // A signal during the start takes effect after the start.
   const stopRequested = new Promise<void>((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => resolve());
     if (process.connected) process.once("disconnect", () => resolve());
@@ -36,13 +36,12 @@ export async function runRole(name: string, start: () => Promise<Running>): Prom
     await running.close();
     process.exit(0);
   } catch (error) {
-    const reason = reasonOf(error);
-    process.stderr.write(`${name}: ${reason}\n`);
+    process.stderr.write(`${name}: ${reasonOf(error)}\n`);
     process.exit(1);
   }
 }
 
-/** What an operator needs to know: a line for what they can mend, a stack for what only a developer can. */
+/** One line for what an operator can mend, a stack for the rest. */
 function reasonOf(error: unknown): string {
   if (error instanceof ConfigError) return error.message;
   if (!(error instanceof Error)) return String(error);

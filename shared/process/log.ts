@@ -3,7 +3,7 @@ import { pino } from "pino";
 
 export type Log = ReturnType<typeof createLog>;
 
-/** A logger whose lines carry the role, so that the merged output of a cluster stays readable. */
+/** Each line names the role, so that the merged logs of a cluster stay readable. */
 export function createLog(role: string, level: string) {
   return pino({ level, base: { role, pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime });
 }

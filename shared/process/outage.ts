@@ -1,4 +1,4 @@
-/** Something outside that comes and goes: one log line when it is lost and one when it is back, not one per attempt. */
+/** An outage of something outside: one log line when it begins and one when it ends, not one for each attempt. */
 import type { Log } from "./log.ts";
 
 export class Outage {
@@ -11,7 +11,7 @@ export class Outage {
     this.#what = what;
   }
 
-  /** `traceId` is the trace that met it, if any did. */
+  /** `traceId` is the trace of the request that met the outage, if it has one. */
   failed(error: unknown, traceId?: string): void {
     if (!this.#lasting) this.#log.warn({ reason: String(error), traceId }, `${this.#what} is away`);
     this.#lasting = true;

@@ -1,12 +1,12 @@
+/** Background work that runs again and again, until it is stopped. */
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** A background task that runs again and again, one run at a time, until it is stopped. */
 export interface Repeated {
-  /** Resolves when the run under way, if any, has ended. */
+  /** Resolves when no run is under way any more. */
   stop(): Promise<void>;
 }
 
-/** Runs `task`, waits `pauseMs`, and so on. A failing run is reported to `failed`, and the next one comes all the same. */
+/** Runs `task`, waits `pauseMs`, and so on. After a failed run it calls `failed` and goes on. */
 export function repeat(
   task: () => Promise<void>,
   pauseMs: number,

@@ -1,22 +1,22 @@
 /**
- * Redis as a place for snapshots, and the only door to ioredis. Losing Redis costs time, never truth: every call fails fast
- * instead of queueing, and each loss and return is one log line, not one per request.
+ * Redis keeps snapshots and spreads them. This file is the only door to ioredis. Losing Redis costs time, never truth: every
+ * call fails fast instead of queueing, and each loss and each return is one log line.
  *
- * A snapshot is a hash `onsale:1:event:{id}` with fields `version` and `snapshot`. One script sets it only if it is newer
- * (C2) and in the same step publishes what it set, so no router ever hears of a version that Redis does not hold.
+ * A snapshot is a hash `onsale:1:event:{id}` with the fields `version` and `snapshot`. One script sets it only if it is
+ * newer (C2) and publishes it in the same step, so no router ever hears of a version that Redis does not hold.
  */
 import { Redis } from "ioredis";
 import type { EventId } from "../domain/ids.ts";
 import type { Log } from "../process/log.ts";
 import { type Snapshot, snapshotsAmong } from "../domain/events.ts";
 
-/** Names the form of a snapshot too: releases that write another form do not read each other's. */
+/** The number stands for the form of a snapshot: releases with different forms do not read each other's. */
 const NAMESPACE = "onsale:1";
 const CHANNEL = `${NAMESPACE}:snapshots`;
-/** The last line of defence against an entry that nobody corrected (C4). */
+/** The last defence against an entry that nobody corrected (C4). */
 const ENTRY_TTL_MS = 5_000;
 const COMMAND_TIMEOUT_MS = 200;
-/** How long Redis is left alone after it failed to answer. */
+/** How long Redis is not asked after a failure. */
 const REST_MS = 1_000;
 const RECONNECT_MAX_MS = 1_000;
 
@@ -38,22 +38,22 @@ if #newest > 0 and ARGV[#ARGV] == 'announce' then
 end
 return #newest`;
 
-/** One connection. It is left alone for a moment after a command that Redis did not answer in time. */
+/** One connection. It rests for a moment after a failure. */
 export class RedisConnection {
   readonly client: Redis;
   #restsUntil = 0;
 
-  /** `meanwhile` goes into the log line of each loss: what happens while Redis is away. */
+  /** `meanwhile` ends the log line of each loss: what happens while Redis is away. */
   constructor(url: string, log: Log, meanwhile: string) {
     this.client = connect(url, log, meanwhile);
   }
 
-  /** False while there is no connection, and for a moment after Redis did not answer in time. */
+  /** False without a connection, and while the connection rests. */
   get up(): boolean {
     return this.client.status === "ready" && performance.now() >= this.#restsUntil;
   }
 
-  /** Notes when `answer` is a failure: a Redis that hangs costs one waiter its time out, not everybody. */
+  /** A failure starts a rest, so a Redis that hangs delays a few callers and not everybody. */
   async timed<T>(answer: Promise<T>): Promise<T> {
     try {
       return await answer;
@@ -88,12 +88,12 @@ export class SnapshotStore {
     return this.#connection.up;
   }
 
-  /** Sets each snapshot unless Redis holds the same or a newer version, and publishes those it set. Throws when Redis is away. */
+  /** Sets each snapshot that is newer than the one in Redis, and publishes those. Throws when Redis is away. */
   async publish(snapshots: readonly Snapshot[]): Promise<void> {
     await this.#set(snapshots, "announce");
   }
 
-  /** Sets a snapshot that was read, in the same way, but tells nobody: it is no news. Throws when Redis is away. */
+  /** Sets a snapshot that was read, if it is newer, and does not publish it: it is no news. Throws when Redis is away. */
   async fill(snapshot: Snapshot): Promise<void> {
     await this.#set([snapshot], "quiet");
   }
@@ -168,7 +168,7 @@ function keyOf(id: EventId): string {
   return `${NAMESPACE}:event:${id}`;
 }
 
-/** What Redis said, without what is no snapshot: others may write there too, and that must not stop a router. */
+/** The snapshots in a text from Redis. Anything else there is ignored: other programs may write to Redis too. */
 function snapshotsFrom(text: string): Snapshot[] {
   try {
     const found: unknown = JSON.parse(text);

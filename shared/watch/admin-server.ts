@@ -1,4 +1,4 @@
-/** The admin port of a process: is it alive, can it serve, what does it measure. Never reachable on the public port. */
+/** The admin port of a process: `/healthz`, `/readyz` and `/metrics`. The public port never serves them. */
 import { Hono } from "hono";
 import { createHttpServer, listen } from "../process/http-server.ts";
 import type { Registry } from "./metrics.ts";
@@ -8,7 +8,7 @@ export interface AdminServer {
   close(): Promise<void>;
 }
 
-/** `unready` says why the process cannot serve now, or undefined when it can. */
+/** `unready` returns the reason why the process cannot serve now, or undefined. */
 export async function startAdminServer(options: {
   host: string;
   port: number;

@@ -1,24 +1,24 @@
-/** The metrics of a process, the only door to prom-client. Label values come from closed sets, never an event or a user. */
+/** The metrics of a process. The only door to prom-client. Labels come from closed sets, never from an event or a user. */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 
 export { Counter, Gauge, Histogram, type Registry };
 
-/** A registry that already has the process, event-loop and garbage-collection metrics. */
+/** A registry with the metrics of the process, the event loop and the garbage collector. */
 export function createRegistry(): Registry {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   return registry;
 }
 
-/** Seconds, from a fast answer out of memory to a deadline missed. */
+/** Seconds, from a fast response out of memory to a missed deadline. */
 export const LATENCY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
-/** Items in a batch. */
+/** Items in a batch or a call. */
 export const SIZE_BUCKETS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 /**
- * A counter for what happens with every request: each child is a plain number, told to prom-client before a scrape. Telling
- * it every time costs 0.3 µs.
+ * A counter for every request. Each child is a plain number that prom-client receives before a scrape: to tell prom-client
+ * each time would cost 0.3 µs.
  */
 export class Tally<Label extends string> {
   readonly #counter: Counter<Label>;
@@ -40,7 +40,7 @@ export class Tally<Label extends string> {
     });
   }
 
-  /** The child with these labels, which is scraped as 0 until it counts. */
+  /** The child with these labels. A scrape shows it as 0 until it counts. */
   of(labels: Record<Label, string>): { add(): void } {
     const name = Object.values(labels).join(" ");
     let child = this.#children.get(name);
@@ -50,55 +50,37 @@ export class Tally<Label extends string> {
   }
 }
 
-/** Values that wait to be told to a histogram: one by one, among all else that a request does, each costs four times as much. */
-const PORTION = 256;
+/** Durations on their way to a histogram. Each costs four times as much when the histogram gets them one by one. */
+class Portion {
+  readonly #histogram: { observe(seconds: number): void };
+  readonly #waiting = new Float64Array(256);
+  #count = 0;
 
-/** A histogram for what happens with every request. */
-class Durations<Label extends string> {
-  readonly #histogram: Histogram<Label>;
-  readonly #flushes: (() => void)[] = [];
-
-  constructor(options: { name: string; help: string; labelNames: readonly Label[]; registry: Registry }) {
-    const { name, help, labelNames, registry } = options;
-    this.#histogram = new Histogram({
-      name,
-      help,
-      labelNames,
-      buckets: LATENCY_BUCKETS,
-      registers: [registry],
-      collect: () => {
-        for (const flush of this.#flushes) flush();
-      },
-    });
+  constructor(histogram: { observe(seconds: number): void }) {
+    this.#histogram = histogram;
   }
 
-  of(labels: Record<Label, string>): { observe(seconds: number): void } {
-    const child = this.#histogram.labels(labels);
-    const waiting = new Float64Array(PORTION);
-    let count = 0;
-    const flush = (): void => {
-      for (const seconds of waiting.subarray(0, count)) child.observe(seconds);
-      count = 0;
-    };
-    this.#flushes.push(flush);
-    return {
-      observe(seconds) {
-        waiting[count] = seconds;
-        count += 1;
-        if (count === PORTION) flush();
-      },
-    };
+  add(seconds: number): void {
+    this.#waiting[this.#count] = seconds;
+    this.#count += 1;
+    if (this.#count === this.#waiting.length) this.flush();
+  }
+
+  flush(): void {
+    for (const seconds of this.#waiting.subarray(0, this.#count)) this.#histogram.observe(seconds);
+    this.#count = 0;
   }
 }
 
-/** Tells of one kind of answer. */
-export type AnswerObserver = (seconds: number) => void;
+/** Counts a response and the time that it took. */
+export type ObserveResponse = (seconds: number) => void;
 
-/** Answers "what is asked of this process, and how fast does it answer?". */
+/** Answers "what do clients ask of this process, and how fast does it respond?". */
 export class HttpMetrics {
   readonly #requests: Tally<"route" | "method" | "status">;
-  readonly #duration: Durations<"route" | "method" | "status">;
-  readonly #observers = new Map<string, AnswerObserver>();
+  readonly #duration: Histogram<"route" | "method" | "status">;
+  readonly #portions: Portion[] = [];
+  readonly #observers = new Map<string, ObserveResponse>();
 
   constructor(registry: Registry) {
     const labelNames = ["route", "method", "status"] as const;
@@ -108,32 +90,38 @@ export class HttpMetrics {
       labelNames,
       registry,
     });
-    this.#duration = new Durations({
+    this.#duration = new Histogram({
       name: "onsale_http_request_duration_seconds",
       help: "Time from the head of a request to its answer, as handed to the connection.",
       labelNames,
-      registry,
+      buckets: LATENCY_BUCKETS,
+      registers: [registry],
+      collect: () => {
+        for (const portion of this.#portions) portion.flush();
+      },
     });
   }
 
-  /** Counts one answer. `route` is the template, or "unmatched". */
+  /** Counts one response. `route` is the template, or "unmatched". */
   answered(route: string, method: string, status: number, seconds: number): void {
     this.observer(route, method, status)(seconds);
   }
 
-  /** The same for one kind of answer, for a route that keeps it. */
-  observer(route: string, method: string, status: number): AnswerObserver {
+  /** Counts responses with these labels. A route keeps the function, to save the look-up. */
+  observer(route: string, method: string, status: number): ObserveResponse {
     const name = `${method} ${status} ${route}`;
-    let observer = this.#observers.get(name);
-    if (observer === undefined) {
+    let observe = this.#observers.get(name);
+    if (observe === undefined) {
       const labels = { route, method, status: String(status) };
-      const [requests, duration] = [this.#requests.of(labels), this.#duration.of(labels)];
-      observer = (seconds) => {
+      const requests = this.#requests.of(labels);
+      const portion = new Portion(this.#duration.labels(labels));
+      this.#portions.push(portion);
+      observe = (seconds) => {
         requests.add();
-        duration.observe(seconds);
+        portion.add(seconds);
       };
-      this.#observers.set(name, observer);
+      this.#observers.set(name, observe);
     }
-    return observer;
+    return observe;
   }
 }

@@ -1,4 +1,4 @@
-/** Spans by OpenTelemetry, sent to a collector as OTLP over HTTP. The only door to its packages; see tracing.ts. */
+/** Sends spans to a collector by OTLP over HTTP (tracing.ts). The only door to OpenTelemetry's packages. */
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   type Context,
@@ -38,16 +38,16 @@ import type {
   Tracing,
 } from "./tracing.ts";
 
-/** Spans that have ended and wait for the collector; one more is dropped. */
+/** Ended spans that wait for the collector. Further spans are dropped. */
 const QUEUE_MAX = 2_048;
 const EXPORT_BATCH_MAX = 512;
 const EXPORT_EVERY_MS = 1_000;
-/** One export, with all tries of it. */
+/** One export, with all its tries. */
 const EXPORT_MAX_MS = 5_000;
-/** The processor's own timer is the second line: by then the exporter has given up and said why. */
+/** The processor waits this much longer, so that the exporter gives up first and says why. */
 const EXPORT_SLACK_MS = 1_000;
 const CLOSE_MAX_MS = 2_000;
-/** Of one span; further links are not kept. */
+/** Links of one span. Further links are dropped. */
 const LINKS_MAX = 128;
 const ATTRIBUTE_CHARACTERS_MAX = 1_024;
 
@@ -78,7 +78,7 @@ export function startOpenTelemetry({ url, ratio, service, log, registry }: OpenT
   const exporter = new OTLPTraceExporter({
     url,
     timeoutMillis: EXPORT_MAX_MS,
-    // One is under way at a time; at the end, all that waits goes at once.
+    // One export at a time, but at the end all waiting spans at once.
     concurrencyLimit: 1 + QUEUE_MAX / EXPORT_BATCH_MAX,
   });
   const provider = new TracerProvider({
@@ -87,7 +87,7 @@ export function startOpenTelemetry({ url, ratio, service, log, registry }: OpenT
       "service.instance.id": crypto.randomUUID(),
       ...service.attributes,
     }).merge(detectResources({ detectors: [envDetector] })),
-    // Whether a trace is sampled is decided before it has a span: what is not costs nothing.
+    // `begin` decides whether to sample before it makes a span, so a request that is not sampled costs nothing.
     sampler: new AlwaysOnSampler(),
     spanLimits: { linkCountLimit: LINKS_MAX, attributeValueLengthLimit: ATTRIBUTE_CHARACTERS_MAX },
     spanProcessors: [
@@ -185,7 +185,7 @@ class TracedSpan implements Span {
   }
 }
 
-/** Hears of every span that the queue is offered. */
+/** Counts every ended span, also those that the full queue drops. */
 class EndedSpans implements SpanProcessor {
   readonly onEnd: () => void;
 
@@ -200,7 +200,7 @@ class EndedSpans implements SpanProcessor {
   async shutdown(): Promise<void> {}
 }
 
-/** Says once when the collector goes away and once when it is back; the spans of that time are lost, and nothing else. */
+/** Counts exported and lost spans. Logs when an outage of the collector begins and ends; only spans are lost meanwhile. */
 class WatchedExporter implements SpanExporter {
   readonly #exporter: SpanExporter;
   readonly #collector: Outage;

@@ -1,14 +1,13 @@
 /**
- * Traces of requests through router, node and database (OpenTelemetry; W3C Trace Context carries them from one process to
- * the next). Off unless a collector is configured, and then for a fraction of the requests: a request that is not sampled
- * has no span, so all code here and elsewhere holds `Span | undefined` and hands it on as an argument. Nothing is kept in a
- * context of the runtime, which would cost every request something.
+ * Traces of requests through router, node and database (OpenTelemetry). W3C Trace Context carries a trace from one process to
+ * the next. Tracing is off unless a collector is configured, and then only a fraction of the requests is sampled. The others
+ * have no span, so code takes `Span | undefined` as an argument. A context of the runtime would cost every request something.
  */
 
-/** Never anything of a buyer: no user, no token, no idempotency key. */
+/** Nothing of a buyer: no user, no token, no idempotency key. */
 export type SpanAttributes = Readonly<Record<string, string | number | boolean>>;
 
-/** How a span is named to another process: the headers of W3C Trace Context (https://www.w3.org/TR/trace-context/). */
+/** The headers that name a span to another process (W3C Trace Context, https://www.w3.org/TR/trace-context/). */
 export interface TraceHeaders {
   readonly traceparent: string;
   readonly tracestate?: string | undefined;
@@ -17,35 +16,35 @@ export interface TraceHeaders {
 /** A piece of work in a sampled trace. */
 export interface Span {
   readonly traceId: string;
-  /** Where this process calls another, or answers one, or neither. */
   child(name: string, kind: SpanKind, attributes?: SpanAttributes): Span;
   rename(name: string): void;
   set(attributes: SpanAttributes): void;
-  /** A relation across traces: work that was done for several requests at once belongs to one of them only. */
+  /** Points at a span of another trace. Work for several requests at once is in the trace of one of them only. */
   link(other: Span): void;
-  /** It did not do what it should; `type` is of a closed set (OpenTelemetry semantic conventions, error.type). */
+  /** `type` comes from a closed set (OpenTelemetry semantic conventions, error.type). */
   failed(type: string): void;
   end(): void;
   headers(): TraceHeaders;
 }
+/** server: this process answers another. client: this process calls another. internal: neither. */
 export type SpanKind = "server" | "client" | "internal";
 
-/** What is known of a client's request that is sampled, or that came with a trace of the client's own. */
+/** The trace of a client's request that is sampled, or that came with a trace. */
 export interface RequestTrace {
   readonly traceId: string;
-  /** Only when it is sampled. */
+  /** undefined when the request is not sampled. */
   readonly span: Span | undefined;
 }
 
-/** Headers from another process, with a trace or without, trustworthy or not: what is malformed counts as absent. */
+/** The headers of a request. Malformed headers of a trace are ignored. */
 export type IncomingHeaders = Readonly<Record<string, unknown>>;
 
 export interface Tracing {
-  /** A client's request: its own trace is gone on with, sampled as it says; any other is sampled by the ratio. */
+  /** Starts the span of a client's request. The client's trace decides whether it is sampled, without one the ratio does. */
   begin(headers: IncomingHeaders, name: string): RequestTrace | undefined;
-  /** The sampled span that another process of the cluster works on, to hang others under. */
+  /** The sampled span of the calling process, as the parent of spans here. */
   remote(headers: IncomingHeaders): Span | undefined;
-  /** Sends what has ended, for as long as a short wait lasts. */
+  /** Sends the ended spans, but waits for a short time only. */
   close(): Promise<void>;
 }
 
@@ -54,7 +53,7 @@ export interface TracedService {
   readonly attributes?: SpanAttributes;
 }
 
-/** A span of work for several at once: under `parent`, linked with the span of each of them, both ways. */
+/** The span of work for several requests: a child of `parent`, linked with the span of each request in both directions. */
 export function spanForMany(
   parent: Span,
   members: Iterable<Span>,

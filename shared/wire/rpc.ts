@@ -1,7 +1,7 @@
 /**
- * What a router and a shard node say to each other. Commands of many clients travel in one call, and each has its own
- * answer. Durations say their unit. Every call carries `Authorization: Bearer <INTERNAL_TOKEN>` and the version of the
- * RPC. These schemas check requests and answers, and drop fields that they do not know.
+ * The RPC between a router and a shard node. One call carries the commands of many clients, and its response has a result for
+ * each. An answer is a response or a failure of the whole call. Every call carries `Authorization: Bearer <INTERNAL_TOKEN>` and
+ * the version of the RPC. These schemas check requests and answers, and drop unknown fields.
  */
 import { z } from "zod";
 import { type Booking, bookingSchema } from "../domain/bookings.ts";
@@ -13,15 +13,15 @@ import {
   snapshotSchema,
   snapshotsAmong,
 } from "../domain/events.ts";
-import { type BookingId, type EventId, parseBookingId, parseEventId } from "../domain/ids.ts";
+import { checkedId, parseBookingId, parseEventId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
-/** The version in the header of each call and each answer. Routers and nodes of two versions refuse each other. */
+/** The header of each call and each answer carries it. Routers and nodes of different versions refuse each other. */
 export const RPC_VERSION = "2";
 export const RPC_VERSION_HEADER = "onsale-rpc";
-/** Why the two cannot talk, by name, when the header of the `other` says so or is missing. */
+/** Returns why `own` and `other` cannot talk, from the other's header; undefined when they can. */
 export function rpcVersionProblem(
   header: string | undefined,
   [own, other]: readonly ["node", "router"] | readonly ["router", "node"] = ["node", "router"],
@@ -31,24 +31,16 @@ export function rpcVersionProblem(
   return `this ${own} speaks RPC ${RPC_VERSION}; the ${other} ${spoken}`;
 }
 
-function parsedBy<T extends string>(parse: (text: string) => T | undefined) {
-  return z.string().transform((text, context): T => {
-    const value = parse(text);
-    if (value !== undefined) return value;
-    context.addIssue({ code: "custom", message: "must be a UUID" });
-    return z.NEVER;
-  });
-}
-const eventId = parsedBy<EventId>(parseEventId);
-const bookingId = parsedBy<BookingId>(parseBookingId);
+const eventId = checkedId(parseEventId, "must be a UUID");
+const bookingId = checkedId(parseBookingId, "must be a UUID");
 
 export const commandsRequestSchema = z.object({
-  /** When the router sent the call, by the clock of the commands' deadlines: the clocks of two processes need not agree. */
+  /** When the router sent the call. By the router's clock, like the deadlines: the node's clock may differ. */
   sentAt: z.number().int(),
   commands: z.custom<Command[]>(
     (commands) => Array.isArray(commands) && commands.length > 0 && commands.every(isCommand),
   ),
-  /** The traces that commands belong to (W3C Trace Context), by position of the command; most are not sampled and have none. */
+  /** The traces of sampled commands (W3C Trace Context). `command` is the command's position. */
   traces: z
     .array(
       z.object({
@@ -63,7 +55,7 @@ export type CommandsRequest = z.infer<typeof commandsRequestSchema>;
 export interface CommandsResponse {
   /** One per command, in the order of the commands. */
   readonly results: readonly CommandResult[];
-  /** Each event that the commands touched, once, at its newest version. */
+  /** The newest version of each event that the commands touched. */
   readonly snapshots: readonly Snapshot[];
   readonly mapVersion: number;
 }
@@ -82,18 +74,18 @@ export const mapAnswerSchema = wireShardMapSchema.extend({
   databaseUp: z.boolean(),
 });
 
-/** Reads of events or bookings; answers are in the order of the ids. */
+/** Reads events or bookings. Results are in the order of the ids. */
 export const readRequestSchema = z.discriminatedUnion("kind", [
   z.object({
     kind: z.literal("event"),
     ids: z.array(eventId).min(1),
-    /** For each id: how old an answer may be when the call arrives. A replica may give one; without it, none may. */
+    /** For each id, how old the result may be when the call arrives. Without it, no replica may answer. */
     maxAgesMs: z.array(z.number().nonnegative()).optional(),
   }),
   z.object({ kind: z.literal("booking"), ids: z.array(bookingId).min(1) }),
 ]);
 export type ReadResult<T> =
-  /** `ageMs`, from a replica: it is what the primary would have said at most so long before the call arrived. */
+  /** Only a replica gives `ageMs`: at most so long before the call arrived, the primary had this value. */
   | { readonly outcome: "found"; readonly value: T; readonly ageMs?: number | undefined }
   | { readonly outcome: "absent" }
   | { readonly outcome: "wrong_shard" };
@@ -122,12 +114,12 @@ export const listRequestSchema = z.object({
     .int()
     .min(1)
     .max(LIMITS.pageItemsMax + 1),
-  /** How old the list may be when the call arrives; without it, it must be the newest. */
+  /** How old the list may be when the call arrives. Without it, no replica may answer. */
   maxAgeMs: z.number().nonnegative().optional(),
 });
 const listResponseSchema = z.object({
   events: z.array(eventSchema),
-  /** From a replica: it is what the primary would have said at most so long before the call arrived. */
+  /** Only a replica gives it: at most so long before the call arrived, the primary had this list. */
   ageMs: z.number().nonnegative().optional(),
 });
 export type ListResponse = Readonly<z.infer<typeof listResponseSchema>>;
@@ -164,17 +156,17 @@ export const changeEventRequestSchema = z.object({
 });
 export type ChangeEventRequest = z.infer<typeof changeEventRequestSchema>;
 
-/** The answer to creating or changing an event. */
+/** The answer when an event is created or changed. */
 export const eventAnswerSchema = z.discriminatedUnion("outcome", [
   z.object({ outcome: z.literal("saved"), snapshot: snapshotSchema }),
-  /** The event all the same: holds that were due may have ended. */
+  /** A snapshot too, because the node may have ended holds that were due. */
   z.object({ outcome: z.enum(["below_sold", "invalid_sales_window"]), snapshot: snapshotSchema }),
   z.object({ outcome: z.enum(["event_not_found", "wrong_shard"]) }),
   failureSchema,
 ]);
 export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;
 
-/** The paths of a node's RPC, all POST with a JSON body but the map, which is GET. */
+/** The paths of the RPC. The map is GET; all others are POST with a JSON body. */
 export const RPC = {
   commands: "/rpc/commands",
   read: "/rpc/read",

@@ -1,26 +1,20 @@
-/** The shard map as it travels from the catalog over nodes to routers. */
+/** The wire form of the shard map, which travels from the catalog over nodes to routers. */
 import { z } from "zod";
-import { parseShardId, type ShardId } from "../domain/ids.ts";
+import { checkedId, parseShardId, type ShardId } from "../domain/ids.ts";
 import type { ShardMap } from "../domain/shard-map.ts";
 import { isSlot, SLOT_COUNT } from "../domain/slots.ts";
 import { urlOf } from "../process/config.ts";
 
-export const shardIdSchema = z.string({ error: "is required" }).transform((text, context): ShardId => {
-  const id = parseShardId(text);
-  if (id !== undefined) return id;
-  context.addIssue({ code: "custom", message: "must be 1 to 32 of a-z, 0-9 and -" });
-  return z.NEVER;
-});
-
+export const shardIdSchema = checkedId(parseShardId, "must be 1 to 32 of a-z, 0-9 and -");
 const httpUrl = urlOf("http", "https");
 
-/** Slots travel as inclusive ranges, since neighbours mostly share an owner. */
+/** Slots travel as inclusive ranges, because neighbours mostly share an owner. */
 export const wireShardMapSchema = z.object({
   version: z.number().int().nonnegative(),
   shards: z.array(
     z.object({
       id: shardIdSchema,
-      /** A malformed address serves nobody, and must not spoil the map for all others. */
+      /** Without malformed addresses: one of them must not make the map useless for all shards. */
       nodeUrls: z.array(z.string()).transform((urls) => urls.filter((url) => httpUrl.safeParse(url).success)),
       slotRanges: z.array(z.tuple([z.number().int(), z.number().int()])),
     }),
@@ -28,7 +22,7 @@ export const wireShardMapSchema = z.object({
 });
 export type WireShardMap = z.infer<typeof wireShardMapSchema>;
 
-/** The map that a node sent, or undefined when a slot has no owner or two. */
+/** Returns undefined when a slot has no owner or two. */
 export function readShardMap(wire: WireShardMap): ShardMap | undefined {
   const owners: ShardId[] = [];
   let owned = 0;
@@ -51,7 +45,7 @@ export function readShardMap(wire: WireShardMap): ShardMap | undefined {
   };
 }
 
-/** Sorted slots as inclusive ranges. */
+/** `slots` are sorted. */
 export function rangesOf(slots: readonly number[]): [number, number][] {
   const ranges: [number, number][] = [];
   for (const slot of slots) {

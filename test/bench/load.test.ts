@@ -1,13 +1,15 @@
 /** The load generator, against a server that says and does exactly what a test wants. */
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+import type { Connection } from "../../bench/load/connection.ts";
 import { generateLoad } from "../../bench/load/generator.ts";
+import { openModel } from "../../bench/load/models.ts";
 import type { LoadPlan, LoadReport, RequestPlan } from "../../bench/load/plan.ts";
 import { requestsOf } from "../../bench/load/requests.ts";
+import { Tally } from "../../bench/load/tally.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
-import { eventually } from "../support/eventually.ts";
 
 const SECRET = "a-secret-of-the-load-tests-0000000000000";
 
@@ -148,34 +150,36 @@ test("M3: who waits while the server stalls is counted with the whole wait (open
   expect(slow).toBeLessThan(88);
 });
 
-test("M3: arrivals that find no connection and no place to wait are dropped and counted (open model)", async () => {
-  const held: Socket[] = [];
-  let open = false;
-  await using server = await startScript((_, socket) => {
-    if (open) socket.write(CONFIRMED);
-    else held.push(socket);
-  });
-  const arrivals = { perSecond: 1000, waitingMax: 10 };
+test("M3: arrivals that find no connection and no place to wait are dropped and counted (open model)", () => {
+  vi.useFakeTimers();
+  try {
+    const start = performance.now();
+    const dues: number[] = [];
+    const connection = { send: (_: string, due: number) => dues.push(due - start) } as unknown as Connection;
+    const tally = new Tally({ from: start, until: start + 300 }, "since");
+    const requests = { next: () => "a request", total: Number.POSITIVE_INFINITY };
+    const model = openModel(requests, { perSecond: 1000, waitingMax: 10 }, start, tally);
+    for (let count = 0; count < 2; count += 1) model.free(connection);
+    vi.advanceTimersByTime(300);
+    model.stop();
 
-  const running = load(server.port, { connections: 2, seconds: 0.3, arrivals });
-  await eventually("both connections are busy", () => held.length === 2);
-  setTimeout(() => {
-    open = true;
-    for (const socket of held) socket.write(CONFIRMED);
-  }, 500);
-  const report = await running;
-
-  // 300 were due: two were under way, ten waited, and these twelve are slow. Nobody else was sent.
-  expect([report.sent, report.answers, report.dropped]).toEqual([12, 12, 288]);
-  expect(server.requests.length).toBe(12);
-  expect(report.latencyMs.p50).toBeGreaterThan(300);
+    // 300 were due: two were sent, ten wait, and nobody answers.
+    expect([model.sent, model.waiting, model.dropped]).toEqual([2, 10, 288]);
+    while (model.waiting > 0) model.free(connection);
+    model.free(connection);
+    expect([model.sent, model.exhausted]).toEqual([12, true]);
+    // The wait of each counts from the moment it was due.
+    expect(dues.map(Math.round)).toEqual(Array.from({ length: 12 }, (_, due) => due));
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test("M3: what is asked before the counted time is answered and not counted", async () => {
   await using server = await startScript((_, socket) => socket.write(CONFIRMED));
 
   const report = await load(server.port, {
-    warmUpSeconds: 0.3,
+    warmUpSeconds: 0.299,
     seconds: 0.3,
     arrivals: { perSecond: 200 },
   });

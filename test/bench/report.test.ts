@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import type { AuditReport } from "../../audit/audit.ts";
 import { readArguments } from "../../bench/arguments.ts";
-import type { BenchCluster } from "../../bench/cluster.ts";
+import type { BenchCluster } from "../../bench/bench-cluster.ts";
 import type { Turn } from "../../bench/compare/measure.ts";
 import { outcomeOf } from "../../bench/compare/outcome.ts";
 import { WORKLOADS } from "../../bench/compare/workloads.ts";

@@ -82,8 +82,6 @@ test(
         ...process.env,
         ROUTER_URL: cluster.routers[0]?.url,
         AUTH_JWT_SECRET: SECRET,
-        AUDIT_FOLLOWS: "yes",
-        RESULT_FILE: "/dev/null",
         EVENTS: "3",
         DURATION_SECONDS: "60",
         RATE_PER_SECOND: "10",
@@ -91,6 +89,7 @@ test(
         K6_PROMETHEUS_RW_SERVER_URL: `${prometheus.url}/api/v1/write`,
         K6_PROMETHEUS_RW_PUSH_INTERVAL: "1s",
       },
+      files: { said: "/dev/null", metrics: "/dev/null" },
       signal: ended.signal,
     });
     try {

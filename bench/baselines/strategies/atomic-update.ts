@@ -47,10 +47,7 @@ begin
 end
 $$`;
 
-const BOOK = {
-  name: "book",
-  text: `select outcome, available, max_per_user as "maxPerUser", held from book($1, $2, $3, $4, $5)`,
-};
+const BOOK = `select outcome, available, max_per_user as "maxPerUser", held from book($1, $2, $3, $4, $5)`;
 
 interface BookRow {
   readonly outcome: "booked" | Refusal["outcome"];

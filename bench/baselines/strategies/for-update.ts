@@ -15,23 +15,11 @@ import {
 
 const CONNECTIONS_MAX = 30;
 
-const LOCK = {
-  name: "lock",
-  text: `select available_tickets as "availableTickets", max_per_user as "maxPerUser"
-         from events where id = $1 for update`,
-};
-const HELD = {
-  name: "held",
-  text: `select coalesce(sum(quantity), 0)::integer as held from bookings where event_id = $1 and user_id = $2`,
-};
-const INSERT = {
-  name: "insert",
-  text: `insert into bookings (id, event_id, user_id, quantity, created_at) values ($1, $2, $3, $4, $5)`,
-};
-const TAKE = {
-  name: "take",
-  text: `update events set available_tickets = available_tickets - $2 where id = $1`,
-};
+const LOCK = `select available_tickets as "availableTickets", max_per_user as "maxPerUser"
+         from events where id = $1 for update`;
+const HELD = `select coalesce(sum(quantity), 0)::integer as held from bookings where event_id = $1 and user_id = $2`;
+const INSERT = `insert into bookings (id, event_id, user_id, quantity, created_at) values ($1, $2, $3, $4, $5)`;
+const TAKE = `update events set available_tickets = available_tickets - $2 where id = $1`;
 
 export const forUpdate: StrategyModule = {
   title: "one transaction per booking, SELECT … FOR UPDATE on the event",
@@ -64,13 +52,13 @@ class ForUpdate implements Strategy {
   async #decide(connection: Connection, request: BookingRequest): Promise<Decision> {
     const { id, eventId, userId, quantity, createdAt } = request;
     const asked = performance.now();
-    const [event] = await connection.run<Omit<Stock, "held">>(LOCK.text, [eventId]);
+    const [event] = await connection.run<Omit<Stock, "held">>(LOCK, [eventId]);
     this.#lockWaitSeconds += (performance.now() - asked) / 1000;
-    const [user] = await connection.run<{ held: number }>(HELD.text, [eventId, userId]);
+    const [user] = await connection.run<{ held: number }>(HELD, [eventId, userId]);
     const refusal = refusalOf(event && { ...event, held: user?.held ?? 0 }, quantity);
     if (refusal !== undefined) return refusal;
-    await connection.run(INSERT.text, [id, eventId, userId, quantity, createdAt]);
-    await connection.run(TAKE.text, [eventId, quantity]);
+    await connection.run(INSERT, [id, eventId, userId, quantity, createdAt]);
+    await connection.run(TAKE, [eventId, quantity]);
     return { outcome: "booked" };
   }
 

@@ -22,23 +22,17 @@ const TRIES_MAX = 30;
 const PAUSE_FIRST_MS = 1;
 const PAUSE_MAX_MS = 50;
 
-const READ = {
-  name: "read",
-  text: `select available_tickets as "availableTickets", max_per_user as "maxPerUser", version,
+const READ = `select available_tickets as "availableTickets", max_per_user as "maxPerUser", version,
                 (select coalesce(sum(quantity), 0)::integer from bookings where event_id = $1 and user_id = $2) as held
-         from events where id = $1`,
-};
-const WRITE = {
-  name: "write",
-  text: `with taken as (
+         from events where id = $1`;
+const WRITE = `with taken as (
            update events set available_tickets = available_tickets - $4, version = version + 1
            where id = $2 and version = $6
            returning id
          )
          insert into bookings (id, event_id, user_id, quantity, created_at)
          select $1, id, $3, $4, $5 from taken
-         returning id`,
-};
+         returning id`;
 
 export const optimistic: StrategyModule = {
   title: "optimistic locking by a version, retries with jitter",
@@ -84,10 +78,10 @@ async function tryOnce(
   connection: Connection,
   { id, eventId, userId, quantity, createdAt }: BookingRequest,
 ): Promise<Decision | undefined> {
-  const [stock] = await connection.run<Stock & { version: number }>(READ.text, [eventId, userId]);
+  const [stock] = await connection.run<Stock & { version: number }>(READ, [eventId, userId]);
   const refusal = refusalOf(stock, quantity);
   if (refusal !== undefined) return refusal;
   const values = [id, eventId, userId, quantity, createdAt, stock?.version];
-  const written = await connection.run(WRITE.text, values);
+  const written = await connection.run(WRITE, values);
   return written.length === 1 ? { outcome: "booked" } : undefined;
 }

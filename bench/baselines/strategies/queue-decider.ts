@@ -3,22 +3,14 @@ import type { Connection } from "../../../shared/database/connection.ts";
 import { inTransaction, type Pool } from "../pool.ts";
 import { type BookingRequest, type Decision, refusalOf, type Stock } from "../strategy.ts";
 
-const LOCK = {
-  name: "lock",
-  text: `select id, available_tickets as "availableTickets", max_per_user as "maxPerUser"
-         from events where id = any ($1) order by id for update`,
-};
-const HELD = {
-  name: "held",
-  text: `select b.event_id as "eventId", b.user_id as "userId", sum(b.quantity)::integer as held
+const LOCK = `select id, available_tickets as "availableTickets", max_per_user as "maxPerUser"
+         from events where id = any ($1) order by id for update`;
+const HELD = `select b.event_id as "eventId", b.user_id as "userId", sum(b.quantity)::integer as held
          from (select distinct * from unnest($1::uuid[], $2::text[])) as asked (event_id, user_id)
          join bookings b on b.event_id = asked.event_id and b.user_id = asked.user_id
-         group by b.event_id, b.user_id`,
-};
-const BOOKED = { name: "booked", text: "select id from bookings where id = any ($1)" };
-const WRITE = {
-  name: "write",
-  text: `with batch as (
+         group by b.event_id, b.user_id`;
+const BOOKED = "select id from bookings where id = any ($1)";
+const WRITE = `with batch as (
            select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::smallint[], $5::timestamptz[])
              as b (id, event_id, user_id, quantity, created_at)
          ), added as (
@@ -27,8 +19,7 @@ const WRITE = {
          )
          update events e set available_tickets = e.available_tickets - s.sold
          from (select event_id, sum(quantity) as sold from batch group by event_id) s
-         where e.id = s.event_id`,
-};
+         where e.id = s.event_id`;
 
 export interface QueuedRequest extends BookingRequest {
   /** The queue gave it to somebody before, who may have committed it and died before saying so. */
@@ -46,10 +37,8 @@ export async function decideBatch(pool: Pool, requests: readonly QueuedRequest[]
 
 async function decide(connection: Connection, requests: readonly QueuedRequest[]): Promise<Decision[]> {
   const eventIds = requests.map(({ eventId }) => eventId);
-  const events = await connection.run<Omit<Stock, "held"> & { id: string }>(LOCK.text, [
-    [...new Set(eventIds)],
-  ]);
-  const users = await connection.run<{ eventId: string; userId: string; held: number }>(HELD.text, [
+  const events = await connection.run<Omit<Stock, "held"> & { id: string }>(LOCK, [[...new Set(eventIds)]]);
+  const users = await connection.run<{ eventId: string; userId: string; held: number }>(HELD, [
     eventIds,
     requests.map(({ userId }) => userId),
   ]);
@@ -80,12 +69,12 @@ async function bookedBefore(
 ): Promise<ReadonlySet<string>> {
   const doubtful = requests.filter(({ redelivered }) => redelivered).map(({ id }) => id);
   if (doubtful.length === 0) return new Set();
-  const rows = await connection.run<{ id: string }>(BOOKED.text, [doubtful]);
+  const rows = await connection.run<{ id: string }>(BOOKED, [doubtful]);
   return new Set(rows.map(({ id }) => id));
 }
 
 async function write(connection: Connection, bookings: readonly BookingRequest[]): Promise<void> {
   const column = <Key extends keyof BookingRequest>(key: Key) => bookings.map((booking) => booking[key]);
   const values = [column("id"), column("eventId"), column("userId"), column("quantity"), column("createdAt")];
-  await connection.run(WRITE.text, values);
+  await connection.run(WRITE, values);
 }

@@ -22,10 +22,8 @@ const RETRY_MS = 50;
 /** PostgreSQL manual, appendix A: check_violation. */
 const CHECK_VIOLATION = "23514";
 
-const POSITION = { name: "position", text: "select last_id from writer_position" };
-const WRITE = {
-  name: "write",
-  text: `with batch as (
+const POSITION = "select last_id from writer_position";
+const WRITE = `with batch as (
            select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::smallint[], $5::timestamptz[])
              as b (id, event_id, user_id, quantity, created_at)
          ), added as (
@@ -36,12 +34,8 @@ const WRITE = {
          )
          update events e set available_tickets = e.available_tickets - s.sold
          from (select event_id, sum(quantity) as sold from batch group by event_id) s
-         where e.id = s.event_id`,
-};
-const SET_ASIDE = {
-  name: "set-aside",
-  text: `with moved as (update writer_position set last_id = $2) insert into unseated (booking) values ($1)`,
-};
+         where e.id = s.event_id`;
+const SET_ASIDE = `with moved as (update writer_position set last_id = $2) insert into unseated (booking) values ($1)`;
 
 interface Entry {
   readonly id: string;

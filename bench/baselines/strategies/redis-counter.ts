@@ -51,15 +51,9 @@ interface CounterRedis extends Redis {
   ): Promise<ScriptAnswer>;
 }
 
-const EVENTS = {
-  name: "events",
-  text: `select id, available_tickets as available, max_per_user as "maxPerUser" from events where id = any ($1)`,
-};
-const HELD = {
-  name: "held",
-  text: `select event_id as id, user_id as "userId", sum(quantity)::integer as held
-         from bookings where event_id = any ($1) group by event_id, user_id`,
-};
+const EVENTS = `select id, available_tickets as available, max_per_user as "maxPerUser" from events where id = any ($1)`;
+const HELD = `select event_id as id, user_id as "userId", sum(quantity)::integer as held
+         from bookings where event_id = any ($1) group by event_id, user_id`;
 
 export const redisCounter: StrategyModule = {
   title: "Redis decides by a Lua script, PostgreSQL is written behind",

@@ -33,20 +33,14 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 return 0`;
 
-const READ = {
-  name: "read",
-  text: `select available_tickets as "availableTickets", max_per_user as "maxPerUser",
+const READ = `select available_tickets as "availableTickets", max_per_user as "maxPerUser",
                 (select coalesce(sum(quantity), 0)::integer from bookings where event_id = $1 and user_id = $2) as held
-         from events where id = $1`,
-};
-const WRITE = {
-  name: "write",
-  text: `with taken as (
+         from events where id = $1`;
+const WRITE = `with taken as (
            update events set available_tickets = available_tickets - $4 where id = $2 returning id
          )
          insert into bookings (id, event_id, user_id, quantity, created_at)
-         select $1, id, $3, $4, $5 from taken`,
-};
+         select $1, id, $3, $4, $5 from taken`;
 
 interface LockRedis extends Redis {
   releaseLock(keyCount: 1, key: string, token: string): Promise<number>;
@@ -106,10 +100,10 @@ class RedisLock implements Strategy {
   async #decide({ id, eventId, userId, quantity, createdAt }: BookingRequest): Promise<Decision> {
     try {
       return await withConnection(this.#pool, async (connection) => {
-        const [stock] = await connection.run<Stock>(READ.text, [eventId, userId]);
+        const [stock] = await connection.run<Stock>(READ, [eventId, userId]);
         const refusal = refusalOf(stock, quantity);
         if (refusal !== undefined) return refusal;
-        await connection.run(WRITE.text, [id, eventId, userId, quantity, createdAt]);
+        await connection.run(WRITE, [id, eventId, userId, quantity, createdAt]);
         return { outcome: "booked" };
       });
     } catch (error) {

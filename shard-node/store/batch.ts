@@ -1,0 +1,202 @@
+/**
+ * Decides a batch: commands go to decide_batch() (migrations/shard/0003_decide-batch.sql) as columns, and the decisions
+ * come back as columns.
+ */
+import {
+  type BookCommand,
+  type Command,
+  isBookCommand,
+  type SettleCommand,
+} from "../../shared/domain/commands.ts";
+import type { Booking } from "../../shared/domain/bookings.ts";
+import type { Decision } from "../../shared/domain/outcomes.ts";
+import type { Snapshot } from "../../shared/domain/events.ts";
+import type { BookingId, EventId } from "../../shared/domain/ids.ts";
+import { invariant } from "../../shared/domain/invariant.ts";
+import { type BookingRow, bookingFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
+import { bounded, boundsOf, oneRow } from "./row-locks.ts";
+import type { Database } from "../../shared/database/database.ts";
+import { type Slot, slotOf } from "../../shared/domain/slots.ts";
+import type { Span } from "../../shared/watch/tracing.ts";
+
+const DECIDE_BATCH = bounded(
+  "decide-batch",
+  "decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+);
+/** The notice of decide_batch() when it holds the locks of its events. */
+const LOCKED = "locked";
+
+interface BatchRow {
+  now: string;
+  lockWaitSeconds: number;
+  /** By position of the booking command. Null for a command that got what it asked for, and for a batch in which all did. */
+  outcomes: (string | null)[] | null;
+  numbers: number[] | null;
+  /** By position of the event. */
+  maxPerUser: number[] | null;
+  /** By position of the booking command, counted from 1. */
+  replays: Record<string, BookingRow> | null;
+  settled: { outcome: string; booking: BookingRow | null }[] | null;
+  snapshots: EventRow[];
+}
+
+/** The moment of a batch, in both forms that bookings need. */
+interface Moment {
+  readonly ms: number;
+  readonly iso: string;
+}
+
+export interface BatchDecision {
+  /** One per command, in the order of the commands. */
+  readonly decisions: readonly Decision[];
+  /** Each event of the batch, as the batch left it. */
+  readonly snapshots: readonly Snapshot[];
+  readonly lockWaitSeconds: number;
+}
+
+export interface DecideOptions {
+  /** The moment of the decision, for tests that choose it. */
+  readonly at?: Date;
+  /** Called as soon as the batch holds the locks of its events. A batch that asks for them later is decided later. */
+  readonly locked?: (() => void) | undefined;
+  /** The batch's span, when one of its commands is sampled. */
+  readonly span?: Span | undefined;
+}
+
+/** Ids of new bookings, by position of their booking command. A second try uses the same ids and so knows its own bookings. */
+export type FreshIds = readonly BookingId[];
+
+/** Decides commands, and ends the due holds of their events and of `alsoExpire`, in one transaction. Throws DatabaseError. */
+export async function decideBatch(
+  database: Database,
+  commands: readonly Command[],
+  ids: FreshIds,
+  alsoExpire: readonly EventId[],
+  { at, locked, span }: DecideOptions,
+): Promise<BatchDecision> {
+  const bookings = commands.filter(isBookCommand);
+  const settling = commands.filter((command): command is SettleCommand => !isBookCommand(command));
+  const slots = new Map<EventId, Slot>();
+  for (const { eventId, slot } of bookings) slots.set(eventId, slot);
+  for (const event of alsoExpire) slots.set(event, slotOf(event));
+  const events = [...slots.keys()];
+  const positionOf = new Map(events.map((event, index) => [event, index + 1]));
+  const positions = bookings.map(({ eventId }) => positionOf.get(eventId) ?? 0);
+  const values = [
+    ...boundsOf(database),
+    plainArray(events),
+    plainArray([...slots.values()]),
+    plainArray(positions),
+    textArray(bookings.map((command) => command.userId)),
+    plainArray(bookings.map((command) => command.quantity)),
+    plainArray(bookings.map((command) => (command.kind === "hold" ? command.ttlSeconds : 0))),
+    textArray(bookings.map((command) => command.key)),
+    plainArray(ids),
+    plainArray(settling.map((command) => command.kind)),
+    plainArray(settling.map((command) => command.bookingId)),
+    plainArray(settling.map((command) => command.slot)),
+    settling.map((command) => command.userId),
+    at ?? null,
+    locked !== undefined,
+  ];
+  const noticed = (message: string | undefined): void => {
+    if (message === LOCKED) locked?.();
+  };
+  const { result } = await oneRow<{ result: BatchRow }>(database, DECIDE_BATCH, values, span, noticed);
+  const now = iso(result.now);
+  const moment: Moment = { ms: Date.parse(now), iso: now };
+  let [booking, settled] = [0, 0];
+  return {
+    decisions: commands.map((command) => {
+      if (!isBookCommand(command)) return settleDecisionFrom(result, settled++, moment);
+      const index = booking++;
+      return bookDecisionFrom(command, index, ids[index], result, positions[index] ?? 0, moment);
+    }),
+    snapshots: result.snapshots.map(snapshotFrom),
+    lockWaitSeconds: result.lockWaitSeconds,
+  };
+}
+
+function bookDecisionFrom(
+  command: BookCommand,
+  index: number,
+  id: BookingId | undefined,
+  result: BatchRow,
+  position: number,
+  moment: Moment,
+): Decision {
+  const asAsked = command.kind === "hold" ? "held" : "booked";
+  const outcome = result.outcomes?.[index] ?? asAsked;
+  invariant(id !== undefined, "a booking command has an id", { index });
+  const number = result.numbers?.[index] ?? 0;
+  switch (outcome) {
+    case "booked":
+    case "held":
+      return { outcome, booking: newBooking(command, id, moment) };
+    case "replayed": {
+      const row = result.replays?.[index + 1];
+      invariant(row !== undefined, "a replay comes with its booking", { index });
+      const booking = bookingFrom(row, moment.ms);
+      // A second try whose first try was committed finds its own bookings. Those are no replays of a client.
+      return { outcome: row.id === id ? asAsked : "replayed", booking };
+    }
+    case "insufficient_tickets":
+      return { outcome, availableTickets: number };
+    case "user_limit_exceeded":
+      return { outcome, held: number, maxPerUser: result.maxPerUser?.[position - 1] ?? 0 };
+    case "sold_out":
+    case "sales_not_open":
+    case "event_not_found":
+    case "idempotency_key_reused":
+    case "wrong_shard":
+      return { outcome };
+    default:
+      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
+  }
+}
+
+function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): Decision {
+  const { outcome, booking } = result.settled?.[index] ?? { outcome: "missing", booking: null };
+  switch (outcome) {
+    case "confirmed":
+    case "cancelled":
+      invariant(booking !== null, "a settled command comes with its booking", { index });
+      return { outcome, booking: bookingFrom(booking, moment.ms) };
+    case "hold_expired":
+    case "booking_not_found":
+    case "wrong_shard":
+      return { outcome };
+    default:
+      throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
+  }
+}
+
+/**
+ * An array as PostgreSQL reads it (manual §8.15.2), of elements without special characters: ids, numbers and our own
+ * words. shared/database/types.ts writes any array, but examines every element. Text of clients goes through `textArray`.
+ */
+function plainArray(elements: readonly (string | number)[]): string {
+  return `{${elements.join(",")}}`;
+}
+
+/** JSON quotes text as PostgreSQL wants it. Only the escapes differ, so text that needs one is escaped here. */
+function textArray(elements: readonly string[]): string {
+  const json = JSON.stringify(elements);
+  return json.includes("\\")
+    ? `{${elements.map((element) => `"${element.replace(/["\\]/g, "\\$&")}"`).join(",")}}`
+    : `{${json.slice(1, -1)}}`;
+}
+
+function newBooking(command: BookCommand, id: BookingId, moment: Moment): Booking {
+  const held = command.kind === "hold";
+  return {
+    id,
+    eventId: command.eventId,
+    userId: command.userId,
+    quantity: command.quantity,
+    status: held ? "held" : "confirmed",
+    expiresAt: held ? new Date(moment.ms + command.ttlSeconds * 1000).toISOString() : null,
+    createdAt: moment.iso,
+    updatedAt: moment.iso,
+  };
+}
