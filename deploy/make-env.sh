@@ -1,5 +1,5 @@
 #!/bin/sh
-# make-env.sh [FILE]: writes .env, or FILE, out of .env.example, with secrets of its own. Only its owner may read it.
+# make-env.sh [FILE]: writes .env, or FILE: .env.example with new secrets. Only its owner may read it.
 set -eu
 file=${1:-"$(dirname "$0")/../.env"}
 [ ! -e "$file" ] || { echo "make-env: $file exists already, and databases may have been made with its passwords" >&2; exit 1; }

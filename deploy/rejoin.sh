@@ -1,6 +1,6 @@
 #!/bin/sh
-# rejoin.sh FORMER SUCCESSOR [OPTION of docker compose …]: makes the primary that was replaced a replica of the one that was
-# promoted. It deletes the data of FORMER: whatever only that has is lost.
+# rejoin.sh FORMER SUCCESSOR [OPTION of docker compose …]: makes FORMER, the primary that was replaced, a replica of SUCCESSOR.
+# It deletes the data of FORMER: rows that only FORMER has are lost.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "use: rejoin.sh FORMER SUCCESSOR, such as shard-a shard-a-replica" >&2; exit 1; }

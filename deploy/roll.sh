@@ -1,16 +1,16 @@
 #!/bin/sh
-# Exchanges the containers of routers and nodes one by one without a failed request, for new ones with the image and the
-# settings of now: so it upgrades, too. There are as many afterwards as before. Its arguments are options of docker compose.
+# Exchanges the containers of nodes and routers one by one without a failed request, for as many with the newest image and
+# settings. So it also upgrades, unless the RPC has a new version. Its arguments are options of docker compose.
 set -eu
 cd "$(dirname "$0")/.."
 
-# Nodes first: they take what routers of before send, a new router may send what a node of before refuses.
+# Nodes first: a new node understands old routers, but an old node may refuse what a new router sends.
 for service in node-a node-b router-1 router-2; do
   old=$(docker compose "$@" ps --quiet "$service")
   count=$(echo "$old" | grep -c . || true)
   [ "$count" -gt 0 ] || { echo "roll: $service does not run; start it first" >&2; exit 1; }
   for container in $old; do
-    # A new one comes before an old one goes: somebody always serves, and the others get no more to do.
+    # The new container starts before the old one stops: somebody always serves, and the others get no more to do.
     docker compose "$@" up --detach --wait --no-recreate --scale "$service=$((count + 1))" "$service"
     docker rm "$(docker stop "$container")" >/dev/null
   done

@@ -63,6 +63,15 @@ export class Catalog {
     return this.#map;
   }
 
+  /** Whether the newest map names this node, so that every router that asks for it finds this node. */
+  get announced(): boolean {
+    const url = this.#url;
+    return (
+      url !== undefined &&
+      this.#map?.shards.some(({ id, nodeUrls }) => id === this.#shard && nodeUrls.includes(url)) === true
+    );
+  }
+
   /** Announces this node, and reads the map and the timeline. Throws DatabaseError when the catalog is away. */
   async refresh(): Promise<void> {
     this.#refreshing ??= this.#announceAndRead().finally(() => (this.#refreshing = undefined));

@@ -102,7 +102,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     unready: () => {
       if (draining) return "draining";
       if (!databaseUp()) return "the shard's database does not answer";
-      return catalog.map === undefined ? "no shard map was read yet" : undefined;
+      return catalog.announced ? undefined : "the shard map does not name this node yet";
     },
   });
   log.info({ url, adminUrl: admin.url }, "serving");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # restore-in-place.sh [TIME]: restores the server whose data directory is PGDATA (restore.sh), and replays the log until
-# the end. Its old data stays beside it, under a name with the time of now. The server must be stopped.
+# the end. Its old data stays beside it, under a name with today's time. The server must be stopped.
 set -euo pipefail
 : "${DATABASE_URL:?is required: the server}"
 : "${PGDATA:?is required: its data directory}"
@@ -8,7 +8,7 @@ refuse() { echo "restore-in-place: $*" >&2; exit 1; }
 # Past this PostgreSQL is stopped, and the next attempt begins anew.
 REPLAY_MAX_SECONDS=${REPLAY_MAX_SECONDS:-86400}
 
-# 2: nobody answers.
+# 2: the server does not answer.
 answer=0 && pg_isready --quiet --dbname="$DATABASE_URL" || answer=$?
 [ "$answer" = 2 ] || refuse "the server runs: stop it"
 
@@ -17,7 +17,7 @@ rm -rf "$new"
 "$(dirname "$0")/restore.sh" "$new" "$@"
 stop() { pg_ctl --pgdata="$new" --mode=fast --silent stop || true; }
 trap stop EXIT
-# Nobody is let in before recovery has ended, and nobody from outside at all.
+# It admits nobody before recovery has ended, and nobody from outside at all.
 pg_ctl --pgdata="$new" --silent --log="$new.log" --wait \
   --options="-c hot_standby=off -c listen_addresses='' -c unix_socket_directories=/tmp" start || refuse "$(tail -3 "$new.log")"
 until pg_isready --quiet --host=/tmp; do

@@ -6,7 +6,7 @@ ask() { psql --no-psqlrc -At --field-separator=' ' "${asked}replication=true" --
 
 history=$(ask IDENTIFY_SYSTEM | cut -d ' ' -f 1,2)
 timeline=${history#* }
-# Two servers may have the same number, and have branched off at different moments.
+# Two servers may have the same timeline number and still have branched off at different moments.
 [ "$timeline" = 1 ] || history+=$'\n'$(ask "TIMELINE_HISTORY $timeline")
 mkdir -p "$BACKUP_DIR"
 [ -e "$BACKUP_DIR/history" ] || echo "$history" >"$BACKUP_DIR/history"

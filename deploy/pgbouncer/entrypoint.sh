@@ -4,12 +4,12 @@ set -eu
 umask 077
 cd /tmp
 printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" >users.txt
-# PostgreSQL's own limits of a node (shared/database/database.ts). In transaction mode a client's startup parameters cannot follow
-# it to each server connection, so all server connections get the same.
+# A node's limits of statements (docs/pgbouncer.md). In transaction mode a client's startup parameters cannot follow it to
+# each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
 
-# Addresses, not names: PgBouncer goes on with a name's old address long after dns_max_ttl (test/containers/compose.test.ts, D6), and a container
-# that was made anew may have another. One that has none is not looked for here: nothing answers.
+# Addresses, not names: PgBouncer keeps a name's old address long after dns_max_ttl (test/containers/compose.test.ts, D6),
+# and a new container may have a new address. Without any address it uses one where nothing answers.
 address() { getent ahostsv4 "$1" | { read -r first _ || first=$2; echo "$first"; }; }
 configure() {
   cat >pgbouncer.new <<INI
@@ -32,7 +32,7 @@ stats_users = onsale, monitor
 max_client_conn = 200
 query_wait_timeout = 2
 server_connect_timeout = 2
-# A server that came back is found within a second.
+# So it finds a server that came back within a second.
 server_login_retry = 1
 
 log_connections = 0
@@ -45,7 +45,7 @@ primary=$(address "$PRIMARY_HOST" 127.0.0.1)
 replica=$(address "$REPLICA_HOST" 127.0.0.1)
 configure
 
-# Looks every second, and has PgBouncer read its configuration again when an address has changed.
+# Checks every second, and lets PgBouncer reload its configuration if an address has changed.
 while sleep 1; do
   before="$primary $replica"
   primary=$(address "$PRIMARY_HOST" "$primary")

@@ -7,7 +7,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   rm -rf "$copy"
   PGPASSWORD="$REPLICATION_PASSWORD" pg_basebackup --pgdata="$copy" --slot=replica --wal-method=stream --checkpoint=fast \
     --write-recovery-conf --dbname="host=$PRIMARY_HOST user=replicator application_name=replica"
-  # Of a server that is just being restored, or was without deploy/backup/restore.sh: a replica would stop there too.
+  # A server that is being restored, or was restored without deploy/backup/restore.sh, has these: a replica would stop there too.
   sed -i -E '/^(restore_command|recovery_(target|end))/d' "$copy/postgresql.auto.conf"
   mv "$copy" "$PGDATA"
 fi
