@@ -82,13 +82,17 @@ export async function createDataDirectory(
 }
 
 /** The server's command line. It has the settings, not postgresql.conf: so old data directories get today's settings. */
-export function serverArguments(place: PostgresPlace, options: { port: number; durable: boolean }): string[] {
+export function serverArguments(
+  place: PostgresPlace,
+  options: { port: number; durable: boolean; connectionsMax?: number },
+): string[] {
   const onOff = options.durable ? "on" : "off";
   const settings = {
     listen_addresses: "127.0.0.1",
     port: String(options.port),
     unix_socket_directories: "", // sockets need short paths and writable directories; TCP needs neither
-    max_connections: "50", // a node's pool, the catalog's readers, migrations, the auditor
+    // A node's pool, the catalog's readers, migrations, the auditor.
+    max_connections: String(options.connectionsMax ?? 50),
     shared_buffers: "128MB",
     // On, so that a confirmed booking survives a power cut. Tests' throw-away servers turn it off.
     fsync: onOff,
@@ -178,9 +182,10 @@ export async function startPostgresServer(
     password?: string;
     databases?: readonly string[];
     durable?: boolean;
+    connectionsMax?: number;
   } = {},
 ): Promise<PostgresServer> {
-  const { password = "throw-away", databases = [], durable = false } = options;
+  const { password = "throw-away", databases = [], durable = false, connectionsMax } = options;
   const chosen = serviceUser();
   const temporary = options.dataDir === undefined ? temporaryDirectory(chosen) : undefined;
   const dataDir = options.dataDir ?? `${temporary}/data`;
@@ -195,7 +200,8 @@ export async function startPostgresServer(
   const port = options.port ?? (await chooseFreePort(new Set()));
   const logFile = `${dataDir}.log`;
   const log = openSync(logFile, "a", 0o600);
-  const child = spawn(place.binaries.postgres, serverArguments(place, { port, durable }), {
+  const settings = { port, durable, ...(connectionsMax === undefined ? {} : { connectionsMax }) };
+  const child = spawn(place.binaries.postgres, serverArguments(place, settings), {
     ...runAs(place.user),
     detached: true,
     stdio: ["ignore", log, log],

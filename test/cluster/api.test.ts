@@ -236,12 +236,14 @@ describe("bookings", () => {
     expect((await client.book(event.id, "b")).body.code).toBe("sold_out");
 
     const bookedAt = await eventually("the hold's ticket is free again", async () => {
+      const askedAt = Date.now();
       const booked = await client.book(event.id, "b");
+      // A router may say "sold out" from memory, but not past the moment at which the hold ends.
+      const isOver = askedAt > Date.parse(expiresAt ?? "") + 1;
+      expect(isOver && booked.status !== 201, "sold out after the hold has ended").toBe(false);
       return booked.status === 201 && Date.parse(booked.body.createdAt);
     });
-    // A router may say "sold out" from memory, but not past the moment at which the hold ends.
     expect(bookedAt - Date.parse(expiresAt ?? "")).toBeGreaterThanOrEqual(0);
-    expect(bookedAt - Date.parse(expiresAt ?? "")).toBeLessThan(150);
     expect((await client.confirm(held.body.id, "a")).body.code).toBe("hold_expired");
     expect((await client.readBooking(held.body.id, "a")).body).toMatchObject({
       status: "expired",

@@ -3,13 +3,13 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parseEnv } from "node:util";
+import getPort from "get-port";
 import { expect, test } from "vitest";
 import { AUDITED_RULES } from "../../audit/audit.ts";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
@@ -175,7 +175,7 @@ test("D2: make-env.sh writes secrets of its own, for nobody else to read, and ov
 
 test("D4 F5: who is told to stop says so, serves on for its grace, and then ends", async () => {
   await using cluster = await startTestCluster({ shards: 1 });
-  const grace = { DRAIN_GRACE_MS: "2000" };
+  const grace = { DRAIN_GRACE_MS: "4000" };
   const shard = cluster.shards[0];
   if (shard === undefined) throw new Error("there is a shard");
   const router = await cluster.addRouter(grace);
@@ -203,10 +203,10 @@ test("D4 F5: who is told to stop says so, serves on for its grace, and then ends
   await eventually("routers learn of the other node only", async () => (await announced()).length === 1);
   expect((await client.book(event.id, "late")).status).toBe(201);
   expect((await fetch(`${leaving.url}${RPC.map}`, { headers })).status).toBe(200);
-  expect(performance.now() - asked).toBeLessThan(2_000);
+  expect(performance.now() - asked).toBeLessThan(4_000);
 
   await closing;
-  expect(performance.now() - asked).toBeGreaterThan(1_900);
+  expect(performance.now() - asked).toBeGreaterThan(3_900);
   await expect(client.readEvent(event.id)).rejects.toThrow("fetch failed");
 });
 
@@ -220,12 +220,11 @@ test("E3 F5: the roles start one by one from their environment, sell a ticket, a
     stdout: expect.stringContaining("solo owns 4096 slots"),
   });
 
-  const taken = new Set<number>();
   const [nodePort, nodeAdmin, port, admin] = [
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
-    await chooseFreePort(taken),
+    await getPort(),
+    await getPort(),
+    await getPort(),
+    await getPort(),
   ].map(String) as [string, string, string, string];
   await using node = start("shard-node/main.ts", {
     ...env,
@@ -270,7 +269,7 @@ test("W3: the auditor audits again and again, and its metrics say what it found 
   const database = cluster.shards[0]?.databaseUrl ?? "";
   const client = cluster.client();
   await client.book((await client.createEvent()).id, "ada");
-  const adminPort = String(await chooseFreePort(new Set()));
+  const adminPort = String(await getPort());
   await using auditor = start("audit/auditor/main.ts", {
     CATALOG_URL: cluster.catalogUrl,
     ADMIN_PORT: adminPort,

@@ -2,6 +2,7 @@ import { exportJWK, exportSPKI, generateKeyPair, SignJWT } from "jose";
 import { expect, test } from "vitest";
 import { systemClock } from "../../shared/process/clock.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
+import { stoppedClock } from "../support/clock.ts";
 import { startTestCluster, tokenOf } from "../support/cluster.ts";
 import { serveKeys } from "../support/key-set.ts";
 
@@ -48,7 +49,7 @@ test("S1: with a key set, RS256, ES256 and EdDSA are taken, and a public key is 
 });
 
 test("S1: a token that a public key verified is remembered for 30 seconds, and never past its end", async () => {
-  const clock = { time: Date.now(), now: () => clock.time, elapsed: () => clock.time };
+  const clock = stoppedClock(Date.now());
   const { publicKey, privateKey } = await generateKeyPair("ES256", { extractable: true });
   await using jwks = await serveKeys([{ ...(await exportJWK(publicKey)), kid: "k", alg: "ES256" }]);
   const verifier = new TokenVerifier({ keys: { jwksUrl: jwks.url } }, clock);

@@ -1,7 +1,7 @@
 import { join } from "node:path";
+import getPort from "get-port";
 import { expect, test } from "vitest";
 import { z } from "zod";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { newEventId } from "../../shared/domain/ids.ts";
 import { createLog } from "../../shared/process/log.ts";
@@ -23,7 +23,7 @@ import { type CollectedSpan, type Collector, startCollector } from "../support/c
 import { bookCommand } from "../support/commands.ts";
 import { administer, connectTo, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
-import { startFakeNode } from "../support/fake-node.ts";
+import { resultsOf, startFakeNode } from "../support/fake-node.ts";
 import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
 
@@ -257,11 +257,7 @@ test("T1: a malformed trace counts as none, and one that is not sampled is only 
 });
 
 test("T3: without a collector calls carry no trace and nothing is said of one", async () => {
-  await using node = await startFakeNode({
-    results: [{ outcome: "sold_out" }],
-    snapshots: [],
-    mapVersion: 1,
-  });
+  await using node = await startFakeNode(() => resultsOf([{ outcome: "sold_out" }]));
   const router = await startRouter(
     readConfig(routerConfig, {
       NODE_URLS: node.url,
@@ -307,7 +303,7 @@ test("T4: a collector that does not answer, or is not there, costs no answer and
   await using collector = await startCollector();
   collector.behave("stall");
   await using cluster = await startTestCluster({ shards: 1, env: tracedTo(collector) });
-  const nobody = { url: `http://127.0.0.1:${await chooseFreePort(new Set())}` };
+  const nobody = { url: `http://127.0.0.1:${await getPort()}` };
   await cluster.addRouter(tracedTo(nobody));
   const event = await cluster.client().createEvent({ totalTickets: 1_000 });
   for (let round = 0; round < 20; round += 1) {
@@ -358,8 +354,8 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
     find: "command(command: Command, span?: Span): Promise<CommandResult> {",
     replace: "async command(command: Command, span?: Span): Promise<CommandResult> { null.bug;",
   });
-  await using node = await startFakeNode({ results: [], snapshots: [], mapVersion: 1 });
-  const [port, admin] = [await chooseFreePort(new Set()), await chooseFreePort(new Set())];
+  await using node = await startFakeNode(() => resultsOf([]));
+  const [port, admin] = [await getPort(), await getPort()];
   await using router = start(join(copy.directory, "router/main.ts"), {
     NODE_URLS: node.url,
     INTERNAL_TOKEN,
@@ -409,7 +405,7 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
 test("T5: what a node logs of a batch that failed names its trace, and so do the answers", async () => {
   await using collector = await startCollector();
   await using cluster = await startTestCluster({ shards: 1, routers: 0 });
-  const [port, admin] = [await chooseFreePort(new Set()), await chooseFreePort(new Set())];
+  const [port, admin] = [await getPort(), await getPort()];
   await using node = start("shard-node/main.ts", {
     SHARD_ID: "shard-0",
     DATABASE_URL: cluster.shards[0]?.databaseUrl ?? "",

@@ -259,7 +259,7 @@ test("R3: commands for slots that the shard does not own are refused, and the ot
 });
 
 test("R3: a batch that waits while its slot is given away is refused", async () => {
-  const id = newEventId(Date.now());
+  const id = await idInEmptySlot();
   await database.query(OWN, [slotOf(id)]);
   using mover = connectTo(created.url);
   await mover.run("begin");
@@ -347,6 +347,16 @@ async function ticketsOf(id: EventId): Promise<{ available: number; sold: number
   );
   if (row === undefined) throw new Error(`no event ${id}`);
   return row;
+}
+
+/** Only a slot without events can be given away. */
+async function idInEmptySlot(): Promise<EventId> {
+  for (;;) {
+    const id = newEventId(Date.now());
+    const text = "select 1 from events where slot = $1";
+    const held = await database.query({ name: "events-of-slot", text }, [slotOf(id)]);
+    if (held.length === 0) return id;
+  }
 }
 
 /** Waits until so many statements in this test's database wait for a lock. */

@@ -1,10 +1,10 @@
 /** Lanes alone, with a clock and a decider that the test drives: who is decided when, and who is turned away. */
+import { stoppedClock } from "../support/clock.ts";
 import { bookCommand, settleCommand } from "../support/commands.ts";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import type { Decided } from "../../shard-node/decide/decider.ts";
 import { type LaneLimits, Lanes } from "../../shard-node/decide/lanes.ts";
-import type { Clock } from "../../shared/process/clock.ts";
 import { type EventId, newBookingId, newEventId, type UserId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
@@ -120,11 +120,11 @@ test("F2: a command whose deadline passed while it waited is dropped before its 
   const { lanes, batches, clock, shed } = given(ONE_LANE);
   void lanes.run(book("a"));
   await batches.next();
-  const late = lanes.run({ ...book("b"), deadline: clock.ms + 100 });
-  const inTime = { ...book("c"), deadline: clock.ms + 101 };
+  const late = lanes.run({ ...book("b"), deadline: clock.time + 100 });
+  const inTime = { ...book("c"), deadline: clock.time + 101 };
   void lanes.run(inTime);
 
-  clock.ms += 100;
+  clock.time += 100;
   batches.finish();
 
   expect((await batches.next()).commands).toEqual([inTime]);
@@ -136,11 +136,11 @@ test("F2: commands that are dropped take no place in a batch", async () => {
   const { lanes, batches, clock } = given({ ...ONE_LANE, queueMax: 10 });
   void lanes.run(book("first"));
   await batches.next();
-  for (const user of ["a", "b", "c"]) void lanes.run({ ...book(user), deadline: clock.ms + 1 });
+  for (const user of ["a", "b", "c"]) void lanes.run({ ...book(user), deadline: clock.time + 1 });
   const patient = ["d", "e", "f"].map((user) => book(user));
   for (const command of patient) void lanes.run(command);
 
-  clock.ms += 1;
+  clock.time += 1;
   batches.finish();
 
   expect((await batches.next()).commands).toEqual(patient);
@@ -228,7 +228,7 @@ async function play(
 }
 
 function given(limits: LaneLimits) {
-  const clock: Clock & { ms: number } = { ms: 0, now: () => 0, elapsed: () => clock.ms };
+  const clock = stoppedClock();
   const batches = new Batches();
   const shed: string[] = [];
   const observer = {

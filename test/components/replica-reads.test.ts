@@ -7,18 +7,14 @@ import type { EventId } from "../../shared/domain/ids.ts";
 import { type Database, DatabaseError } from "../../shared/database/database.ts";
 import type { ReadResult } from "../../shared/wire/rpc.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
+import { stoppedClock } from "../support/clock.ts";
 import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
 const OTHER = "01a20409-0c00-7c2b-af63-0abca586c6cc" as EventId;
 
-function givenClock() {
-  const clock = { time: 1_000_000, now: () => clock.time, elapsed: () => clock.time };
-  return clock;
-}
-
 /** A replica and its primary, as far as their positions in the log go; undefined is a server that does not answer. */
 function givenReplica() {
-  const clock = givenClock();
+  const clock = stoppedClock();
   const state = { written: 100 as number | undefined, replayed: 100 as number | undefined, follows: true };
   const server = (answer: () => { position: number | undefined; follows?: boolean }) =>
     ({
@@ -139,7 +135,7 @@ test.each<{ what: string; answer: () => Promise<ReadResult<Snapshot>>; doubts: n
 });
 
 function givenCache(answer: (notBefore: number) => ReadResult<Snapshot>, eventsMax = 100) {
-  const clock = givenClock();
+  const clock = stoppedClock();
   const asked: number[] = [];
   const filled: Snapshot[] = [];
   const cache = new EventCache({

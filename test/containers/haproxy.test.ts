@@ -2,8 +2,8 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import getPort from "get-port";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { PROBLEMS } from "../../router/http/problems.ts";
 import { tally } from "../support/cluster.ts";
 import { eventually } from "../support/eventually.ts";
@@ -44,8 +44,8 @@ interface Shown {
 }
 
 beforeAll(async () => {
-  port = await chooseFreePort(new Set());
-  adminPort = await chooseFreePort(new Set([port]));
+  port = await getPort();
+  adminPort = await getPort();
   await outputOf("docker", ["network", "create", name]);
   const standInOptions = ["--init", "--name", standIn, "--network", name, "--network-alias", "routers"];
   await outputOf(

@@ -1,9 +1,9 @@
 /** What a bug does to a process, and to those whose requests it had (F8). The processes are real ones. */
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
+import getPort from "get-port";
 import { describe, expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
 import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
@@ -58,7 +58,7 @@ describe("a broken invariant", () => {
     const [sound] = cluster.nodes.splice(0);
     if (shard === undefined || sound === undefined) throw new Error("one shard, one node");
     await sound.close();
-    const port = await chooseFreePort(new Set());
+    const port = await getPort();
     await using buggy = start(join(copy.directory, "shard-node/main.ts"), {
       SHARD_ID: shard.id,
       DATABASE_URL: shard.databaseUrl,

@@ -9,7 +9,15 @@ import { migrate } from "../../migrations/runner.ts";
 import { SLOT_COUNT, slotOf } from "../../shared/domain/slots.ts";
 import type { Event } from "../../shared/domain/events.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
-import { type Client, RPC_HEADERS, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
+import {
+  type Client,
+  crowd,
+  PATIENT,
+  RPC_HEADERS,
+  startTestCluster,
+  tally,
+  type TestCluster,
+} from "../support/cluster.ts";
 import { administer, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";
@@ -136,7 +144,7 @@ describe("a shard's database", () => {
     });
     const asked = performance.now();
     expect((await client.book(frozen.id, "later")).body.code).toBe("shard_unavailable");
-    expect(performance.now() - asked).toBeLessThan(500);
+    expect(performance.now() - asked).toBeLessThan(1_000); // not even until its deadline
     expect((await client.book(alive.id, "u")).status).toBe(201);
 
     await frost[Symbol.asyncDispose]();
@@ -355,7 +363,7 @@ describe("a shard node", () => {
   });
 
   test("F5: a router that is told to stop under load answers what it accepted, in the words of the catalogue", async () => {
-    await using cluster = await startTestCluster({ shards: 1 });
+    await using cluster = await startTestCluster({ shards: 1, env: PATIENT });
     const client = cluster.client();
     const event = await client.createEvent({ totalTickets: 10_000 });
     using lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
@@ -379,9 +387,9 @@ describe("a shard node", () => {
   });
 
   test("B1 B3: the storm with two nodes on one shard, each behind its own router, sells what there is", async () => {
-    await using one = await startTestCluster({ shards: 1 });
+    await using one = await startTestCluster({ shards: 1, env: PATIENT });
     // A second catalog that knows only the second node: its router never talks to the first.
-    await using two = await startTestCluster({ shards: 1, routers: 0 });
+    await using two = await startTestCluster({ shards: 1, routers: 0, env: PATIENT });
     const shard = one.shards[0];
     if (shard === undefined) throw new Error("one shard");
     for (const node of two.nodes.splice(0)) await node.close();
@@ -391,13 +399,11 @@ describe("a shard node", () => {
     const event = await clients[0]?.createEvent({ totalTickets: 500 });
     if (event === undefined) throw new Error("an event was created");
 
-    const answers = await Promise.all(
-      Array.from({ length: 2_000 }, async (_, index) => {
-        const user = `user-${index >> 1}`;
-        const key: Record<string, string> = (index >> 1) % 5 === 0 ? { "idempotency-key": "once" } : {};
-        return clients[index % 2]?.book(event.id, user, (index >> 1) % 3 === 0 ? 2 : 1, key);
-      }),
-    );
+    const answers = await crowd(Array.from({ length: 2_000 }), async (_, index) => {
+      const user = `user-${index >> 1}`;
+      const key: Record<string, string> = (index >> 1) % 5 === 0 ? { "idempotency-key": "once" } : {};
+      return clients[index % 2]?.book(event.id, user, (index >> 1) % 3 === 0 ? 2 : 1, key);
+    });
 
     const booked = new Map(answers.flatMap((a) => (a?.status === 201 ? [[a.body.id, a.body] as const] : [])));
     expect([...booked.values()].reduce((sum, booking) => sum + booking.quantity, 0)).toBe(500);

@@ -1,17 +1,14 @@
 /**
- * Proof that the suite can fail. Each plant is a bug that somebody could really write; it is planted in a copy of the
- * sources, and the tests of the rule that it breaks must turn red there. Unplanted, the same tests are green.
+ * Proof that the suite can fail. Each plant is a bug that somebody could really write. This file plants one at a time in
+ * a copy of the sources, and a test of the rule that it breaks must turn red there. Unplanted, the same test is green.
+ * One Vitest inside this one runs them all: it keeps what it has compiled, and uses this run's servers.
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import { expect, test } from "vitest";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { createVitest, type TestCase, type Vitest } from "vitest/node";
+import { migrate } from "../../migrations/runner.ts";
+import { createEmptyDatabase } from "../support/databases.ts";
 import { copySources, type Planting } from "../support/planted-copy.ts";
-import { findRedisServer } from "../support/redis.ts";
-
-const ROOT = resolve(import.meta.dirname, "../..");
 
 const FUNCTIONS = "migrations/shard/0003_decide-batch.sql";
 const STORE = "test/components/booking-store.test.ts";
@@ -22,7 +19,7 @@ const OWNERS = "test/components/slot-owners.test.ts";
 const TOKENS = "test/unit/key-set.test.ts";
 const MIGRATIONS = "test/components/migrations.test.ts";
 const OLD_SNAPSHOT = "test/components/old-snapshot.test.ts";
-const CACHE = "test/cluster/cache.test.ts";
+const CACHE = "test/components/event-cache.test.ts";
 const CONNECTION = "test/components/connection.test.ts";
 
 interface Plant extends Planting {
@@ -302,7 +299,7 @@ const PLANTS: readonly Plant[] = [
   {
     bug: "Redis takes an older version for a newer one",
     rule: "C2",
-    suite: CACHE,
+    suite: "test/components/snapshot-store.test.ts",
     file: "shared/redis/redis.ts",
     find: "if version > current then",
     replace: "if version > 0 then",
@@ -333,86 +330,87 @@ const PLANTS: readonly Plant[] = [
   },
 ];
 
-const isRedisMissing = findRedisServer() === undefined;
+const isRedisMissing = inject("redisUrl") === null;
 const needsRedis = ({ file }: Plant) => file === "shared/redis/redis.ts";
 
-test("H3: without a plant, the tests that catch them are green", { timeout: 120_000 }, async () => {
-  using copy = copySources();
-  const plants = PLANTS.filter((plant) => !isRedisMissing || !needsRedis(plant));
-  const suites = new Set(plants.map(({ suite }) => suite));
+const copy = copySources();
+let vitest: Vitest;
 
-  const run = await runTests(copy.directory, [...suites], anyOf(plants));
-
-  expect(run.failed).toEqual([]);
-  expect(run.exitCode).toBe(0);
-  for (const { rule } of plants) expect(run.passed.some((name) => rulesOf(name).includes(rule))).toBe(true);
+beforeAll(async () => {
+  vitest = await createVitest("test", {
+    root: copy.directory,
+    config: false,
+    watch: false,
+    include: ["test/**/*.test.ts"],
+    reporters: [{}],
+    maxWorkers: 1,
+    bail: 1,
+    testTimeout: 20_000,
+    // The same stories catch the same plants every time.
+    env: { TEST_SEED: "1", FC_NUM_RUNS: "150", TEST_SHRINK: "no" },
+  });
+  vitest.provide("postgresUrl", inject("postgresUrl"));
+  vitest.provide("redisUrl", inject("redisUrl"));
 });
+afterAll(async () => {
+  await vitest.close();
+  copy[Symbol.dispose]();
+});
+
+/** The tests that caught a plant, and the files they are in. */
+const catchers = new Set<string>();
+const suites = new Set<string>();
 
 test.for(PLANTS)("H3: caught by $rule: $bug", { timeout: 120_000 }, async (plant, { skip }) => {
   skip(isRedisMissing && needsRedis(plant), "SKIPPED: no redis-server or valkey-server is installed");
-  using copy = copySources();
   copy.plant(plant);
+  vitest.invalidateFile(join(copy.directory, plant.file));
 
-  const run = await runTests(copy.directory, [plant.suite], anyOf([plant]));
+  const run = await runTests([plant.suite], new RegExp(`\\b${plant.rule}\\b.*:`));
 
-  expect(run.exitCode).not.toBe(0);
+  copy.restore(plant);
+  vitest.invalidateFile(join(copy.directory, plant.file));
   expect(run.failed.filter((name) => rulesOf(name).includes(plant.rule))).not.toEqual([]);
+  for (const name of run.failed) catchers.add(name);
+  suites.add(plant.suite);
+});
+
+test("H3: without a plant, the tests that caught one are green", { timeout: 120_000 }, async () => {
+  vitest.config.bail = 0; // a file that is not run keeps the results of its plant
+  const names = [...catchers].map((name) => RegExp.escape(name));
+
+  const run = await runTests([...suites], new RegExp(`(${names.join("|")})$`));
+
+  expect(run.failed).toEqual([]);
+  expect(run.passed.toSorted()).toEqual([...catchers].toSorted());
 });
 
 interface TestRun {
-  readonly exitCode: number | null;
   /** Names of tests. */
   readonly failed: readonly string[];
   readonly passed: readonly string[];
 }
 
-/** Runs these test files as a process of their own; of their tests only those with such a name. */
-async function runTests(directory: string, files: readonly string[], names: string): Promise<TestRun> {
-  const report = join(directory, "report.json");
-  const vitest = join(ROOT, "node_modules/vitest/vitest.mjs");
-  const flags = [
-    "--no-cache",
-    "--bail=1",
-    "--testTimeout=20000",
-    "--reporter=json",
-    `--outputFile=${report}`,
-  ];
-  const child = spawn(process.execPath, [vitest, "run", ...files, "--testNamePattern", names, ...flags], {
-    cwd: directory,
-    // Not this run's environment, which tells a test runner that it is inside one. A fixed seed makes the same stories
-    // catch the same plants every time.
-    env: { PATH: process.env["PATH"], TMPDIR: tmpdir(), TEST_SEED: "1", FC_NUM_RUNS: "150" },
-    stdio: ["ignore", "ignore", "pipe"],
-    timeout: 100_000,
-  });
-  const said: Buffer[] = [];
-  child.stderr.on("data", (chunk: Buffer) => said.push(chunk));
-  const [exitCode] = (await once(child, "close")) as [number | null];
-  return { exitCode, ...readReport(report, Buffer.concat(said).toString()) };
+/** Runs these test files of the copy with its migrations; of their tests only those with such a name. */
+async function runTests(files: readonly string[], names: RegExp): Promise<TestRun> {
+  await using template = await createEmptyDatabase();
+  await migrate(template.url, "shard", join(copy.directory, "migrations/shard"));
+  vitest.provide("templates", { ...inject("templates"), shard: new URL(template.url).pathname.slice(1) });
+  vitest.setGlobalTestNamePattern(names);
+
+  const { testModules, unhandledErrors } = await vitest.runTestFiles(
+    files.map((file) => join(copy.directory, file)),
+  );
+
+  expect(unhandledErrors).toEqual([]);
+  const errors = testModules.flatMap((module) => module.errors());
+  expect(errors).toEqual([]);
+  const tests = testModules.flatMap((module) => [...module.children.allTests()]);
+  return { failed: namesOf(tests, "failed"), passed: namesOf(tests, "passed") };
 }
 
-interface Report {
-  readonly testResults: readonly {
-    readonly assertionResults: readonly { readonly title: string; readonly status: string }[];
-  }[];
-}
-
-function readReport(file: string, said: string): Pick<TestRun, "failed" | "passed"> {
-  let report: Report;
-  try {
-    report = JSON.parse(readFileSync(file, "utf8")) as Report;
-  } catch (cause) {
-    throw new Error(`the tests of the copy did not run: ${said}`, { cause });
-  }
-  const results = report.testResults.flatMap(({ assertionResults }) => assertionResults);
-  const named = (status: string) =>
-    results.filter((test) => test.status === status).map(({ title }) => title);
-  return { failed: named("failed"), passed: named("passed") };
-}
-
-/** The names of tests that carry one of the rules. */
-function anyOf(plants: readonly Plant[]): string {
-  return `\\b(${[...new Set(plants.map(({ rule }) => rule))].join("|")})\\b.*:`;
+function namesOf(tests: readonly TestCase[], state: "failed" | "passed"): string[] {
+  return tests.filter((found) => found.result().state === state).map(({ name }) => name);
 }
 
 function rulesOf(name: string): string[] {

@@ -6,7 +6,8 @@ import { type RunningNode, startNode } from "../../shard-node/node.ts";
 import { routerConfig } from "../../router/config.ts";
 import { type RunningRouter, startRouter } from "../../router/router.ts";
 import { readConfig } from "../../shared/process/config.ts";
-import type { ShardId } from "../../shared/domain/ids.ts";
+import { newEventId, type ShardId } from "../../shared/domain/ids.ts";
+import { SLOT_COUNT, slotOf } from "../../shared/domain/slots.ts";
 import { mintToken, type Role } from "../../router/callers/tokens.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
@@ -27,6 +28,15 @@ export function rpcHeadersWith(internalToken: string): Record<string, string> {
     [RPC_VERSION_HEADER]: RPC_VERSION,
   };
 }
+
+/** For tests of what is answered, not of when: a busy machine breaks none of these bounds. */
+export const PATIENT = {
+  COMMAND_DEADLINE_MS: "60000",
+  READ_DEADLINE_MS: "60000",
+  CONNECT_TIMEOUT_MS: "60000",
+  STATEMENT_TIMEOUT_MS: "60000",
+  LOCK_TIMEOUT_MS: "60000",
+};
 
 export interface ClusterSetup {
   readonly shards?: number;
@@ -129,8 +139,24 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
     },
   };
   for (const shard of shards) await cluster.addNode(shard);
-  for (let index = 0; index < routerCount; index += 1) await cluster.addRouter();
+  for (let index = 0; index < routerCount; index += 1) {
+    const router = await cluster.addRouter();
+    if (shardCount > 0) await everyShardAnswers(cluster.client(router), shardCount);
+  }
   return cluster;
+}
+
+const UNTRACED = { traceparent: `00-${"1".repeat(32)}-${"1".repeat(16)}-00` };
+
+/** A router is ready once it has a map, and that may have been read before the last node announced itself. */
+async function everyShardAnswers(client: Client, shardCount: number): Promise<void> {
+  const answering = new Set<number>();
+  await eventually("every shard answers", async () => {
+    const unknown = newEventId(Date.now());
+    const answer = await client.send("GET", `/v1/events/${unknown}`, { headers: UNTRACED });
+    if (answer.status === 404) answering.add(Math.floor((slotOf(unknown) * shardCount) / SLOT_COUNT));
+    return answering.size === shardCount;
+  });
 }
 
 async function isReady(adminUrl: string): Promise<boolean> {
@@ -245,6 +271,23 @@ export class Client {
   async readBooking(bookingId: string, user: string, role: Role = "buyer") {
     return this.send<Booking & ProblemBody>("GET", `/v1/bookings/${bookingId}`, { as: user, role });
   }
+}
+
+/**
+ * Runs `act` for all items, 500 at a time. Client and server share a process here: with thousands of new connections at
+ * once, a busy machine would leave some without a request until the server gives them up (`headersTimeout`).
+ */
+export async function crowd<Item, Result>(
+  items: readonly Item[],
+  act: (item: Item, index: number) => Promise<Result>,
+): Promise<Result[]> {
+  const results: Result[] = [];
+  const waiting = items.entries();
+  const one = async () => {
+    for (const [index, item] of waiting) results[index] = await act(item, index);
+  };
+  await Promise.all(Array.from({ length: 500 }, one));
+  return results;
 }
 
 /** How often each value occurs. */

@@ -9,13 +9,21 @@ const CONNECT_TIMEOUT_MS = 5_000;
 /** Longer than any test lets something wait for a lock. */
 const STATEMENT_MS = 60_000;
 
+/** What a server that a test starts calls the databases which tests clone. */
+export const TEMPLATES: Readonly<Record<Schema, string>> = {
+  shard: "shard_template",
+  catalog: "catalog_template",
+};
+
 export interface TestDatabase extends AsyncDisposable {
   readonly url: string;
 }
 
 /** A database with the newest schema and no rows; dropped when disposed. */
-export async function createDatabase(schema: Schema, server = inject("postgresUrl")): Promise<TestDatabase> {
-  return create(schema, `template ${schema}_template strategy file_copy`, server);
+export async function createDatabase(schema: Schema, server?: string): Promise<TestDatabase> {
+  const templates = server === undefined ? inject("templates") : TEMPLATES;
+  const options = `template ${templates[schema]} strategy file_copy`;
+  return create(schema, options, server ?? inject("postgresUrl"));
 }
 
 /** A database without any schema; dropped when disposed. */

@@ -1,18 +1,6 @@
-/** Waiting for a condition, with a deadline that says what did not happen; no test sleeps a fixed time. */
-import { setTimeout as sleep } from "node:timers/promises";
+import { vi } from "vitest";
 
-/** Asks again and again until `condition` gives something truthy, and returns that. Throws after `withinMs`. */
-export async function eventually<T>(
-  what: string,
-  condition: () => Promise<T> | T,
-  withinMs = 15_000,
-): Promise<Exclude<T, false | undefined | null>> {
-  const deadline = performance.now() + withinMs;
-  for (;;) {
-    const value = await condition();
-    if (value !== false && value !== undefined && value !== null)
-      return value as Exclude<T, false | undefined | null>;
-    if (performance.now() > deadline) throw new Error(`within ${withinMs} ms it did not happen that ${what}`);
-    await sleep(5);
-  }
+/** Waits until `condition` gives something truthy and returns that. Names what did not happen in time. */
+export async function eventually<T>(message: string, condition: () => Promise<T> | T, timeout = 15_000) {
+  return vi.waitUntil(condition, { message, timeout, interval: 5 });
 }

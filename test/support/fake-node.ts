@@ -1,17 +1,24 @@
-/** A node that owns every slot, decides nothing, and remembers how it was called. */
-import { createServer, type IncomingHttpHeaders } from "node:http";
+/** A node that decides nothing: it says what a test tells it to say, and remembers how it was called. */
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { SLOT_COUNT } from "../../shared/domain/slots.ts";
 import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
 
-export interface FakeNode extends AsyncDisposable {
-  readonly url: string;
-  /** All but the questions for the map. */
-  readonly calls: readonly { path: string; headers: IncomingHttpHeaders; body: string }[];
+/** A shard map as it travels. */
+export interface FakeMap {
+  readonly version: number;
+  readonly shards: readonly { id: string; nodeUrls: string[]; slotRanges: [number, number][] }[];
 }
 
-/** What a fake node says where it is not the JSON of a good answer. */
+export interface FakeNode extends AsyncDisposable {
+  readonly url: string;
+  /** All calls but those for the map. */
+  readonly calls: readonly { path: string; headers: IncomingHttpHeaders; body: string }[];
+  /** What the node says of the map; at first, that it serves a shard that owns every slot. */
+  map: FakeMap;
+}
+
 export interface Said {
   readonly status?: number;
   readonly body: string;
@@ -19,37 +26,45 @@ export interface Said {
   readonly version?: string | undefined;
 }
 
-/** `answer` is the body of every answer but the map, or makes it; `others` are further nodes of the shard. */
+export function json(body: unknown, version = RPC_VERSION): Said {
+  return { body: JSON.stringify(body), version };
+}
+
+/** The answer to a call of commands or of reads. */
+export function resultsOf(results: unknown, snapshots: unknown = [], mapVersion = 1): Said {
+  return json({ results, snapshots, mapVersion });
+}
+
+/** A map in which one shard owns every slot. */
+export function mapOf(version: number, id: string, nodeUrls: string[]): FakeMap {
+  return { version, shards: [{ id, nodeUrls, slotRanges: [[0, SLOT_COUNT - 1]] }] };
+}
+
+/** `answer` answers every call but those for the map, or never, or hangs up. */
 export async function startFakeNode(
-  answer: object | ((path: string, body: string) => Said),
-  others: readonly FakeNode[] = [],
+  answer: (path: string, body: string) => Said | "hang_up" | Promise<Said>,
 ): Promise<FakeNode> {
   const calls: FakeNode["calls"][number][] = [];
-  const server = createServer((request, response) => {
+  const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const { url: path = "", headers } = request;
-    const slotRanges = [[0, SLOT_COUNT - 1]];
-    const nodeUrls = [url, ...others.map((other) => other.url)];
-    const map = { version: 1, databaseUp: true, shards: [{ id: "shard-0", nodeUrls, slotRanges }] };
-    void text(request).then((body) => {
-      if (path !== RPC.map) calls.push({ path, headers, body });
-      const said: Said =
-        path === RPC.map
-          ? { body: JSON.stringify(map), version: RPC_VERSION }
-          : typeof answer === "function"
-            ? answer(path, body)
-            : { body: JSON.stringify(answer), version: RPC_VERSION };
-      const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
-      response.writeHead(said.status ?? 200, version).end(said.body);
-    });
-  });
+    const body = await text(request);
+    if (path !== RPC.map) calls.push({ path, headers, body });
+    const said = path === RPC.map ? json({ ...node.map, databaseUp: true }) : await answer(path, body);
+    if (said === "hang_up") return void request.socket.destroy();
+    const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
+    response.writeHead(said.status ?? 200, version).end(said.body);
+  };
+  const server = createServer((request, response) => void serve(request, response));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  return {
+  const node: FakeNode = {
     url,
     calls,
+    map: mapOf(1, "shard-0", [url]),
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
     },
   };
+  return node;
 }

@@ -7,23 +7,33 @@ import { once } from "node:events";
 import type { TestProject } from "vitest/node";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { startPostgresServer } from "../../deploy/embedded/postgres-server.ts";
-import { migrate } from "../../migrations/runner.ts";
+import { migrate, type Schema } from "../../migrations/runner.ts";
+import { TEMPLATES } from "./databases.ts";
 import { findRedisServer, waitForPort } from "./redis.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
     /** The test server's URL without a database, ending in a slash. */
     postgresUrl: string;
+    /** The databases of that server which tests clone. */
+    templates: Readonly<Record<Schema, string>>;
     /** Null where no Redis server is installed; tests that need it say that they skip. */
     redisUrl: string | null;
   }
 }
 
+/** A cluster holds some twenty connections, and test files run side by side. */
+const CONNECTIONS_MAX = 300;
+
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const postgres = await startPostgresServer({ databases: ["shard_template", "catalog_template"] });
-  await migrate(postgres.url("shard_template"), "shard");
-  await migrate(postgres.url("catalog_template"), "catalog");
+  const postgres = await startPostgresServer({
+    databases: Object.values(TEMPLATES),
+    connectionsMax: CONNECTIONS_MAX,
+  });
+  await migrate(postgres.url(TEMPLATES.shard), "shard");
+  await migrate(postgres.url(TEMPLATES.catalog), "catalog");
   project.provide("postgresUrl", postgres.url(""));
+  project.provide("templates", TEMPLATES);
 
   const program = findRedisServer();
   const port = await chooseFreePort(new Set([postgres.port]));

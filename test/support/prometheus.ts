@@ -4,8 +4,8 @@ import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import getPort from "get-port";
 import { parse, stringify } from "yaml";
-import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { eventually } from "./eventually.ts";
 
 const DEPLOYED = resolve(import.meta.dirname, "../../deploy/prometheus");
@@ -37,7 +37,7 @@ export async function startPrometheus(jobs: readonly ScrapeJob[]): Promise<TestP
   const directory = mkdtempSync(join(tmpdir(), "onsale-prometheus-"));
   const configuration = join(directory, "prometheus.yml");
   writeFileSync(configuration, configurationFor(jobs));
-  const url = `http://127.0.0.1:${await chooseFreePort(new Set())}`;
+  const url = `http://127.0.0.1:${await getPort()}`;
   const child = spawn(
     "prometheus",
     [

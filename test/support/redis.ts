@@ -1,8 +1,7 @@
 /** A real Redis for tests. */
 import { existsSync } from "node:fs";
-import { connect } from "node:net";
 import { delimiter, join } from "node:path";
-import { eventually } from "./eventually.ts";
+import { Redis } from "ioredis";
 
 /** The Redis or Valkey server on PATH, if there is one. */
 export function findRedisServer(): string | undefined {
@@ -13,16 +12,11 @@ export function findRedisServer(): string | undefined {
   return candidates.find((candidate) => existsSync(candidate));
 }
 
-/** Resolves when something accepts connections at the port. */
+/** Resolves when the Redis at this port answers. */
 export async function waitForPort(port: number): Promise<void> {
-  await eventually(`port ${port} accepts connections`, async () => {
-    const socket = connect(port, "127.0.0.1");
-    try {
-      return await new Promise<boolean>((resolve) => {
-        socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-      });
-    } finally {
-      socket.destroy();
-    }
-  });
+  const retryStrategy = (attempt: number) => (attempt < 1_000 ? 10 : null);
+  const redis = new Redis(port, "127.0.0.1", { maxRetriesPerRequest: null, retryStrategy });
+  redis.on("error", () => undefined); // Until the server listens.
+  await redis.ping();
+  redis.disconnect();
 }

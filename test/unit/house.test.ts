@@ -1,6 +1,8 @@
-import { existsSync, globSync, readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, relative, resolve } from "node:path";
 import { expect, test } from "vitest";
+import { copySources } from "../support/planted-copy.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const sources = globSync("**/*.ts", { cwd: root, exclude: ["node_modules/**", ".onsale/**"] });
@@ -60,6 +62,27 @@ test("H1: each outside library has one door", () => {
       .map(({ file }) => file);
     expect([library, [...new Set(importers)].toSorted()]).toEqual([library, doors.toSorted()]);
   }
+});
+
+test("H1: the linter objects to an import that goes up, and to a circle of types", () => {
+  using copy = copySources();
+  const { directory } = copy;
+  writeFileSync(`${directory}/shared/domain/up.ts`, 'export { RPC } from "../wire/rpc.ts";\n');
+  const half = (other: string) =>
+    `import type { A } from "./${other}.ts";\nexport type B = A;\nexport type { B as A };\n`;
+  writeFileSync(`${directory}/shared/domain/one.ts`, half("two"));
+  writeFileSync(`${directory}/shared/domain/two.ts`, half("one"));
+
+  const flags = ["--format=unix", "shared/domain"];
+  const { stdout, status } = spawnSync(`${root}/node_modules/.bin/oxlint`, flags, {
+    cwd: directory,
+    encoding: "utf8",
+  });
+
+  expect(status).toBe(1);
+  expect(stdout).toContain("shared/domain/one.ts:1:24: Dependency cycle detected");
+  expect(stdout).toContain("shared/domain/up.ts:1:1: '../wire/rpc.ts' import is restricted");
+  expect(stdout).toContain("3 problems");
 });
 
 test("H1: a router knows no SQL and no database", () => {

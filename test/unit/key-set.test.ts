@@ -189,7 +189,7 @@ function callerIn({ sub, exp, role = "buyer" }: Claims): unknown {
   return { userId, role: known, expiresAt: exp * 1000 };
 }
 
-test("S1: 20,000 good, changed and hostile tokens of a shared secret get the verdicts of jsonwebtoken", () => {
+test("S1: 5,000 good, changed and hostile tokens of a shared secret get the verdicts of jsonwebtoken", () => {
   const keys = { secret: SECRET, previousSecret: PREVIOUS };
   const verifier = new TokenVerifier({ keys, issuer: ISSUER, audience: AUDIENCE }, clock);
   let taken = 0;
@@ -199,11 +199,22 @@ test("S1: 20,000 good, changed and hostile tokens of a shared secret get the ver
       expect(verdict).toEqual(verdictOfJsonwebtoken(token));
       if (verdict !== undefined) taken += 1;
     }),
-    { seed, numRuns: 20_000 },
+    { seed, numRuns: 5_000 },
   );
   // Both verdicts are common, or this test would say little.
-  expect(taken).toBeGreaterThan(1_000);
-  expect(taken).toBeLessThan(15_000);
+  expect(taken).toBeGreaterThan(250);
+  expect(taken).toBeLessThan(3_750);
+});
+
+test("S1: a token of which any one character is changed is refused", () => {
+  const verifier = new TokenVerifier({ keys: { secret: SECRET } }, clock);
+  const good = signed('{"alg":"HS256","typ":"JWT"}', JSON.stringify(goodClaims), SECRET, "sha256");
+  expect(verifier.verify(good)).toMatchObject({ userId: "ann" });
+
+  for (const [index, character] of good.split("").entries()) {
+    const changed = good.slice(0, index) + (character === "A" ? "B" : "A") + good.slice(index + 1);
+    expect([index, verifier.verify(changed)]).toEqual([index, undefined]);
+  }
 });
 
 describe.each(["RS256", "ES256", "EdDSA"])("%s", (alg) => {
@@ -277,8 +288,17 @@ async function processorTimeOf(run: () => Promise<void> | void): Promise<number>
   return user + system;
 }
 
+/** The least that each took in six rounds: whoever else uses the machine can only add to it. */
+async function leastProcessorTimes(checks: Readonly<Record<string, () => Promise<void> | void>>) {
+  const least: Record<string, number> = {};
+  for (let round = 0; round < 6; round += 1)
+    for (const [name, check] of Object.entries(checks))
+      least[name] = Math.min(least[name] ?? Infinity, await processorTimeOf(check));
+  return least;
+}
+
 test("S1: a token that is refused costs less than a good one", async () => {
-  const COUNT = 5_000;
+  const COUNT = 2_000;
   const verifier = new TokenVerifier({ keys: { secret: SECRET } }, clock);
   const tokens = (secret: string, exp: number) =>
     Array.from({ length: COUNT }, (_, index) => {
@@ -296,13 +316,9 @@ test("S1: a token that is refused costs less than a good one", async () => {
     expired: () => expired.forEach((token) => void verifier.verify(token)),
     "good, by jsonwebtoken": () => good.forEach((token) => void jsonwebtoken.verify(token, key, theirs)),
   };
-  const spent: Record<string, number> = {};
-  // In turns, because others use the machine too.
-  for (let round = 0; round < 6; round += 1)
-    for (const [name, check] of Object.entries(checks))
-      spent[name] = (spent[name] ?? 0) + (await processorTimeOf(check));
+  const spent = await leastProcessorTimes(checks);
 
-  const each = Object.entries(spent).map(([name, time]) => `${name} ${(time / COUNT / 6).toFixed(1)}`);
+  const each = Object.entries(spent).map(([name, time]) => `${name} ${(time / COUNT).toFixed(1)}`);
   console.log(`HS256, µs of processor time a token: ${each.join(", ")}`);
   expect(spent["forged"]).toBeLessThan(spent["good"] ?? 0);
   expect(spent["good"]).toBeLessThan(spent["good, by jsonwebtoken"] ?? 0);
@@ -314,28 +330,33 @@ test("S1: a token of a key set costs no more than jose takes for it, and next to
     const keys = [{ ...(await exportJWK(publicKey)), kid: "k", alg }];
     const keySet = createLocalJWKSet({ keys });
     await using server = await serveKeys(keys);
-    const verifier = new TokenVerifier({ keys: { jwksUrl: server.url } }, clock);
     const tokens = await Promise.all(
-      Array.from({ length: 600 }, async (_, index) =>
+      Array.from({ length: 200 }, async (_, index) =>
         new SignJWT({ sub: `buyer-${index}`, exp: NOW + 60 })
           .setProtectedHeader({ alg, kid: "k" })
           .sign(privateKey),
       ),
     );
-    // Fetched, and known to both.
-    expect([await verifier.verify(tokens[0] ?? "")]).toEqual([
-      expect.objectContaining({ userId: "buyer-0" }),
-    ]);
-    await jwtVerify(tokens[0] ?? "", keySet, { currentDate: new Date(NOW_MS) });
-    const [first, again, byJose] = [
-      await processorTimeOf(async () => {
-        for (const token of tokens) await verifier.verify(token);
-      }),
-      await processorTimeOf(() => tokens.forEach((token) => void verifier.verify(token))),
-      await processorTimeOf(async () => {
-        for (const token of tokens) await jwtVerify(token, keySet, { currentDate: new Date(NOW_MS) });
-      }),
-    ].map((time) => time / tokens.length) as [number, number, number];
+    let verifier: TokenVerifier;
+    const verifyAll = async () => {
+      for (const token of tokens.slice(1)) await verifier.verify(token);
+    };
+    const spent = await leastProcessorTimes({
+      // It fetches the keys for the first token.
+      fetching: async () => {
+        verifier = new TokenVerifier({ keys: { jwksUrl: server.url } }, clock);
+        expect(await verifier.verify(tokens[0] ?? "")).toMatchObject({ userId: "buyer-0" });
+      },
+      first: verifyAll,
+      again: verifyAll,
+      byJose: async () => {
+        for (const token of tokens.slice(1))
+          await jwtVerify(token, keySet, { currentDate: new Date(NOW_MS) });
+      },
+    });
+    const [first = 0, again = 0, byJose = 0] = ["first", "again", "byJose"].map(
+      (name) => (spent[name] ?? 0) / tokens.length,
+    );
 
     console.log(
       `${alg}, µs of processor time a token: new ${first.toFixed(0)}, by jose ${byJose.toFixed(0)}, remembered ${again.toFixed(1)}`,

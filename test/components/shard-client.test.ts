@@ -1,0 +1,163 @@
+/** The client of one shard, in front of nodes that a test makes fail. Its clock stands still. */
+import { expect, test } from "vitest";
+import { NodeClient } from "../../router/shards/node-client.ts";
+import { ShardClient } from "../../router/shards/shard-client.ts";
+import type { Snapshot } from "../../shared/domain/events.ts";
+import type { ShardId } from "../../shared/domain/ids.ts";
+import { createLog } from "../../shared/process/log.ts";
+import { RPC, type CommandsRequest } from "../../shared/wire/rpc.ts";
+import { stoppedClock } from "../support/clock.ts";
+import { bookCommand } from "../support/commands.ts";
+import { type FakeNode, json, resultsOf, type Said, startFakeNode } from "../support/fake-node.ts";
+import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
+
+const SOLD_OUT = resultsOf([{ outcome: "sold_out" }]);
+const REUSED = resultsOf([{ outcome: "idempotency_key_reused" }]);
+const FOUND = resultsOf([{ outcome: "found", value: snapshot(1) }]);
+const HTML: Said = { body: "<html>502 Bad Gateway</html>" };
+const DEADLINE_MS = 2_000;
+const refuses = (): Said => ({ ...json({ error: "no" }), status: 400 });
+const failed = (outcome: string): Said => json({ outcome });
+
+test("F1: a command that the first node cannot take goes to the next one, and its no is for good", async () => {
+  await using given = await givenShard(refuses, () => SOLD_OUT);
+
+  expect(await given.book()).toEqual({ outcome: "sold_out" });
+
+  expect(given.callCounts()).toEqual([1, 1]);
+});
+
+test("F1: after a lost try the next node is asked under the same key, and a no that may change is outcome_unknown", async () => {
+  await using given = await givenShard(
+    () => "hang_up",
+    () => SOLD_OUT,
+  );
+
+  expect(await given.book()).toEqual({ outcome: "outcome_unknown" });
+
+  const sent = given.nodes.map(({ calls }) => (JSON.parse(calls[0]?.body ?? "") as CommandsRequest).commands);
+  expect(sent[0]).toMatchObject([{ kind: "book", eventId: ID }]);
+  expect(sent[1]).toEqual(sent[0]);
+});
+
+test("F1: after a lost try a no that cannot become a yes stands", async () => {
+  await using given = await givenShard(
+    () => "hang_up",
+    () => REUSED,
+  );
+
+  expect(await given.book()).toEqual({ outcome: "idempotency_key_reused" });
+});
+
+test.for<[string, () => Said | "hang_up", string]>([
+  ["hangs up", () => "hang_up", "outcome_unknown"],
+  ["answers like a proxy", () => HTML, "outcome_unknown"],
+  ["refuses the call", refuses, "shard_unavailable"],
+  ["says that its database is away", () => failed("shard_unavailable"), "shard_unavailable"],
+])("F1 F9: a lone node that %s is asked twice", async ([, answer, outcome]) => {
+  await using given = await givenShard(answer);
+
+  expect(await given.book()).toEqual({ outcome });
+
+  expect(given.callCounts()).toEqual([2]);
+});
+
+test("F1: of many nodes two are asked", async () => {
+  await using given = await givenShard(refuses, refuses, () => SOLD_OUT);
+
+  expect(await given.book()).toEqual({ outcome: "shard_unavailable" });
+
+  expect(given.callCounts()).toEqual([1, 1, 0]);
+});
+
+test("F3: a node whose breaker is open is asked last", async () => {
+  await using given = await givenShard(refuses, () => SOLD_OUT);
+  for (let failure = 0; failure < 4; failure += 1)
+    expect(await given.book()).toEqual({ outcome: "sold_out" });
+
+  expect([given.callCounts(), given.tries()]).toEqual([[3, 4], 7]);
+});
+
+test("F2: after the deadline nothing is tried again", async () => {
+  await using given = await givenShard(
+    () => {
+      // A call outlives the deadline a little, for the node's own answer at the deadline.
+      given.clock.time += DEADLINE_MS + 200;
+      return "hang_up";
+    },
+    () => SOLD_OUT,
+  );
+
+  expect(await given.book()).toEqual({ outcome: "outcome_unknown" });
+
+  expect(given.tries()).toBe(1);
+});
+
+test("F9: garbage is no answer to a read, and a lost read leaves nothing unknown", async () => {
+  await using given = await givenShard(
+    () => HTML,
+    () => FOUND,
+  );
+  await using lone = await givenShard(() => HTML);
+
+  expect(await given.shard.readEvent(ID, 0)).toEqual({ outcome: "found", value: snapshot(1) });
+  expect(await lone.shard.readEvent(ID, 0)).toEqual({ outcome: "shard_unavailable" });
+});
+
+test("F1: a lost list is unavailable, and a lost change of an event is outcome_unknown", async () => {
+  await using given = await givenShard(() => "hang_up");
+
+  expect(await given.shard.list(null, 10, 0)).toEqual({ outcome: "shard_unavailable" });
+  given.clock.time += 1;
+  expect(await given.shard.changeEvent({ id: ID, changes: {} })).toEqual({ outcome: "outcome_unknown" });
+});
+
+test("C1: what a shard says of an event is learned, as of the moment at which it was asked", async () => {
+  await using given = await givenShard((path) => {
+    given.clock.time += 5;
+    if (path === RPC.commands) return resultsOf([{ outcome: "sold_out" }], [snapshot(2)]);
+    return json({ outcome: "saved", snapshot: snapshot(3) });
+  });
+  const asked = given.clock.time;
+
+  await given.book();
+  await given.shard.changeEvent({ id: ID, changes: {} });
+
+  expect(given.learned).toEqual([
+    [[snapshot(2)], asked],
+    [[snapshot(3)], asked + 5],
+  ]);
+});
+
+async function givenShard(...answers: Parameters<typeof startFakeNode>[0][]) {
+  await using stack = new AsyncDisposableStack();
+  const nodes: FakeNode[] = [];
+  for (const answer of answers) nodes.push(stack.use(await startFakeNode(answer)));
+  const clock = stoppedClock();
+  let tries = 0;
+  const learned: [readonly Snapshot[], number][] = [];
+  const shard = new ShardClient("shard-0" as ShardId, {
+    limits: { batchMax: 10, inFlightMax: 2, queueMax: 10 },
+    readDeadlineMs: DEADLINE_MS,
+    commandDeadlineMs: DEADLINE_MS,
+    clock,
+    observer: { called: () => (tries += 1), shed: () => undefined },
+    learned: (snapshots, askedAt) => learned.push([snapshots, askedAt]),
+    mapSeen: () => undefined,
+  });
+  const log = createLog("test", "silent");
+  shard.useNodes(
+    nodes.map(({ url }) => stack.adopt(new NodeClient(url, "t", 2, log), (node) => node.close())),
+  );
+  const open = stack.move();
+  return {
+    shard,
+    nodes,
+    clock,
+    learned,
+    tries: () => tries,
+    book: async () => shard.command({ ...bookCommand(ID, "ada"), deadline: clock.time + DEADLINE_MS }),
+    callCounts: () => nodes.map(({ calls }) => calls.length),
+    [Symbol.asyncDispose]: async () => open.disposeAsync(),
+  };
+}
