@@ -162,7 +162,9 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
   );
   app.get(RPC.map, async ({ env }) =>
     served(parts, RPC.map, env.incoming, async () =>
-      catalog.map === undefined ? { status: 503, body: { error: "no map was read yet" } } : ok(catalog.map),
+      catalog.map === undefined
+        ? { status: 503, body: { error: "no map was read yet" } }
+        : ok({ ...catalog.map, databaseUp: parts.databaseUp() }),
     ),
   );
 }

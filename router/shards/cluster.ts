@@ -6,14 +6,15 @@ import { type BookingId, type EventId, type ShardId, slotOfBooking } from "../..
 import type { Log } from "../../shared/process/log.ts";
 import { repeat, type Repeated } from "../../shared/process/repeat.ts";
 import { ownerOf, type ShardMap } from "../../shared/domain/shard-map.ts";
-import { readShardMap, wireShardMapSchema } from "../../shared/wire/shard-map.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
+import { readShardMap } from "../../shared/wire/shard-map.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import {
   type ChangeEventRequest,
   type CreateEventRequest,
   type EventResult,
+  mapAnswerSchema,
   type ReadResult,
   RPC,
 } from "../../shared/wire/rpc.ts";
@@ -149,7 +150,7 @@ export class Cluster {
   async #mapOf(node: NodeClient): Promise<ShardMap | undefined> {
     try {
       return readShardMap(
-        await node.ask({ path: RPC.map, answer: wireShardMapSchema, timeoutMs: MAP_TIMEOUT_MS }),
+        await node.probe({ path: RPC.map, answer: mapAnswerSchema, timeoutMs: MAP_TIMEOUT_MS }),
       );
     } catch (error) {
       if (error instanceof CallError) return undefined;

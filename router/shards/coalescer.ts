@@ -22,7 +22,11 @@ export interface Outgoing<Item> {
 
 interface Waiting<Item, Result> extends Outgoing<Item> {
   readonly resolve: (result: Result) => void;
+  sent: boolean;
 }
+
+/** How long an item outlives its deadline, so that a node's own answer at the deadline still arrives. */
+export const DEADLINE_SLACK_MS = 200;
 
 /** Sends the items of a coalescer, or refuses them. */
 export interface Sender<Item, Result> {
@@ -30,6 +34,8 @@ export interface Sender<Item, Result> {
   send(batch: readonly Outgoing<Item>[]): Promise<readonly Result[]>;
   /** The result of an item that is not sent. */
   shed(reason: "queue_full" | "deadline"): Result;
+  /** The result of an item that was sent and has no answer at its deadline. */
+  unanswered(): Result;
 }
 
 export class Coalescer<Item, Result> {
@@ -37,6 +43,9 @@ export class Coalescer<Item, Result> {
   readonly #sender: Sender<Item, Result>;
   readonly #clock: Clock;
   #queue: Waiting<Item, Result>[] = [];
+  /** Items without a result, in order of arrival and so, nearly, of their deadlines. */
+  readonly #open = new Set<Waiting<Item, Result>>();
+  #timer: NodeJS.Timeout | undefined;
   #inFlight = 0;
   #scheduled = false;
 
@@ -49,9 +58,38 @@ export class Coalescer<Item, Result> {
   run(item: Item, deadline: number, span?: Span): Promise<Result> {
     if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve(this.#sender.shed("queue_full"));
     return new Promise((resolve) => {
-      this.#queue.push({ item, deadline, span, resolve });
+      const waiting = { item, deadline, span, resolve, sent: false };
+      this.#queue.push(waiting);
+      this.#open.add(waiting);
+      this.#timer ??= this.#wakeAt(deadline);
       this.#schedule();
     });
+  }
+
+  /** Gives every item a result soon after its own deadline, however long its call goes on. */
+  #wakeAt(deadline: number): NodeJS.Timeout {
+    const timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        const late = this.#clock.elapsed() - DEADLINE_SLACK_MS;
+        for (const waiting of this.#open) {
+          if (waiting.deadline > late) {
+            this.#timer = this.#wakeAt(waiting.deadline);
+            break;
+          }
+          this.#settle(waiting, waiting.sent ? this.#sender.unanswered() : this.#sender.shed("deadline"));
+        }
+        this.#queue = this.#queue.filter((waiting) => this.#open.has(waiting));
+      },
+      // One more: a timer may fire a little early.
+      Math.max(1, deadline + DEADLINE_SLACK_MS + 1 - this.#clock.elapsed()),
+    );
+    return timer.unref();
+  }
+
+  #settle(waiting: Waiting<Item, Result>, result: Result): void {
+    this.#open.delete(waiting);
+    waiting.resolve(result);
   }
 
   #schedule(): void {
@@ -71,7 +109,7 @@ export class Coalescer<Item, Result> {
     if (this.#queue.length > 0) this.#schedule();
     const results = await this.#sender.send(batch);
     this.#inFlight -= 1;
-    for (const [index, waiting] of batch.entries()) waiting.resolve(results[index] as Result);
+    for (const [index, waiting] of batch.entries()) this.#settle(waiting, results[index] as Result);
     if (this.#queue.length > 0) this.#schedule();
   }
 
@@ -83,8 +121,11 @@ export class Coalescer<Item, Result> {
       if (batch.length >= this.#limits.batchMax) break;
       taken += 1;
       // Its client has given up; to send it would only delay the others.
-      if (waiting.deadline <= now) waiting.resolve(this.#sender.shed("deadline"));
-      else batch.push(waiting);
+      if (waiting.deadline <= now) this.#settle(waiting, this.#sender.shed("deadline"));
+      else {
+        waiting.sent = true;
+        batch.push(waiting);
+      }
     }
     this.#queue = this.#queue.slice(taken);
     return batch;

@@ -83,16 +83,24 @@ export class NodeClient {
   }
 
   get open(): boolean {
-    return this.#breaker.state === CircuitState.Open;
+    return this.#breaker.state !== CircuitState.Closed;
   }
 
   /** Calls the node through the breaker. The caller bounds how many calls run at once. Throws only CallError. */
   async call<Answer>(call: Call<Answer>): Promise<Answer> {
+    // No client waits for the test whether a node is back: that is the business of `probe`.
+    if (this.#breaker.state !== CircuitState.Closed)
+      throw new CallError("unsent", `${this.url} failed lately`);
+    return this.#breaker.execute(async () => this.#ask(call));
+  }
+
+  /** Asks the node even while the breaker is open. The answer closes the breaker when the node can serve again. */
+  async probe<Answer>(call: Call<Answer>): Promise<Answer> {
+    if (this.#breaker.state === CircuitState.Closed) return this.#ask(call);
     try {
-      return await this.#breaker.execute(async () => this.ask(call));
+      return await this.#breaker.execute(async () => this.#ask(call));
     } catch (error) {
-      if (error instanceof BrokenCircuitError)
-        throw new CallError("unsent", `${this.url} failed lately`, error);
+      if (error instanceof BrokenCircuitError) return this.#ask(call);
       throw error;
     }
   }
@@ -107,8 +115,7 @@ export class NodeClient {
     }
   }
 
-  /** The same past the breaker, for the map: a node may know the map and still fail at everything else. */
-  async ask<Answer>(call: Call<Answer>): Promise<Answer> {
+  async #ask<Answer>(call: Call<Answer>): Promise<Answer> {
     const { status, version, text } = await this.#send(call);
     const what = `${this.url}${call.path}: status ${status}`;
     const problem = rpcVersionProblem(version, ["router", "node"]);
@@ -178,6 +185,7 @@ function answerIn<Answer>(text: string, { answer, results }: Call<Answer>): Answ
 
 /** True for an answer in which everything failed: the node works, but its database does not. */
 function isFailure(answer: unknown): boolean {
+  if ((answer as { databaseUp?: boolean }).databaseUp === false) return true;
   const failed = ({ outcome }: { readonly outcome?: unknown }): boolean =>
     outcome === "shard_unavailable" || outcome === "outcome_unknown";
   return resultsOf(answer)?.every(failed) ?? failed(answer as object);

@@ -26,7 +26,7 @@ import {
   RPC,
 } from "../../shared/wire/rpc.ts";
 import { describeCall, inSpan, spanOfBatch, tracesOf } from "./call-spans.ts";
-import { Coalescer, type CoalescerLimits, type Outgoing } from "./coalescer.ts";
+import { Coalescer, type CoalescerLimits, DEADLINE_SLACK_MS, type Outgoing } from "./coalescer.ts";
 import { type Call, CallError, type NodeClient } from "./node-client.ts";
 
 export interface ShardClientOptions {
@@ -46,8 +46,6 @@ export interface ShardObserver {
   shed(reason: "shard_queue_full" | "deadline" | "node_busy"): void;
 }
 
-/** How long a call outlives the deadlines of its commands, so that a node's own answer at the deadline still arrives. */
-const CALL_SLACK_MS = 200;
 const ATTEMPTS = 2;
 /** JSON has no infinity, and a node allows far less than this. */
 const AGE_MAX_MS = 60_000;
@@ -71,23 +69,25 @@ export class ShardClient {
     this.id = id;
     this.#options = options;
     const coalesced = <Item, Result>(
+      unanswered: Failure["outcome"],
       send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>,
     ) => {
       const shed = (reason: "queue_full" | "deadline"): Failure => {
         options.observer.shed(reason === "queue_full" ? "shard_queue_full" : reason);
         return { outcome: "overloaded" };
       };
-      return new Coalescer<Item, Result | Failure>(options.limits, { send, shed }, options.clock);
+      const sender = { send, shed, unanswered: (): Failure => ({ outcome: unanswered }) };
+      return new Coalescer<Item, Result | Failure>(options.limits, sender, options.clock);
     };
-    this.#commands = coalesced(async (batch) => this.#sendCommands(batch));
-    this.#events = coalesced(async (batch: readonly Outgoing<EventRead>[]) =>
+    this.#commands = coalesced("outcome_unknown", async (batch) => this.#sendCommands(batch));
+    this.#events = coalesced("shard_unavailable", async (batch: readonly Outgoing<EventRead>[]) =>
       this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
         kind: "event",
         ids: reads.map((read) => read.id),
         maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
       })),
     );
-    this.#bookings = coalesced(async (batch: readonly Outgoing<BookingId>[]) =>
+    this.#bookings = coalesced("shard_unavailable", async (batch: readonly Outgoing<BookingId>[]) =>
       this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
     );
   }
@@ -155,7 +155,7 @@ export class ShardClient {
     const traces = tracesOf(batch);
     let askedAt = 0;
     const { answer, lost } = await this.#tried(
-      lastDeadlineOf(batch) + CALL_SLACK_MS,
+      lastDeadlineOf(batch) + DEADLINE_SLACK_MS,
       hasResults,
       (node, timeoutMs) => {
         askedAt = clock.elapsed();

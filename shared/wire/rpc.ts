@@ -15,6 +15,7 @@ import {
 } from "../domain/events.ts";
 import { checkedId, parseBookingId, parseEventId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
 /** The header of each call and each answer carries it. Routers and nodes of different versions refuse each other. */
@@ -66,6 +67,12 @@ export const commandsAnswerSchema: z.ZodType<CommandsResponse | Failure> = z.uni
   }),
   failureSchema,
 ]);
+
+/** The answer to the question for the map, which is also how a router finds out whether a node can serve again. */
+export const mapAnswerSchema = wireShardMapSchema.extend({
+  /** Whether the shard's database answered the last sample. */
+  databaseUp: z.boolean(),
+});
 
 /** Reads events or bookings. Results are in the order of the ids. */
 export const readRequestSchema = z.discriminatedUnion("kind", [

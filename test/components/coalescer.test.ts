@@ -1,7 +1,14 @@
 /** A coalescer alone: its clock stands still, and its calls end when the test says so. */
-import { expect, test } from "vitest";
-import { Coalescer, type CoalescerLimits, type Outgoing } from "../../router/shards/coalescer.ts";
+import { afterEach, expect, test, vi } from "vitest";
+import {
+  Coalescer,
+  type CoalescerLimits,
+  DEADLINE_SLACK_MS,
+  type Outgoing,
+} from "../../router/shards/coalescer.ts";
 import { stoppedClock } from "../support/clock.ts";
+
+afterEach(() => void vi.useRealTimers());
 
 const LIMITS: CoalescerLimits = { batchMax: 3, inFlightMax: 2, queueMax: 4 };
 
@@ -84,6 +91,29 @@ test("F2: a request whose deadline passed while it waited is not sent, and takes
   expect(calls[1]?.items).toEqual(["a", "b", "c"]);
 });
 
+test("F2: a call that hangs keeps nobody beyond their own deadline, whether they were sent or not", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const { run, calls, clock } = given({ ...LIMITS, inFlightMax: 1 });
+  const sent = run("sent", clock.time + 1_000);
+  await turn();
+  const queued = run("queued", clock.time + 1_500);
+  const patient = run("patient", clock.time + 60_000);
+
+  for (const end of [1_000, 500]) {
+    clock.time += end + DEADLINE_SLACK_MS + 1;
+    await vi.advanceTimersByTimeAsync(end + DEADLINE_SLACK_MS + 1);
+    await (end === 1_000
+      ? expect(sent).resolves.toBe("unanswered")
+      : expect(queued).resolves.toBe("deadline"));
+  }
+
+  calls[0]?.finish();
+  await turn();
+  expect(calls[1]?.items).toEqual(["patient"]);
+  calls[1]?.finish();
+  expect(await patient).toBe("did patient");
+});
+
 test("F2: when nobody waits any more, nothing is sent", async () => {
   const { run, calls, clock } = given();
 
@@ -100,7 +130,8 @@ function given(limits = LIMITS) {
       const items = batch.map(({ item }) => item);
       calls.push({ items, finish: () => resolve(items.map((item) => `did ${item}`)) });
     });
-  const coalescer = new Coalescer<string, string>(limits, { send, shed: (reason) => reason }, clock);
+  const sender = { send, shed: (reason: string) => reason, unanswered: () => "unanswered" };
+  const coalescer = new Coalescer<string, string>(limits, sender, clock);
   const run = (item: string, deadline = clock.time + 1_000): Promise<string> => coalescer.run(item, deadline);
   return { clock, calls, run };
 }

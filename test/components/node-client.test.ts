@@ -9,6 +9,7 @@ import {
   eventAnswerSchema,
   eventsAnswerSchema,
   listAnswerSchema,
+  mapAnswerSchema,
   RPC,
   RPC_VERSION,
   RPC_VERSION_HEADER,
@@ -105,25 +106,47 @@ test("F1: a node that is gone has not seen the call", async () => {
 test.for<[string, () => Said]>([
   ["no answer", () => ({ body: HTML })],
   ["failures only", () => resultsOf([{ outcome: "shard_unavailable" }])],
-])("F3: after three calls with %s the node is left alone for a second, then tried again", async ([, bad]) => {
-  vi.useFakeTimers({ toFake: ["Date"] });
-  let isWell = false;
-  await using given = await givenNode(() => (isWell ? resultsOf([booked]) : bad()));
-  const { client, node } = given;
-  const call = async () => client.call(COMMANDS).catch((error: unknown) => error);
+])(
+  "F3: after three calls with %s no client's call tests the node; a probe finds it well again",
+  async ([, bad]) => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    let isWell = false;
+    await using given = await givenNode(() => (isWell ? resultsOf([booked]) : bad()));
+    const { client, node } = given;
+    const call = async () => client.call(COMMANDS).catch((error: unknown) => error);
 
-  for (let failure = 0; failure < 3; failure += 1) {
+    for (let failure = 0; failure < 3; failure += 1) {
+      expect(client.open).toBe(false);
+      await call();
+    }
+    expect(client.open).toBe(true);
+    vi.advanceTimersByTime(1_000);
+    expect(await call()).toEqual(new CallError("unsent", `${node.url} failed lately`));
+    expect(node.calls).toHaveLength(3);
+
+    isWell = true;
+    await client.probe(COMMANDS);
+    expect(await call()).toMatchObject({ results: [booked] });
     expect(client.open).toBe(false);
-    await call();
-  }
-  expect(client.open).toBe(true);
-  expect(await call()).toEqual(new CallError("unsent", `${node.url} failed lately`, expect.anything()));
-  expect(node.calls).toHaveLength(3);
+  },
+);
 
-  isWell = true;
+test("F3: a node that knows the map but whose database is away stays left alone", async () => {
+  vi.useFakeTimers({ toFake: ["Date"] });
+  await using given = await givenNode(() => json({ outcome: "shard_unavailable" }));
+  for (let failure = 0; failure < 3; failure += 1) await given.client.call(COMMANDS);
+  const answer = mapAnswerSchema;
+  const probe = async () => given.client.probe({ path: RPC.map, answer, timeoutMs: 1_000 });
+
+  given.node.map = { ...given.node.map, databaseUp: false };
   vi.advanceTimersByTime(1_000);
-  expect(await call()).toMatchObject({ results: [booked] });
-  expect(client.open).toBe(false);
+  await probe();
+  expect(given.client.open).toBe(true);
+
+  given.node.map = { ...given.node.map, databaseUp: true };
+  vi.advanceTimersByTime(1_000);
+  await probe();
+  expect(given.client.open).toBe(false);
 });
 
 test("F2: calls that are not coalesced are bounded, and the surplus is refused without being sent", async () => {

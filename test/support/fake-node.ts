@@ -9,6 +9,7 @@ import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
 export interface FakeMap {
   readonly version: number;
   readonly shards: readonly { id: string; nodeUrls: string[]; slotRanges: [number, number][] }[];
+  readonly databaseUp?: boolean;
 }
 
 export interface FakeNode extends AsyncDisposable {
@@ -49,7 +50,7 @@ export async function startFakeNode(
     const { url: path = "", headers } = request;
     const body = await text(request);
     if (path !== RPC.map) calls.push({ path, headers, body });
-    const said = path === RPC.map ? json(node.map) : await answer(path, body);
+    const said = path === RPC.map ? json({ databaseUp: true, ...node.map }) : await answer(path, body);
     if (said === "hang_up") return void request.socket.destroy();
     const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
     response.writeHead(said.status ?? 200, version).end(said.body);
