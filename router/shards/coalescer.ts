@@ -43,9 +43,9 @@ export class Coalescer<Item, Result> {
   readonly #sender: Sender<Item, Result>;
   readonly #clock: Clock;
   #queue: Waiting<Item, Result>[] = [];
-  /** Items without a result, in order of arrival and so, nearly, of their deadlines. */
+  /** Items without a result, in order of arrival. All have the same time, so that is the order of their deadlines. */
   readonly #open = new Set<Waiting<Item, Result>>();
-  #timer: NodeJS.Timeout | undefined;
+  #waking = false;
   #inFlight = 0;
   #scheduled = false;
 
@@ -61,30 +61,30 @@ export class Coalescer<Item, Result> {
       const waiting = { item, deadline, span, resolve, sent: false };
       this.#queue.push(waiting);
       this.#open.add(waiting);
-      this.#timer ??= this.#wakeAt(deadline);
+      if (!this.#waking) this.#wakeAt(deadline);
       this.#schedule();
     });
   }
 
-  /** Gives every item a result soon after its own deadline, however long its call goes on. */
-  #wakeAt(deadline: number): NodeJS.Timeout {
-    const timer = setTimeout(
-      () => {
-        this.#timer = undefined;
-        const late = this.#clock.elapsed() - DEADLINE_SLACK_MS;
-        for (const waiting of this.#open) {
-          if (waiting.deadline > late) {
-            this.#timer = this.#wakeAt(waiting.deadline);
-            break;
-          }
-          this.#settle(waiting, waiting.sent ? this.#sender.unanswered() : this.#sender.shed("deadline"));
-        }
-        this.#queue = this.#queue.filter((waiting) => this.#open.has(waiting));
-      },
-      // One more: a timer may fire a little early.
-      Math.max(1, deadline + DEADLINE_SLACK_MS + 1 - this.#clock.elapsed()),
-    );
-    return timer.unref();
+  /** Settles each item soon after its own deadline, however long its call goes on. */
+  #wakeAt(deadline: number): void {
+    // A millisecond more, because a timer may fire a little early.
+    const pause = Math.max(1, deadline + DEADLINE_SLACK_MS + 1 - this.#clock.elapsed());
+    setTimeout(() => this.#settleLate(), pause).unref();
+    this.#waking = true;
+  }
+
+  #settleLate(): void {
+    this.#waking = false;
+    const late = this.#clock.elapsed() - DEADLINE_SLACK_MS;
+    for (const waiting of this.#open) {
+      if (waiting.deadline > late) {
+        this.#wakeAt(waiting.deadline);
+        break;
+      }
+      this.#settle(waiting, waiting.sent ? this.#sender.unanswered() : this.#sender.shed("deadline"));
+    }
+    this.#queue = this.#queue.filter((waiting) => this.#open.has(waiting));
   }
 
   #settle(waiting: Waiting<Item, Result>, result: Result): void {
