@@ -6,7 +6,7 @@ import type { Progress } from "./progress.ts";
 import type { Table } from "./tables.ts";
 
 // What parts are written with, in one place.
-export { atLeast, atMost, below, type Figure, median, type Target, type Unit, written } from "./figures.ts";
+export { atLeast, atMost, below, type Figure, median } from "./figures.ts";
 
 /** Every part gets this. */
 export interface BareContext<Option extends string = string> {

@@ -32,7 +32,7 @@ export interface Needs {
 }
 
 /** What the cluster has to do in a second. */
-export function demandOf({ rps, bookings, soldOut, misses, batch }: Asked): Done {
+function demandOf({ rps, bookings, soldOut, misses, batch }: Asked): Done {
   const reads = rps * (1 - bookings);
   const booked = rps * bookings * (1 - soldOut);
   return {

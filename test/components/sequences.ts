@@ -266,7 +266,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
 }
 
 /** What must hold in every state, said without the rules that lead there. */
-export function expectRulesKept(state: model.State): void {
+function expectRulesKept(state: model.State): void {
   for (const { id, totalTickets, highestMaxPerUser } of state.events.values()) {
     const available = model.availableOf(state, id);
     expect(available, "B1: never oversold").toBeGreaterThanOrEqual(0);

@@ -28,7 +28,7 @@ export interface Settings {
 }
 
 /** The settings that have a number: its bounds, and whether it must be whole. */
-export const NUMBERS = {
+const NUMBERS = {
   DURATION_SECONDS: { min: 1, max: 7 * 24 * 3600, whole: true },
   RATE_PER_SECOND: { min: 1, max: 100_000, whole: true },
   EVENTS: { min: 1, max: 100_000, whole: true },
@@ -54,7 +54,7 @@ const VU_SECONDS_PER_ARRIVAL = 0.4;
 const VUS = { min: 20, max: 500 };
 
 /** Why a text is not the number that `name` must be; undefined when it is. */
-export function problemOf(
+function problemOf(
   name: string,
   given: string,
   { min, max, whole }: { min: number; max: number; whole: boolean },
