@@ -34,7 +34,7 @@ const EVERY_OUTCOME = [
 
 const seed = Number(process.env["TEST_SEED"] ?? Date.now() % 2 ** 31);
 const path = process.env["TEST_PATH"];
-const numRuns = Number(process.env["FC_NUM_RUNS"] ?? 1_000);
+const numRuns = Number(process.env["FC_NUM_RUNS"] ?? 600);
 // A plant only needs a story that fails, not the shortest one.
 const shrinks = process.env["TEST_SHRINK"] !== "no";
 

@@ -366,7 +366,9 @@ test.for(PLANTS)("H3: caught by $rule: $bug", { timeout: 120_000 }, async (plant
   copy.plant(plant);
   vitest.invalidateFile(join(copy.directory, plant.file));
 
-  const run = await runTests([plant.suite], new RegExp(`\\b${plant.rule}\\b.*:`));
+  const isInSchema = plant.file.startsWith("migrations/shard/");
+  await using template = isInSchema ? await templateOfCopy() : undefined;
+  const run = await runTests([plant.suite], new RegExp(`\\b${plant.rule}\\b.*:`), template?.name);
 
   copy.restore(plant);
   vitest.invalidateFile(join(copy.directory, plant.file));
@@ -391,11 +393,17 @@ interface TestRun {
   readonly passed: readonly string[];
 }
 
-/** Runs these test files of the copy with its migrations; of their tests only those with such a name. */
-async function runTests(files: readonly string[], names: RegExp): Promise<TestRun> {
-  await using template = await createEmptyDatabase();
+/** A database with the schema of a shard as the copy's migrations make it; dropped when disposed. */
+async function templateOfCopy(): Promise<{ name: string } & AsyncDisposable> {
+  const template = await createEmptyDatabase();
   await migrate(template.url, "shard", join(copy.directory, "migrations/shard"));
-  vitest.provide("templates", { ...inject("templates"), shard: new URL(template.url).pathname.slice(1) });
+  const name = new URL(template.url).pathname.slice(1);
+  return { name, [Symbol.asyncDispose]: async () => template[Symbol.asyncDispose]() };
+}
+
+/** Runs tests of the copy: those in these files, with such a name, with shards cloned from this template. */
+async function runTests(files: readonly string[], names: RegExp, shard?: string): Promise<TestRun> {
+  vitest.provide("templates", { ...inject("templates"), ...(shard === undefined ? {} : { shard }) });
   vitest.setGlobalTestNamePattern(names);
 
   const { testModules, unhandledErrors } = await vitest.runTestFiles(

@@ -17,7 +17,7 @@ import { Ledger } from "./torture/ledger.ts";
 import { CONNECT_MS, type Draw, runStatement, runTransaction, SCHEMA, STATEMENT_MS } from "./torture/work.ts";
 
 const SEED = Number(process.env["TEST_SEED"] ?? Date.now() % 2 ** 31);
-const ROUNDS = Number(process.env["TORTURE_ROUNDS"] ?? 150);
+const ROUNDS = Number(process.env["TORTURE_ROUNDS"] ?? 90);
 const ROUNDS_AT_ONCE = 6;
 const CALLERS = 6;
 const STATEMENTS_PER_CALLER = 3;
