@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { dumpSchema } from "../../migrations/dump.ts";
 import { checkHistory, migrate, type Schema } from "../../migrations/runner.ts";
+import { eventually } from "../support/eventually.ts";
 import { administer, connectTo, createDatabase, createEmptyDatabase } from "../support/databases.ts";
 
 const CHECKOUT = join(import.meta.dirname, "..", "..");
@@ -24,13 +25,22 @@ test.for(["catalog", "shard"] satisfies Schema[])(
 test("G1: several that migrate at once apply each file once, in order", async () => {
   await using database = await createEmptyDatabase();
   using directory = migrationsOf({
-    "0001_first.sql": "create table firsts (id integer); insert into firsts values (1);",
+    "0001_first.sql": "select pg_advisory_xact_lock(1); create table firsts (id integer);",
     "0002_second.sql": "insert into firsts values (2); create table seconds as select * from firsts;",
   });
+  using gate = connectTo(database.url);
+  await gate.run("select pg_advisory_lock(1)");
 
-  const applied = await Promise.all(
+  const migrating = Promise.all(
     Array.from({ length: 4 }, async () => migrate(database.url, "shard", directory.path)),
   );
+  // One in its first file, the others for that one; or all in their first file, if nobody waited for anybody.
+  await eventually("all four have begun", async () => {
+    const waiting = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`;
+    return (await gate.run(waiting)).length === 4;
+  });
+  await gate.run("select pg_advisory_unlock(1)");
+  const applied = await migrating;
 
   expect(applied.flat().toSorted()).toEqual(["0001_first", "0002_second"]);
   expect(await migrate(database.url, "shard", directory.path)).toEqual([]);
