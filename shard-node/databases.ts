@@ -4,7 +4,7 @@ import { serverUrls } from "../shared/database/url.ts";
 import type { NodeConfig } from "./config.ts";
 import { BATCHES_PER_LANE_MAX } from "./decide/lanes.ts";
 
-/** For a connection to a replica, and for a statement there: then the primary still has time to answer. */
+/** The bound of a connection and of a statement at a replica: short enough to ask the primary afterwards. */
 const REPLICA_TIMEOUT_MS = 500;
 
 export type NodeDatabases = ReturnType<typeof createDatabases>;

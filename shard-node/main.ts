@@ -1,4 +1,4 @@
-/** `npm run shard-node`: the only writer of its shard. Settings: shard-node/config.ts. */
+/** `npm run shard-node`: a writer of one shard. Settings: shard-node/config.ts. */
 import { readConfig } from "../shared/process/config.ts";
 import { runRole } from "../shared/process/lifecycle.ts";
 import { nodeConfig } from "./config.ts";

@@ -18,7 +18,7 @@ const step = (line: string) =>
 const stop = new AbortController();
 // One Ctrl-C brings several signals: the terminal's, and the one that npm passes on.
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop.abort());
-// A shell between npm and this process may die of npm's signal and not pass it on. Then only the changed parent tells.
+// A shell between npm and this process may die of npm's signal and not pass it on. Then a changed parent pid is the only sign.
 const parent = process.ppid;
 if (process.env["npm_lifecycle_event"] === "start") {
   setInterval(() => process.ppid === parent || stop.abort(), 500).unref();

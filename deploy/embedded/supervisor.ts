@@ -22,7 +22,7 @@ export interface ProcessSpec {
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly runAs?: { cwd: string; uid?: number; gid?: number };
-  /** Its standard input. */
+  /** Text for the program's standard input. */
   readonly input?: string;
   /** A file for its output; without one it is forwarded line by line. */
   readonly logFile?: string;

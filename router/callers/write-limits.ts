@@ -5,7 +5,7 @@
  *
  * In a rush nearly every write is the first of its user in this second, so it must cost next to nothing. A table of counters
  * admits it: each key has a place by its hash, and a write passes while the counter there is below a quarter of the limit. The
- * table has a fixed size, so two keys may share a place. Then both are counted exactly sooner than necessary.
+ * table has a fixed size, so two keys may share a place. Then exact counting begins earlier than it must. That costs time; no limit changes.
  *
  * rate-limiter-flexible counts the writes beyond the quarter exactly. It decides in memory, without I/O. Afterwards Redis adds
  * up what all routers admitted; when the sum reaches the limit, memory blocks the key. So no write waits for Redis, and without

@@ -82,7 +82,7 @@ export class Decider {
       } catch (error) {
         if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
-        // A server process that sends an error before the end has ended. Without one it may still run the batch.
+        // If PostgreSQL sent an error, its process is gone. Without one, it may still be running the batch.
         mayRunLater ||=
           error instanceof DatabaseError && error.kind === "lost" && error.sqlState === undefined;
         if (attempt < 2 && error instanceof DatabaseError) continue;

@@ -4,7 +4,7 @@
  * wait for each other's row locks (npm run bench -- engine).
  *
  * A batch that is full cannot grow by waiting longer. So it is sent as soon as the batch before it holds its locks:
- * PostgreSQL reads the second batch while it decides the first. A batch that is sent earlier might take the locks first (B8).
+ * PostgreSQL reads the second batch while it decides the first. Sent earlier, it could overtake the batch before it (B8).
  *
  * Everything is bounded: commands of a batch, commands that wait, and how long each may wait.
  */

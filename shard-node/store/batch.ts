@@ -29,7 +29,7 @@ const LOCKED = "locked";
 interface BatchRow {
   now: string;
   lockWaitSeconds: number;
-  /** By position of the booking command. Null for a command that got what it asked for, and for a batch in which all did. */
+  /** By position of the booking command. An element is null if its command was granted, and the array if all were. */
   outcomes: (string | null)[] | null;
   numbers: number[] | null;
   /** By position of the event. */

@@ -1,4 +1,4 @@
-/** Statements that take row locks, and so bring along how long they may wait for them. */
+/** Statements that take row locks. Each sets its own bounds for the wait. */
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
 import type { Span } from "../../shared/watch/tracing.ts";

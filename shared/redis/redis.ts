@@ -1,6 +1,6 @@
 /**
  * Redis keeps snapshots and spreads them. This file is the only door to ioredis. Losing Redis costs time, never truth: every
- * call fails fast instead of queueing, and each loss and each return is one log line.
+ * call fails fast instead of queueing, and each connection tells its loss and its return in one log line.
  *
  * A snapshot is a hash `onsale:1:event:{id}` with the fields `version` and `snapshot`. One script sets it only if it is
  * newer (C2) and publishes it in the same step, so no router ever hears of a version that Redis does not hold.
