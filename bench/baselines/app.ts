@@ -39,7 +39,7 @@ export function createApp(strategy: Strategy, verifier: TokenVerifier): Fetch {
   return (request, env) => app.fetch(request, env);
 }
 
-/** What was asked for, or undefined when it is not valid. */
+/** The request, or undefined when it is not valid. */
 async function read(context: Context<HttpEnv>): Promise<{ eventId: string; quantity: number } | undefined> {
   const { incoming } = context.env;
   if (incoming.headers["content-type"]?.startsWith("application/json") !== true) return undefined;

@@ -1,4 +1,4 @@
-/** The parent's side of service.ts: starts one of a baseline's own processes, asks it questions, ends it. */
+/** The parent's side of service.ts: starts a process of a baseline, asks it questions, and ends it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -11,13 +11,13 @@ const END_MAX_MS = 20_000;
 
 export interface Child extends AsyncDisposable {
   readonly pid: number;
-  /** Where it answers HTTP; empty when it does not. */
+  /** Its HTTP address; empty when it serves no HTTP. */
   readonly url: string;
-  /** Resolves with its statistics when it has done what was asked for. Throws when it could not, or has ended. */
+  /** Resolves with the statistics of the process when it has answered. Throws when the process failed or ended. */
   ask(question: Question): Promise<ContenderStats>;
 }
 
-/** Starts a script of this folder and waits until it is ready. Throws when it ends instead; then its reason is on stderr. */
+/** Starts a script of this folder and waits until it is ready. Throws when the script ends instead; its reason is on stderr. */
 export async function startChild(
   script: string,
   settings: ServiceSettings,
@@ -70,7 +70,7 @@ function questions(child: ChildProcess, ended: AbortSignal): Child["ask"] {
   };
 }
 
-/** What aborted says more than that it was aborted. */
+/** The reason of an abort says more than the error that it caused. */
 async function orReason<T>(result: Promise<T>, signal: AbortSignal): Promise<T> {
   try {
     return await result;
@@ -79,7 +79,7 @@ async function orReason<T>(result: Promise<T>, signal: AbortSignal): Promise<T> 
   }
 }
 
-/** Lets go of it, and it ends by itself (service.ts). */
+/** Closes the channel; the process then ends by itself (service.ts). */
 async function end(child: ChildProcess): Promise<void> {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, "exit");

@@ -3,7 +3,7 @@
  * bookings, processes whose cost can be counted, and rows that can be audited.
  */
 
-/** A process of the contender, PostgreSQL excluded; one that has children counts with its children. */
+/** A process of the contender, with its children. PostgreSQL is none of them. */
 export interface ContenderProcess {
   readonly name: string;
   readonly pid: number;
@@ -11,9 +11,9 @@ export interface ContenderProcess {
 
 /** Since the start. */
 export interface ContenderStats {
-  /** Tries after the first, of whatever the strategy tries again. */
+  /** Tries after the first, of anything that the strategy repeats. */
   readonly retries: number;
-  /** How long the application saw bookings wait for a lock, all together; undefined where it cannot know. */
+  /** The sum of all waits for locks that the application saw; undefined where it cannot see them. */
   readonly lockWaitSeconds: number | undefined;
 }
 
@@ -39,7 +39,7 @@ export interface Contender extends AsyncDisposable {
   /** Without a slash at the end, such as http://127.0.0.1:8080. */
   readonly url: string;
   readonly processes: readonly ContenderProcess[];
-  /** Puts events on sale; quick for 10,000 of them. */
+  /** Puts events on sale, 10,000 of them quickly. */
   createEvents(events: readonly NewEvent[]): Promise<void>;
   /** Resolves when asynchronous work has arrived in PostgreSQL; at once where there is none. */
   settle(): Promise<void>;

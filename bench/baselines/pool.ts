@@ -1,12 +1,12 @@
-/** Connections to PostgreSQL, as every baseline has them. */
+/** The pool of connections that every baseline uses. */
 import { Connection, Refusal } from "../../shared/database/connection.ts";
 import { ConnectionPool, PoolBusy } from "../../shared/database/pool.ts";
 
 const CONNECT_MAX_MS = 5_000;
 const STATEMENT_MAX_MS = 4_000;
-/** PostgreSQL gives up first. */
+/** Longer than PostgreSQL's own bounds, so PostgreSQL gives up first. */
 const ANSWER_MAX_MS = STATEMENT_MAX_MS + 1_000;
-/** Baselines take turns on one server, which has 50 connections for all of them: who is idle holds none. */
+/** Baselines take turns on one server with 50 connections, so an idle baseline holds none. */
 const IDLE_MAX_MS = 1_000;
 
 export type Pool = ConnectionPool<Connection>;
@@ -45,7 +45,7 @@ export async function withConnection<Result>(
   }
 }
 
-/** Runs a task between `begin` and what the task wants as its end. A task that throws is rolled back. */
+/** Runs a task in a transaction. The task chooses between commit and rollback; if it throws, the transaction is rolled back. */
 export async function inTransaction<Result>(
   pool: Pool,
   task: (connection: Connection) => Promise<{ result: Result; end: "commit" | "rollback" }>,

@@ -1,4 +1,4 @@
-/** Outside programs that a baseline runs a copy of its own of: on 127.0.0.1, in a temporary directory, ended with us. */
+/** Outside programs of a baseline. Each runs on 127.0.0.1, in a temporary directory, and ends with the bench. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, openSync, readFileSync } from "node:fs";
@@ -19,21 +19,21 @@ export interface ProgramSpec {
   readonly name: string;
   readonly command: readonly [string, ...string[]];
   readonly env: Readonly<Record<string, string>>;
-  /** Where it runs and its log is kept. */
+  /** The working directory, which also keeps the log. */
   readonly directory: string;
   readonly core: number | undefined;
   readonly signal: AbortSignal;
-  /** Asked again and again after the start, until it says so. */
+  /** Polled after the start until it is true. */
   isReady(): Promise<boolean>;
 }
 
 export interface Program extends AsyncDisposable {
   readonly pid: number;
-  /** SIGKILL; resolves when it is dead. */
+  /** Sends SIGKILL; resolves when the program has ended. */
   kill(): Promise<void>;
 }
 
-/** Starts it and waits until it is ready. Throws, with the last lines it said, when it does not get there. */
+/** Starts a program and waits until it is ready. Throws with its last lines when it does not become ready. */
 export async function startProgram(spec: ProgramSpec): Promise<Program> {
   const { name, directory, core } = spec;
   const logFile = join(directory, `${name}.log`);
@@ -42,7 +42,7 @@ export async function startProgram(spec: ProgramSpec): Promise<Program> {
     core,
     endsWithParent ? ["setpriv", "--pdeathsig", "TERM", ...spec.command] : spec.command,
   );
-  // A group of its own: Ctrl-C is not for it, and what it has started itself can be ended with it.
+  // A process group of its own: Ctrl-C does not reach it, and its children can be ended with it.
   const child = spawn(program, flags, {
     env: spec.env,
     cwd: directory,

@@ -1,5 +1,5 @@
 /**
- * A RabbitMQ of a baseline's own, from Debian's package. Everything that RabbitMQ and Erlang would share with another one on
+ * The RabbitMQ of a baseline, from Debian's package. Everything that RabbitMQ and Erlang would share with another one on
  * this machine is set: the node's name, its ports, its directories, the cookie (in HOME) and the port mapper `epmd`, which
  * Erlang would otherwise start as a daemon that stays.
  */
@@ -29,7 +29,7 @@ function findEpmd(): string | undefined {
     .find((program) => existsSync(program));
 }
 
-/** Starts one with its data in `directory`; takes several seconds. Throws when it does not become ready. */
+/** Starts a RabbitMQ with its data in `directory`, in several seconds. Throws when it does not become ready. */
 export async function startRabbitmq(options: {
   directory: string;
   core: number | undefined;

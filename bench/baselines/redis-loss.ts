@@ -24,13 +24,13 @@ const TOKEN_TTL_SECONDS = 3_600;
 
 export interface RedisLoss {
   readonly mode: RedisDurability;
-  /** Tickets that buyers were told are theirs, before and after the kill; there were 2,000. */
+  /** Tickets confirmed to buyers, before and after the kill. There were 2,000. */
   readonly confirmed: number;
-  /** Of these, bookings that are neither in Redis nor in PostgreSQL. */
+  /** Confirmed bookings that are neither in Redis nor in PostgreSQL. */
   readonly lost: number;
-  /** Tickets confirmed beyond those that there were. */
+  /** Tickets confirmed beyond the 2,000. */
   readonly oversoldAfterRestart: number;
-  /** What clients were answered while Redis was away, by status and code. */
+  /** The answers while Redis was away, by status and code. */
   readonly answersMeanwhile: Readonly<Record<string, number>>;
   /** From the kill to the first booking that was confirmed after it. */
   readonly secondsWithoutSales: number;
@@ -47,7 +47,7 @@ export interface RedisLossOptions extends Pick<
   readonly writerBehind?: number;
 }
 
-/** Both modes in turn: what Redis keeps by default, which is nothing, and a log that is flushed once a second. */
+/** Both modes in turn: nothing kept on disk, which is the default, and a log that is flushed once a second. */
 export async function measureRedisLoss(options: RedisLossOptions): Promise<readonly RedisLoss[]> {
   const losses: RedisLoss[] = [];
   for (const mode of ["appendonly no", "appendfsync everysec"] as const)
@@ -98,7 +98,7 @@ class Rush implements AsyncDisposable {
   readonly #tokens: readonly string[];
   readonly #signal: AbortSignal;
   readonly #over = new AbortController();
-  /** Ids of the bookings that somebody was told are confirmed. */
+  /** Ids of confirmed bookings. */
   readonly confirmed = new Set<string>();
   #sent = 0;
   readonly #waiting = new Set<(answer: string) => void>();
@@ -123,7 +123,7 @@ class Rush implements AsyncDisposable {
     this.#over.abort(new Error("the event was sold out before that"));
   }
 
-  /** Resolves when so many bookings are confirmed. */
+  /** Resolves when this many bookings are confirmed. */
   async confirmedReach(count: number): Promise<void> {
     await this.#hear(() => this.confirmed.size >= count);
   }
@@ -176,7 +176,7 @@ class Rush implements AsyncDisposable {
   }
 }
 
-/** More of them than there are tickets: who came before the kill does not come again after it. */
+/** More users than tickets, because nobody who came before the kill comes again. */
 async function mintTokens(secret: string): Promise<string[]> {
   return Promise.all(
     Array.from({ length: 2 * TICKETS }, async (_, index) =>
@@ -185,7 +185,7 @@ async function mintTokens(secret: string): Promise<string[]> {
   );
 }
 
-/** How many of these bookings the database does not have. */
+/** Counts the bookings that are missing in the database. */
 async function notIn(databaseUrl: string, ids: readonly string[]): Promise<number> {
   const [row] = await run<{ there: number }>(
     databaseUrl,

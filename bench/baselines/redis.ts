@@ -1,4 +1,4 @@
-/** A Redis of a baseline's own. */
+/** The Redis of a baseline. */
 import { Redis } from "ioredis";
 import { findRedis } from "../../deploy/embedded/redis-server.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
@@ -10,9 +10,9 @@ export type RedisDurability = "appendonly no" | "appendfsync everysec";
 export interface RedisServer extends AsyncDisposable {
   readonly url: string;
   readonly pid: number;
-  /** SIGKILL; resolves when it is dead. */
+  /** Sends SIGKILL; resolves when Redis has ended. */
   kill(): Promise<void>;
-  /** Starts it again, at the same address and on the data that it left. */
+  /** Starts Redis again, at the same address and with the data that it left. */
   restart(): Promise<void>;
 }
 
@@ -20,7 +20,7 @@ export function findRedisServer(): string | undefined {
   return findRedis(process.env["PATH"] ?? "", undefined);
 }
 
-/** Starts one on a free port, with its data in `directory`. Throws when it does not become ready. */
+/** Starts a Redis on a free port, with its data in `directory`. Throws when it does not become ready. */
 export async function startRedis(options: {
   directory: string;
   durability: RedisDurability;
@@ -65,9 +65,9 @@ export async function startRedis(options: {
   };
 }
 
-/** False also while it still reads its data. */
+/** Also false while Redis still reads its data. */
 async function answersPing(port: number): Promise<boolean> {
-  // Without its own check: that one waits for a second when Redis still reads its data.
+  // Without the client's own check, which waits for a second while Redis reads its data.
   const options = { lazyConnect: true, enableReadyCheck: false, retryStrategy: () => null };
   const redis = new Redis({ host: "127.0.0.1", port, ...options });
   redis.on("error", () => undefined);

@@ -1,6 +1,6 @@
 /**
- * How a baseline's own processes start and end: settings and questions come from the parent over IPC, and when the parent
- * lets go, or is gone, the process finishes what it accepted and ends. Nothing of a baseline outlives the bench.
+ * How the processes of a baseline start and end. The parent sends settings and questions over IPC. When the channel closes,
+ * the process finishes what it accepted and ends, so nothing of a baseline outlives the bench.
  */
 import { once } from "node:events";
 import type { ContenderStats } from "./contender.ts";
@@ -22,7 +22,7 @@ export interface Asked {
 
 export type Said =
   | { readonly kind: "ready"; readonly url: string }
-  /** Every answer carries the statistics; `fault` says that what was asked for was not done. */
+  /** Every answer carries the statistics. `fault` says why the question could not be answered. */
   | {
       readonly kind: "answer";
       readonly number: number;
@@ -31,7 +31,7 @@ export type Said =
     };
 
 export interface Service extends AsyncDisposable {
-  /** Where it answers HTTP, when it does. */
+  /** The HTTP address, if the service has one. */
   readonly url?: string;
   readonly stats: ContenderStats;
   created?(eventIds: readonly string[]): Promise<void>;
@@ -43,7 +43,7 @@ const CLOSE_MAX_MS = 15_000;
 /** Runs a service until the parent lets go. A start that fails ends the process with its reason on stderr. */
 export async function serveParent(start: (settings: ServiceSettings) => Promise<Service>): Promise<void> {
   const say = (said: Said) => void (process.connected && process.send?.(said));
-  // Ctrl-C reaches every process of the terminal; when to end is the parent's business.
+  // Ctrl-C reaches every process of the terminal, but the parent decides when to end.
   process.on("SIGINT", () => undefined);
   const released = once(process, "disconnect").then(() => {
     setTimeout(() => process.exit(1), CLOSE_MAX_MS).unref();
@@ -64,7 +64,7 @@ export async function serveParent(start: (settings: ServiceSettings) => Promise<
   process.exit(0);
 }
 
-/** Does what was asked for; says why when it cannot. */
+/** Answers a question, or says why it cannot. */
 async function answer(service: Service, question: Question): Promise<string | undefined> {
   try {
     if (question.kind === "settle") await service.settle?.();

@@ -1,4 +1,4 @@
-/** Starts any of the baselines, with everything that it needs but PostgreSQL; what was started ends with it. */
+/** Starts a baseline with everything that it needs but PostgreSQL, and ends all of that with it. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,29 +35,29 @@ export function missingPrograms(name: BaselineName): readonly string[] {
 }
 
 export interface BaselineOptions {
-  /** With user and password and a slash at the end, without a database. */
+  /** The URL of the server with user and password, without a database; it ends with a slash. */
   readonly postgresServerUrl: string;
-  /** What tokens are signed with (HS256). */
+  /** Signs the tokens (HS256). */
   readonly secret: string;
-  /** Ends the start; what runs already is ended by disposing it. */
+  /** Aborts the start. Disposing ends whatever already runs. */
   readonly signal: AbortSignal;
-  /** Keeps all its processes on one core, where the system can. */
+  /** Keeps all processes on one core, where the system can. */
   readonly core?: number;
-  /** Of the pool that decides bookings, instead of the strategy's own choice. */
+  /** Connections of the pool that decides bookings, in place of the strategy's own choice. */
   readonly connectionsMax?: number;
-  /** Of redis-counter; its default is what its advocates use. */
+  /** For redis-counter. Its default is what its advocates use. */
   readonly redisDurability?: RedisDurability;
-  /** Where the temporary directory is made; by default where the system has them. */
+  /** The parent of the temporary directory; by default the one of the system. */
   readonly temporaryIn?: string;
 }
 
 export interface Baseline extends Contender {
   readonly databaseUrl: string;
-  /** Its Redis, when it has one. */
+  /** The Redis of the baseline, if it has one. */
   readonly redis: RedisServer | undefined;
 }
 
-/** Starts a baseline in a fresh database and waits until it is ready. Throws when a part of it does not get there. */
+/** Starts a baseline in a fresh database and waits until it is ready. Throws when a part does not become ready. */
 export async function startBaseline(name: BaselineName, options: BaselineOptions): Promise<Baseline> {
   const { postgresServerUrl, secret, signal, core } = options;
   const { title, schema, needs, worker } = STRATEGIES[name];
@@ -65,7 +65,7 @@ export async function startBaseline(name: BaselineName, options: BaselineOptions
 
   const directory = mkdtempSync(join(options.temporaryIn ?? tmpdir(), "onsale-baseline-"));
   started.defer(() => rmSync(directory, { recursive: true, force: true }));
-  // The number keeps apart what two processes start on one server at the same time.
+  // The number keeps two runs apart that start on one server at the same time.
   const database = started.use(
     await createBaselineDatabase(
       postgresServerUrl,

@@ -14,16 +14,16 @@ export const BASELINE_NAMES = [
 ] as const;
 export type BaselineName = (typeof BASELINE_NAMES)[number];
 
-/** Programs that are not part of the project and that a baseline runs a copy of its own of. */
+/** Outside programs, of which a baseline starts its own instance. */
 export type OutsideProgram = "redis-server" | "rabbitmq-server";
 
 export interface StrategyModule {
   /** One line that says what it is. */
   readonly title: string;
   readonly needs: readonly OutsideProgram[];
-  /** SQL that it needs beside the tables that all have; empty when it needs none. */
+  /** SQL that the strategy needs beside the common tables; may be empty. */
   readonly schema: string;
-  /** Its other process, when it has one: what it is called, and its script in strategies/. */
+  /** The second process of the strategy, if it has one: its name, and its script in strategies/. */
   readonly worker?: { readonly name: string; readonly script: string };
   /** Runs in the process that answers HTTP. */
   start(settings: StrategySettings): Promise<Strategy>;
@@ -42,13 +42,13 @@ export interface Strategy extends AsyncDisposable {
   readonly stats: ContenderStats;
   /** Decides, and resolves with "booked" only when the booking is as durable as the strategy ever makes it. */
   book(request: BookingRequest): Promise<Decision>;
-  /** Told about new events, whose rows are there already. */
+  /** Called with new events after their rows were inserted. */
   created?(eventIds: readonly string[]): Promise<void>;
-  /** Resolves when everything it confirmed is in PostgreSQL. */
+  /** Resolves when every confirmed booking is in PostgreSQL. */
   settle?(): Promise<void>;
 }
 
-/** A booking that somebody wants, with the id and the time that it will have. */
+/** A request for a booking, with the id and the time of the booking. */
 export interface BookingRequest {
   readonly id: string;
   readonly eventId: string;
@@ -66,7 +66,7 @@ export type Refusal =
 /** `overloaded` had no effect; `outcome_unknown` may have had one. */
 export type Decision = Refusal | { readonly outcome: "booked" | "overloaded" | "outcome_unknown" };
 
-/** What a decision is made from. */
+/** The facts of a decision. */
 export interface Stock {
   readonly availableTickets: number;
   readonly maxPerUser: number;

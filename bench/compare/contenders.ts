@@ -1,4 +1,4 @@
-/** Who is compared: the baselines that this machine can run, and onsale itself in the same clothes. */
+/** The contenders: the baselines that this machine can run, and onsale behind the same interface. */
 import { BASELINES, missingPrograms, startBaseline } from "../baselines/start.ts";
 import type { Contender } from "../baselines/contender.ts";
 import type { BenchCluster } from "../bench-cluster.ts";
@@ -6,14 +6,14 @@ import { insertEvents, query } from "../cluster-events.ts";
 import type { Statement } from "../../shared/database/database.ts";
 import { parseEventId } from "../../shared/domain/ids.ts";
 
-/** Somebody who can be started, and ends when disposed. */
+/** A contender that can be started; it ends when disposed. */
 export interface Entrant {
   readonly name: string;
   readonly title: string;
   start(signal: AbortSignal): Promise<Contender>;
 }
 
-/** In the order of the tables; the first is the one that the others are compared with. */
+/** In the order of the tables. The others are compared with the first. */
 export function entrantsOn(cluster: BenchCluster): { entrants: Entrant[]; skipped: string[] } {
   const postgresServerUrl = serverUrlOf(cluster);
   const [entrants, skipped]: [Entrant[], string[]] = [[], []];
@@ -44,7 +44,7 @@ const ROLLBACKS: Statement = {
   text: "select xact_rollback::integer as rollbacks from pg_stat_database where datname = current_database()",
 };
 
-/** The cluster that runs already; disposing it ends nothing. */
+/** The cluster that already runs; disposing it ends nothing. */
 function onsale(cluster: BenchCluster): Contender {
   const { router, shards, redis } = cluster;
   const [shard] = shards;

@@ -1,4 +1,4 @@
-/** How long connections of PostgreSQL stand and wait for each other's row locks, sampled. */
+/** Samples how long connections of PostgreSQL wait for row locks of each other. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { DATABASE } from "../cluster-events.ts";
 import { Database, type Statement } from "../../shared/database/database.ts";
@@ -10,11 +10,11 @@ const WAITING: Statement = {
 };
 
 export interface LockWait extends AsyncDisposable {
-  /** Seconds since the start, those of all connections together. */
+  /** Seconds since the start, summed over all connections. */
   readonly seconds: number;
 }
 
-/** Looks at the whole server until disposed, 40 times a second. */
+/** Samples the whole server 40 times a second until disposed. */
 export function sampleLockWait(serverUrl: string): LockWait {
   const database = new Database({ ...DATABASE, url: `${serverUrl}postgres` });
   const stop = new AbortController();

@@ -1,4 +1,4 @@
-/** What every contender has to do. All of it is bookings by users with tokens, over 256 connections, as fast as it goes. */
+/** The workloads of every contender: bookings by users with tokens over 256 connections, as fast as possible. */
 import type { NewEvent } from "../baselines/contender.ts";
 import { bookingsOf } from "../load/plans.ts";
 import type { AnswerClass, RequestOrder, RequestPlan } from "../load/plan.ts";
@@ -10,7 +10,7 @@ export interface Workload {
   readonly events: number;
   readonly ticketsAnEvent: number;
   readonly order: RequestOrder;
-  /** The answers that it is about. */
+  /** The answers that the workload counts. */
   readonly counted: AnswerClass & ("confirmed" | "refused");
 }
 

@@ -7,10 +7,10 @@ import { delimiter, join } from "node:path";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Its exit codes that mean something here (k6's source, errext/exitcodes). */
+/** Exit codes that matter here (k6's source, errext/exitcodes). */
 export const K6_EXIT = { thresholdsCrossed: 99, interrupted: 105 } as const;
 
-/** A k6 that was told to end lets iterations finish, then runs teardown. */
+/** When k6 is told to end, it lets iterations finish and then runs teardown. */
 const STOP_MAX_MS = 60_000;
 
 /** The k6 on PATH, or the one that `go install` has made; undefined when there is neither. */
@@ -43,7 +43,7 @@ export async function runK6(
   const flags = ["--quiet", "--no-color", "--no-usage-report", "--summary-export", files.metrics];
   const child = spawn(program, ["run", ...flags, script], {
     env: { ...env, K6_AUTO_EXTENSION_RESOLUTION: "false" },
-    // Ctrl-C reaches it through `signal`, once: k6 takes a second one as an order to drop everything.
+    // Ctrl-C reaches k6 once, through `signal`: after a second one k6 drops everything.
     detached: true,
     stdio: ["ignore", said, process.stderr],
   });

@@ -1,6 +1,6 @@
 /**
- * The cheapest server that a load generator can be measured against: whatever arrives on a connection is taken for one
- * request and answered with the same bytes, nothing is parsed. Gets them over IPC, says its port, ends with its parent.
+ * The cheapest server that a load generator can be measured against: it takes whatever arrives on a
+ * connection for one request, parses nothing, and answers the same bytes. Gets them over IPC, says its port, ends with its parent.
  */
 import { type AddressInfo, createServer } from "node:net";
 

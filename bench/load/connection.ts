@@ -1,6 +1,6 @@
 /**
- * One keep-alive connection with at most one request under way. It understands only what the benchmark's servers say: a
- * status line, and `content-length` or no body at all.
+ * One keep-alive connection with at most one request under way. It understands only answers with a
+ * status line and either `content-length` or no body.
  */
 import { connect, type Socket } from "node:net";
 import { type Answer, parseAnswer } from "./answer.ts";
@@ -13,7 +13,7 @@ export interface Target {
 export interface ConnectionEvents {
   /** The answer to a request that was sent with this `since`. The connection is free for the next one. */
   answered(connection: Connection, answer: Answer, since: number): void;
-  /** It broke; `since` is that of the request under way, if there was one. */
+  /** The connection broke. `since` belongs to the request under way, if there was one. */
   lost(connection: Connection, reason: string, since: number | undefined): void;
 }
 
@@ -24,7 +24,7 @@ export class Connection {
   readonly #events: ConnectionEvents;
   #socket: Socket | undefined;
   #since: number | undefined;
-  /** What has arrived of the answer under way, when it came in several pieces. */
+  /** The pieces of an answer that has not arrived whole. */
   #received = "";
 
   constructor(target: Target, events: ConnectionEvents) {
@@ -32,10 +32,10 @@ export class Connection {
     this.#events = events;
   }
 
-  /** Resolves when the connection is there. Rejects when it cannot be made. */
+  /** Resolves when the connection is open. Rejects when it cannot be opened. */
   async open(): Promise<void> {
     await new Promise<void>((resolve, reject) => {
-      // One buffer for ever instead of one per answer.
+      // One buffer for all answers, not one for each.
       const buffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
       const socket = connect({
         ...this.#target,

@@ -1,4 +1,4 @@
-/** All connections of a load: opened at once, opened again when they break, and closed when nothing is due any more. */
+/** All connections of a load: opened together, reopened when they break, closed when nothing is due any more. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Connection, type Target } from "./connection.ts";
 import type { Model } from "./models.ts";
@@ -6,7 +6,7 @@ import type { Tally } from "./tally.ts";
 
 /** How long requests that were sent in time may take to be answered. */
 const DRAIN_MAX_MS = 10_000;
-/** Broken connections that are opened again; more than this is no measurement any more. */
+/** Connections that are reopened. With more broken ones, the load measures nothing. */
 const REOPENED_MAX = 1_000;
 
 export class Connections {
@@ -16,7 +16,7 @@ export class Connections {
   #alive: number;
   #reopened = 0;
 
-  /** Throws when the target does not take them all. */
+  /** Throws when the target does not accept all connections. */
   static async open(target: Target, count: number): Promise<Connections> {
     const connections = new Connections(target, count);
     await Promise.all(connections.#all.map(async (connection) => connection.open()));
@@ -42,14 +42,14 @@ export class Connections {
     );
   }
 
-  /** Resolves when nothing more is to be sent and all was answered, or when no connection is left. */
+  /** Resolves when everything was sent and answered, or when no connection is left. */
   async run(model: Model, tally: Tally): Promise<void> {
     this.#work = { model, tally };
     for (const connection of this.#all) this.#free(connection);
     return this.#finished.promise;
   }
 
-  /** Sends nothing new, waits for the answers that are due, counts those that do not come, and closes everything. */
+  /** Sends nothing new, waits for answers, counts the missing ones, and closes all connections. */
   async drain(): Promise<void> {
     const work = this.#work;
     if (work === undefined) return;

@@ -1,9 +1,8 @@
 /**
  * Sends requests over N connections and measures the answers.
  *
- * Why not k6 or autocannon: every booking needs a token of its own. Building a request for each costs autocannon 37 to 49 µs
- * of processor time (26 to 32 with one fixed request), and k6, which runs a script for each, more. Client and cluster share
- * two cores here, so the cluster misses what the client uses. What this one costs: `npm run bench -- generator`.
+ * Every booking needs a token of its own, and client and cluster share two cores: what the client uses, the cluster lacks. So
+ * this generator is built to be cheap (`npm run bench -- generator`). k6 runs the scenarios (bench/k6).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Connections } from "./connections.ts";
@@ -14,7 +13,7 @@ import { Tally } from "./tally.ts";
 
 const PROGRESS_MS = 1_000;
 
-/** Runs the plan to its end. Throws when the target takes no connections, and RangeError for a plan that has no sense. */
+/** Runs the plan to its end. Throws when the target takes no connections, and RangeError for a plan without requests. */
 export async function generateLoad(
   plan: LoadPlan,
   progress: (seconds: number, answers: number) => void,

@@ -10,13 +10,13 @@ export interface Model {
   readonly exhausted: boolean;
   /** Arrivals that are still waiting for a connection. */
   readonly waiting: number;
-  /** Arrivals of the counted time that could not even wait. */
+  /** Arrivals of the counted time that found no place to wait. */
   readonly dropped: number;
-  /** This connection has nothing under way; it may get something at once. */
+  /** This connection is free and may get a request at once. */
   free(connection: Connection): void;
-  /** It broke, idle or not; it is no longer to be used. */
+  /** This connection broke and must not be used again. */
   broken(connection: Connection): void;
-  /** Nothing new is due from now on; who waits is still sent. */
+  /** No more arrivals. Those that wait are still sent. */
   stop(): void;
 }
 
@@ -44,8 +44,8 @@ export function closedModel(requests: Requests, total: number): Model {
 }
 
 /**
- * How often the schedule is looked at when no answer comes in. What was due is sent that much late, at most twice as much
- * as a rule, and its latency says so.
+ * How often the schedule is checked while no answer arrives. A request may be sent that much late, rarely twice as much, and
+ * its latency includes the delay.
  */
 const TICK_MS = 1;
 
@@ -53,14 +53,14 @@ const TICK_MS = 1;
 export function openModel(requests: Requests, arrivals: Arrivals, start: number, tally: Tally): Model {
   const { perSecond, waitingMax = Math.ceil(perSecond) } = arrivals;
   const idle: Connection[] = [];
-  /** When those that wait were due, a ring. */
+  /** The due times of waiting arrivals, a ring. */
   const waiting = new Float64Array(Math.max(1, waitingMax));
   let [oldest, waitingCount] = [0, 0];
   let [sent, dropped] = [0, 0];
   let arrived = 0;
 
   const arrive = (due: number) => {
-    // The one that rested longest: a crowd comes over all connections, and none grows so old that a server closes it.
+    // The connection that was free longest: so all are used, and no server closes one for idleness.
     const connection = idle.shift();
     if (connection !== undefined) {
       sent += 1;

@@ -5,23 +5,22 @@ import type { Target } from "./connection.ts";
 export interface LoadPlan {
   readonly target: Target;
   readonly connections: number;
-  /** Answers of this time are not counted: caches and compilers warm up. */
+  /** Answers of this time are not counted, while caches and compilers warm up. */
   readonly warmUpSeconds: number;
   /** How long answers are counted. With 0 the load lasts until every request was sent once (closed model only). */
   readonly seconds: number;
-  /** Given: the open model. Not given: the closed one, in which a connection asks again when it was answered. */
+  /** With it, the model is open. Without it, a connection sends its next request when it has its answer (closed model). */
   readonly arrivals?: Arrivals;
   readonly requests: RequestPlan | RequestMix;
 }
 
 /**
- * The open model: requests arrive on schedule, whatever became of the ones before, as those of a crowd do. Latency
- * counts from the scheduled moment, so a server that stalls is charged for all whom it kept waiting, not only for those
- * whom it was answering.
+ * The open model: requests arrive on schedule, whatever became of those before, like the requests of a crowd. Latency
+ * counts from the scheduled moment, so a stalled server is charged for everybody who waited.
  */
 export interface Arrivals {
   readonly perSecond: number;
-  /** Arrivals that may wait for a free connection; one more is dropped and counted. By default those of one second. */
+  /** Arrivals that may wait for a free connection; one more is dropped and counted. By default the arrivals of one second. */
   readonly waitingMax?: number;
 }
 
@@ -82,11 +81,11 @@ export interface LoadReport {
     readonly sliceSeconds: number;
     readonly slices: readonly Slice[];
   };
-  /** Every request that was sent, warm-up included. */
+  /** All requests sent, warm-up included. */
   readonly sent: number;
   /** Open model: arrivals of the counted time that found no connection and no place to wait. They were never sent. */
   readonly dropped: number;
-  /** What the load generator itself used; near 1 it was the bottleneck. */
+  /** The share of a core that the generator used; near 1 it was the bottleneck. */
   readonly processorShare: number;
 }
 

@@ -1,4 +1,4 @@
-/** The two requests that nearly all loads consist of, and where they go. */
+/** The two requests of nearly all loads, and their addresses. */
 import type { Target } from "./connection.ts";
 import type { RequestOrder, RequestPlan } from "./plan.ts";
 

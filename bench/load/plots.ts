@@ -1,4 +1,4 @@
-/** The two drawings that every load is worth: how its latency is distributed, and what happened when. */
+/** The two plots of every load: the distribution of its latency, and its answers over time. */
 import type { LinePlot } from "../plots.ts";
 import type { AnswerClass, LoadReport } from "./plan.ts";
 
@@ -8,7 +8,7 @@ export interface NamedReport {
   readonly report: Pick<LoadReport, "latencyCurve" | "series">;
 }
 
-/** One curve for each, both axes stretched where the slow ones are. */
+/** One curve for each load. Both axes are stretched at the slow end. */
 export function latencyPlot(title: string, reports: readonly NamedReport[], note?: string): LinePlot {
   return {
     kind: "lines",

@@ -1,4 +1,4 @@
-/** Puts the requests of a plan together, one after the other, as they go over the wire. */
+/** Builds the requests of a plan one after the other, as bytes. */
 import { seededRandom, weightedChoice, zipfWeights } from "../random.ts";
 import { type Buyers, buyerTokens } from "../tokens.ts";
 import type { Target } from "./connection.ts";
@@ -7,14 +7,14 @@ import type { RequestMix, RequestPlan } from "./plan.ts";
 export interface Requests {
   /** The next one, complete. */
   next(): string;
-  /** How many there are until they repeat themselves. */
+  /** How many there are before they repeat. */
   readonly total: number;
 }
 
 const SEED = 20_251_125;
 const ZIPF_EXPONENT = 1;
 
-/** Mints the tokens first, which takes a while when there are many. Throws RangeError when there is nothing to ask for. */
+/** Mints all tokens first, which takes a while. Throws RangeError for a plan without requests. */
 export function requestsOf(plan: RequestPlan | RequestMix, target: Target): Requests {
   if (!("kinds" in plan)) return requestsOfOneKind(plan, target);
   const kinds = plan.kinds.map(({ requests }) => requestsOfOneKind(requests, target));
@@ -49,7 +49,7 @@ function requestsOfOneKind(plan: RequestPlan, { host, port }: Target): Requests 
   };
 }
 
-/** The last ones, by whose they are: loads that follow each other often have the same users. */
+/** The last tokens by user, because consecutive loads often have the same users. */
 let minted: { readonly key: string; readonly lines: readonly string[] } | undefined;
 
 function authorizationsOf(buyers: Buyers): readonly string[] {
@@ -67,7 +67,7 @@ function orderOf({ order = "in turns" }: RequestPlan, paths: number, users: numb
     case "in turns":
       return [(number) => Math.floor(number / users) % paths, (number) => number % users];
     case "evenly":
-      // One user further in every round; going on with the next user instead would bring the same few to a path for ever.
+      // Shifts by one user in every round. Otherwise the same few users would always meet the same path.
       return [
         (number) => number % paths,
         (number) => ((number % paths) + Math.floor(number / paths)) % users,

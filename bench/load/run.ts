@@ -44,7 +44,7 @@ export function startGenerator({ signal, progress, core }: GeneratorOptions): Ge
           progress.show(`${label}: ${Math.round(message.seconds)} s, ${rate.toLocaleString("en")}/s`);
         }
       } catch (error) {
-        // A load that was cut short goes on by itself, and its report would be taken for that of the next one.
+        // A load that was cut short still reports, and its report would be taken for the next one.
         if (limit.aborted) await script[Symbol.asyncDispose]();
         throw error;
       }
@@ -62,7 +62,7 @@ export async function runLoad(
   return await generator.run(plan, label);
 }
 
-/** A server that says always the same. */
+/** A server that always gives the same answer. */
 export interface SameServer extends Target, AsyncDisposable {
   readonly pid: number;
 }
@@ -75,7 +75,7 @@ export async function startBareServer(
   return startServer("bare-server.ts", answer, options);
 }
 
-/** Starts the cheapest server there can be: these bytes for every request, which it does not read. */
+/** Starts the cheapest possible server: it answers these bytes to everything, unread. */
 export async function startCannedServer(
   answer: string,
   options: { signal: AbortSignal; core?: number },
@@ -102,7 +102,7 @@ async function startServer(
 interface Script extends AsyncDisposable {
   readonly process: ChildProcess;
   readonly pid: number;
-  /** What it says next. Throws when it ends or the signal aborts instead. */
+  /** Its next message. Throws when the process ends or the signal aborts. */
   next<Message>(signal: AbortSignal): Promise<Message>;
 }
 
@@ -113,7 +113,7 @@ function startScript(file: string, core: number | undefined): Script {
   const ended = once(child, "exit");
   const exited = new AbortController();
   child.once("exit", () => exited.abort(new Error(`${file} ended before it answered`)));
-  // Two that arrive together would both be there before anybody waits for the second.
+  // Two messages may arrive together, before anybody waits for the second.
   const inbox: unknown[] = [];
   const arrivals = new EventEmitter();
   child.on("message", (message) => {

@@ -15,7 +15,7 @@ interface OpenSlice {
 }
 
 const LATENCY_MAX_MICROSECONDS = 120e6;
-/** Short measurements are drawn from more points than one a second. */
+/** Short measurements are plotted with more than one point a second. */
 const SLICE_SECONDS = { short: 0.25, long: 1, shortUpToSeconds: 15 };
 /** Percentiles of the curve: 100 × (1 − 10^−x), from the minimum to 99.999. */
 const CURVE_POINTS = Array.from({ length: 101 }, (_, index) => 100 * (1 - 10 ** (-index / 20)));
@@ -43,7 +43,7 @@ export class Tally {
     return this.#answers;
   }
 
-  /** Is this moment within the counted time? */
+  /** Whether this moment is within the counted time. */
   counts(moment: number): boolean {
     return moment >= this.#window.from && moment < this.#window.until;
   }
@@ -65,14 +65,14 @@ export class Tally {
     this.#latencyMicroseconds.record(microseconds);
   }
 
-  /** Requests that got no answer, whenever that was: none may be forgotten. */
+  /** Requests without an answer, at any time: none may be forgotten. */
   lost(reason: string, requests = 1): void {
     this.#classes.error += requests;
     this.#allClasses.error += requests;
     this.#count(`lost: ${reason}`, requests);
   }
 
-  /** Everything that was counted until now. */
+  /** The report of everything counted so far. */
   report(): Omit<LoadReport, "seconds" | "sent" | "dropped" | "processorShare"> {
     const all = this.#latencyMicroseconds;
     const percentile = (share: number) => (this.#answers === 0 ? 0 : all.percentile(share) / 1000);
@@ -88,7 +88,7 @@ export class Tally {
         p999: percentile(99.9),
         max: this.#answers === 0 ? 0 : all.max / 1000,
       },
-      // Beyond the last whole answer there is nothing to be said.
+      // Beyond the last answer the curve says nothing.
       latencyCurve: CURVE_POINTS.filter((point) => this.#answers * (1 - point / 100) >= 1).map((point) => ({
         percentile: point,
         ms: percentile(Math.max(point, 1e-3)),

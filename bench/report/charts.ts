@@ -1,12 +1,12 @@
 /**
- * Draws plots as SVG, here and not in the browser: the page then needs no script and no other host, and opens anywhere.
+ * Draws plots as SVG here and not in the browser, so that the page needs no script and no other host.
  */
 import * as echarts from "echarts";
 import type { Axis, BarPlot, LinePlot, Plot } from "../plots.ts";
 
 const WIDTH = 640;
 const HEIGHT = 380;
-/** Told apart by colour-blind eyes, too (Okabe and Ito), and dark enough for thin lines on white. */
+/** Colours that colour-blind people can tell apart (Okabe and Ito), dark enough for thin lines on white. */
 const COLOURS = [
   "#0072b2",
   "#d55e00",
@@ -21,7 +21,7 @@ const COLOURS = [
 ];
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
-/** What has a name has the same colour in all plots of one sort that are drawn with one palette. */
+/** A palette gives a name the same colour in all plots of one sort. */
 export class Palette {
   readonly #names = new Map<string, string[]>();
 
@@ -41,7 +41,7 @@ export function svgOf(plot: Plot, palette: Palette): string {
     chart.setOption({
       animation: false,
       textStyle: { fontFamily: FONT, color: "#333" },
-      // Widths of text are guessed here, so what stands side by side needs room.
+      // Widths of text are guesses here, so labels side by side need room.
       legend: {
         show: (plot.kind === "lines" ? plot.lines : plot.bars).length > 1,
         bottom: 0,
@@ -54,7 +54,7 @@ export function svgOf(plot: Plot, palette: Palette): string {
       grid: { left: 16, right: 24, top: 34, bottom: 62, outerBoundsMode: "same" },
       ...(plot.kind === "lines" ? linesOf(plot, palette) : barsOf(plot, palette)),
     });
-    // Inside a page the element knows its name space without being told.
+    // Inside a page the element needs no name space.
     return chart.renderToSVGString().replace(/ xmlns(:\w+)?="[^"]*"/g, "");
   } finally {
     chart.dispose();
@@ -79,7 +79,7 @@ function linesOf({ x, y, lines }: LinePlot, palette: Palette) {
 
 function barsOf({ axis, categories, stacked, bars }: BarPlot, palette: Palette) {
   return {
-    // Downwards, as one reads; names of categories are long and lie better beside a bar than below one.
+    // From top to bottom, as people read. Long names fit better beside a bar than below it.
     yAxis: { type: "category" as const, data: [...categories], inverse: true, axisTick: { show: false } },
     xAxis: { ...axisOf(axis, "middle"), nameGap: 26 },
     series: bars.map(({ name, values }) => ({

@@ -9,7 +9,7 @@ export interface Machine {
   readonly memoryGigabytes: number;
   readonly system: string;
   readonly node: string;
-  /** Processes that wanted a core in the minute before the run; above 0.3 somebody else was at work. */
+  /** The load average of the minute before the run; above 0.3 another program was at work. */
   readonly loadBefore: number;
 }
 
@@ -18,7 +18,7 @@ export interface PartResult extends Outcome {
   readonly title: string;
   readonly secondsAMeasurement: number;
   readonly tookSeconds: number;
-  /** How many bookings the audit at the end went through; undefined where the part had no cluster of its own. */
+  /** Bookings that the audit at the end read; undefined where the part had no cluster of its own. */
   readonly auditedBookings?: number;
 }
 

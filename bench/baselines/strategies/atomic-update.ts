@@ -6,7 +6,7 @@
 import { createPool, type Pool, query } from "../pool.ts";
 import type { BookingRequest, Decision, Refusal, Strategy, StrategyModule } from "../strategy.ts";
 
-/** For one event more would only wait inside PostgreSQL, which costs more than waiting in front of it. */
+/** More connections for one event would wait inside PostgreSQL, which costs more than waiting in the pool. */
 const CONNECTIONS_MAX = 10;
 
 const SCHEMA = `
@@ -66,7 +66,7 @@ export const atomicUpdate: StrategyModule = {
 
 class AtomicUpdate implements Strategy {
   readonly #pool: Pool;
-  // Waiting happens inside the one statement, where only PostgreSQL sees it.
+  // The waits are inside one statement, where only PostgreSQL sees them.
   readonly stats = { retries: 0, lockWaitSeconds: undefined };
 
   constructor(pool: Pool) {

@@ -44,7 +44,7 @@ class ForUpdate implements Strategy {
   async book(request: BookingRequest): Promise<Decision> {
     return inTransaction(this.#pool, async (connection) => {
       const result = await this.#decide(connection, request);
-      // Locking a row writes to the log: committing a refusal would wait for a flush for nothing.
+      // A row lock writes to the log, so the commit of a refusal would wait for a useless flush.
       return { result, end: result.outcome === "booked" ? "commit" : "rollback" };
     });
   }

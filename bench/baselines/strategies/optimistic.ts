@@ -1,6 +1,6 @@
 /**
- * Nobody waits for a lock: read the event with its version, decide, write on condition that the version is still the same,
- * and start again when it is not. Every booking of the event raises the version, also those of the same user, so what was
+ * Nobody waits for a lock. A request reads the event with its version, decides, and writes if the version is still the same;
+ * else it starts again. Every booking of the event raises the version, also those of the same user, so what was
  * read in one statement about event and user is true when the write succeeds.
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,7 +15,7 @@ import {
   type StrategyModule,
 } from "../strategy.ts";
 
-/** Of all that try for one event at the same time, one succeeds: with more of them, more work is thrown away. */
+/** Of all simultaneous tries for one event, one succeeds. More connections would waste more work. */
 const CONNECTIONS_MAX = 8;
 const TRIES_MAX = 30;
 /** The n-th pause is a random time up to PAUSE_FIRST_MS × 2ⁿ, at most PAUSE_MAX_MS. */
@@ -51,11 +51,11 @@ class Optimistic implements Strategy {
   }
 
   get stats() {
-    // The write waits for whoever writes the same row, and only PostgreSQL knows how long.
+    // The write waits for another writer of the row, and only PostgreSQL knows how long.
     return { retries: this.#retries, lockWaitSeconds: undefined };
   }
 
-  /** All tries have one connection: waiting for another between read and write, the version would grow old. */
+  /** All tries use one connection: while a try waited for another one, its version would grow old. */
   async book(request: BookingRequest): Promise<Decision> {
     return withConnection(this.#pool, async (connection) => {
       for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
@@ -73,7 +73,7 @@ class Optimistic implements Strategy {
   }
 }
 
-/** Undefined when somebody else was faster. */
+/** Undefined when another request was faster. */
 async function tryOnce(
   connection: Connection,
   { id, eventId, userId, quantity, createdAt }: BookingRequest,

@@ -1,7 +1,7 @@
 /**
  * The other half of queue.ts: takes messages as they come, has up to BATCH_MAX of them decided in one transaction
- * (queue-decider.ts), and only after its commit replies and acknowledges. It is the only consumer and the events are locked
- * all the same: while a deployment replaces it, two of them run.
+ * (queue-decider.ts), and only after its commit replies and acknowledges. It locks events although it is
+ * the only consumer: during a deployment two of them run.
  */
 import { type Channel, connect, type ConsumeMessage } from "amqplib";
 import { createPool, type Pool } from "../pool.ts";
@@ -11,7 +11,7 @@ import { QUEUE, QUEUE_OPTIONS } from "./queue.ts";
 import { decideBatch } from "./queue-decider.ts";
 
 const BATCH_MAX = 100;
-/** The next batches are here before the one under way ends. */
+/** So many messages that the next batches have arrived before the current one ends. */
 const PREFETCH = 3 * BATCH_MAX;
 
 class Consumer {
@@ -19,7 +19,7 @@ class Consumer {
   readonly #pool: Pool;
   readonly #taken: ConsumeMessage[] = [];
   #busy = false;
-  /** Resolves when nothing that was taken is undecided. */
+  /** Resolves when every message that was taken is decided. */
   deciding: Promise<void> = Promise.resolve();
 
   constructor(channel: Channel, pool: Pool) {

@@ -1,4 +1,4 @@
-/** What the queue's consumer does with a batch: one transaction, in which the bookings are judged one after another. */
+/** Decides a batch of the queue: one transaction, in which the bookings are judged one after another. */
 import type { Connection } from "../../../shared/database/connection.ts";
 import { inTransaction, type Pool } from "../pool.ts";
 import { type BookingRequest, type Decision, refusalOf, type Stock } from "../strategy.ts";
@@ -22,15 +22,15 @@ const WRITE = `with batch as (
          where e.id = s.event_id`;
 
 export interface QueuedRequest extends BookingRequest {
-  /** The queue gave it to somebody before, who may have committed it and died before saying so. */
+  /** The queue has delivered this message before. That consumer may have committed it and died before it said so. */
   readonly redelivered: boolean;
 }
 
-/** Decides them, one answer each, in their order. When it throws nothing was booked, unless the commit's answer was lost. */
+/** Decides the bookings in their order, with one answer each. If it throws, nothing was booked, unless the answer to the commit was lost. */
 export async function decideBatch(pool: Pool, requests: readonly QueuedRequest[]): Promise<Decision[]> {
   return inTransaction(pool, async (connection) => {
     const result = await decide(connection, requests);
-    // Locking rows writes to the log: committing refusals only would wait for a flush for nothing.
+    // Row locks write to the log, so the commit of refusals alone would wait for a useless flush.
     return { result, end: result.some(({ outcome }) => outcome === "booked") ? "commit" : "rollback" };
   });
 }

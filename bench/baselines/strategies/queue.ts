@@ -8,7 +8,7 @@ import { connect, type Channel, type ChannelModel } from "amqplib";
 import type { BookingRequest, Decision, Strategy, StrategyModule } from "../strategy.ts";
 
 export const QUEUE = "bookings";
-/** Asserted by both sides, with the same words: whoever comes first makes it. */
+/** Both sides declare the queue with the same options; the first one makes it. */
 export const QUEUE_OPTIONS = { durable: true, arguments: { "x-single-active-consumer": true } };
 
 const REPLY_TO = "amq.rabbitmq.reply-to";

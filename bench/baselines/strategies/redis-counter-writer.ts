@@ -14,7 +14,7 @@ import type { BookingRequest } from "../strategy.ts";
 import { STREAM } from "./redis-counter.ts";
 
 const BATCH_MAX = 1_000;
-/** A batch that is not full is followed by this pause: fewer, larger batches take less of the machine. */
+/** The pause after a batch that is not full. Fewer, larger batches cost less. */
 const GATHER_MS = 50;
 const BLOCK_MS = 500;
 const RETRY_MS = 50;
@@ -78,7 +78,7 @@ async function writeUntil(stop: AbortSignal, redis: Redis, pool: Pool): Promise<
       if (entries.length < BATCH_MAX) await sleep(GATHER_MS);
     } catch (error) {
       if (error instanceof Refusal) process.stderr.write(`writer: ${error.message}\n`);
-      // Redis or PostgreSQL is away, and the batch may have been written or not: the position says.
+      // Redis or PostgreSQL is away. Whether the batch was written, the position tells.
       position = undefined;
       await sleep(RETRY_MS);
     }
@@ -99,7 +99,7 @@ async function write(pool: Pool, entries: readonly Entry[]): Promise<void> {
   }
 }
 
-/** The id that follows this one: trimming keeps the id it is given. */
+/** The id after this one, because trimming keeps the id that it is given. */
 function after(id: string): string {
   const [time = "0", sequence = "0"] = id.split("-");
   return `${time}-${BigInt(sequence) + 1n}`;

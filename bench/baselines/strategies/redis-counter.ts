@@ -16,7 +16,7 @@ import type { BookingRequest, Decision, Strategy, StrategyModule } from "../stra
 /** Bookings on their way to PostgreSQL: each entry has one field, a BookingRequest as JSON. */
 export const STREAM = "bookings";
 
-/** Only events are loaded through them. */
+/** They are used only to load events. */
 const CONNECTIONS_MAX = 2;
 const EVENTS_LOADED_AT_ONCE = 1_000;
 const SETTLE_POLL_MS = 10;
@@ -66,7 +66,7 @@ export const redisCounter: StrategyModule = {
   async start({ databaseUrl, redisUrl, connectionsMax = CONNECTIONS_MAX }) {
     const redis = new Redis(redisUrl, {
       enableAutoPipelining: true,
-      // A command whose answer was lost may have been carried out: sending it again would book twice.
+      // A command whose answer was lost may have taken effect. Sent again, it would book twice.
       autoResendUnfulfilledCommands: false,
       enableOfflineQueue: false,
       maxRetriesPerRequest: 0,
@@ -83,7 +83,7 @@ export const redisCounter: StrategyModule = {
 class RedisCounter implements Strategy {
   readonly #pool: Pool;
   readonly #redis: CounterRedis;
-  /** Events being loaded: however many ask for one, it is loaded once. */
+  /** Loads under way. However many ask for an event, it is loaded once. */
   readonly #loading = new Map<string, Promise<void>>();
   readonly stats = { retries: 0, lockWaitSeconds: 0 };
 
@@ -133,7 +133,7 @@ class RedisCounter implements Strategy {
       await this.#load(eventIds.slice(from, from + EVENTS_LOADED_AT_ONCE));
   }
 
-  /** Each hash is made under another name and gets its own only when it is whole and nobody else was faster. */
+  /** Each hash is made under a temporary name. It is renamed when it is whole, unless another load was faster. */
   async #load(eventIds: readonly string[]): Promise<void> {
     const events = await query<{ id: string; available: number; maxPerUser: number }>(this.#pool, EVENTS, [
       eventIds,

@@ -19,10 +19,10 @@ import {
 } from "../strategy.ts";
 
 const CONNECTIONS_MAX = 30;
-/** Longer than pool and statements together may take (pool.ts), so that only a stopped process loses its lock. */
+/** Longer than pool and statements may take together (pool.ts), so only a stopped process loses its lock. */
 const LOCK_TTL_MS = 15_000;
 const WAIT_MAX_MS = 5_000;
-/** A pause before asking for the lock again is a random time within these. */
+/** The pause before the next try for the lock is random within these bounds. */
 const PAUSE_MS = { min: 10, max: 120 };
 /** PostgreSQL manual, appendix A: check_violation. */
 const CHECK_VIOLATION = "23514";
@@ -107,7 +107,7 @@ class RedisLock implements Strategy {
         return { outcome: "booked" };
       });
     } catch (error) {
-      // The lock ended too early and somebody else took the tickets.
+      // The lock ended too early, and another request took the tickets.
       if (error instanceof Refusal && error.sqlState === CHECK_VIOLATION) return { outcome: "overloaded" };
       throw error;
     }

@@ -17,7 +17,7 @@ export interface Order {
   readonly quantity: number;
 }
 
-/** One complaint of each VU tells what is wrong; thousands would hide it. */
+/** One complaint of each VU says what is wrong. Thousands would hide it. */
 let hasComplained = false;
 
 export class Api {

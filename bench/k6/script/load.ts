@@ -69,14 +69,14 @@ export function optionsOf(
     thresholds: {
       ...Object.fromEntries(latencies),
       http_req_failed: [`rate<=${failedShareMax}`],
-      // One answer against the contract is a bug, whatever the load.
+      // A single answer that breaks the contract is a bug, whatever the load.
       checks: ["rate==1"],
-      // What k6 had no VU for it calls dropped. On a machine that has no time for k6, arrivals are missing without a word.
+      // k6 calls an arrival without a free VU dropped. On a machine without time for k6, arrivals are missing silently.
       dropped_iterations: [`count<=${Math.floor(arrivals * droppedShareMax)}`],
       iterations: [`count>=${Math.floor(arrivals * (1 - droppedShareMax))}`],
     },
     summaryTrendStats: ["min", "med", "p(90)", "p(99)", "p(99.9)", "max"],
-    // Without the address, which is another for every event: k6 would keep a time series for each.
+    // Without the address, which differs for every event: k6 would keep a time series for each.
     systemTags: ["name", "method", "status", "check", "error_code", "expected_response", "scenario"],
     batch: AT_ONCE,
     batchPerHost: AT_ONCE,
@@ -86,7 +86,7 @@ export function optionsOf(
 }
 
 function common({ vusMax }: Settings) {
-  // All of them from the start: making one takes processor time from what is measured.
+  // All VUs from the start: to make one later would take processor time from the measurement.
   return { preAllocatedVUs: vusMax, maxVUs: vusMax, timeUnit: "1s", gracefulStop: "15s" };
 }
 

@@ -10,7 +10,7 @@ interface EventFields {
   readonly maxPerUser?: number;
 }
 
-/** The ids of events, one after the other: each VU unpacks a copy, and ten thousand strings take it far longer than one. */
+/** The ids of all events in one string: each VU unpacks a copy, and ten thousand strings take far longer than one. */
 export type Prepared = string;
 
 const ID_CHARACTERS = 36;
