@@ -61,7 +61,7 @@ export class EventCache {
     });
   }
 
-  /** Memory still holds every version that it learned after this moment, by `elapsed()`. */
+  /** By `elapsed()`. Nothing that memory learned later than this was evicted. */
   get forgottenUntil(): number {
     return this.#forgottenUntil;
   }
@@ -148,7 +148,7 @@ export class EventCache {
     return usable ? { outcome: "found", event, tier: "redis" } : undefined;
   }
 
-  /** A replica that has everything committed before this moment has every version of the event that this router ever knew. */
+  /** A replica that is complete up to this moment knows all that this router ever knew of the event. */
   #knownUntil(id: EventId): number {
     return this.#events.peek(id)?.learnedAt ?? this.#forgottenUntil;
   }

@@ -8,7 +8,7 @@ import { CallError } from "./node-client.ts";
 
 type SpanOfCall = Parameters<Span["child"]>;
 
-/** Runs a call inside its span, which it ends. `begin` makes the span when a request that the call serves is sampled. */
+/** Runs a call and ends its span, if it has one: it has when a request that the call serves is sampled. */
 export async function inSpan<Answer>(
   span: Span | undefined,
   call: (span: Span | undefined) => Promise<Answer>,
