@@ -57,15 +57,8 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   });
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
-  const writeLimits = createWriteLimits(
-    {
-      perUser: config.RATE_LIMIT_PER_USER,
-      perAddress: config.RATE_LIMIT_PER_ADDRESS,
-      redisUrl: config.REDIS_URL,
-    },
-    clock,
-    log,
-  );
+  const { RATE_LIMIT_PER_USER: perUser, RATE_LIMIT_PER_ADDRESS: perAddress, REDIS_URL: redisUrl } = config;
+  const writeLimits = createWriteLimits({ perUser, perAddress, redisUrl }, clock, log);
   const server = createRouterServer({
     cluster,
     cache,

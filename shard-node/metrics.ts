@@ -1,13 +1,5 @@
 /** What a shard node measures. Each metric answers one question, said in its help. */
-import {
-  Gauge,
-  Histogram,
-  Counter,
-  HttpMetrics,
-  LATENCY_BUCKETS,
-  type Registry,
-  SIZE_BUCKETS,
-} from "../shared/watch/metrics.ts";
+import { HttpMetrics, instruments, type Registry, SIZE_BUCKETS } from "../shared/watch/metrics.ts";
 import type { Database } from "../shared/database/database.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { Activity } from "./store/activity.ts";
@@ -22,20 +14,7 @@ interface Watched {
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
 
 export function createNodeMetrics(registry: Registry) {
-  const registers = [registry];
-  const histogram = (name: string, help: string, buckets = LATENCY_BUCKETS) =>
-    new Histogram({ name, help, buckets, registers });
-  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
-  /** One counter for each value of the label. A counter that starts at 0 shows its first increase. */
-  const counters = <Value extends string>(name: string, help: string, label: string, values: Value[]) => {
-    const counter = new Counter({ name, help, labelNames: [label], registers });
-    for (const value of values) counter.inc({ [label]: value }, 0);
-    return Object.fromEntries(values.map((value) => [value, counter.labels(value)])) as Record<
-      Value,
-      Counter.Internal
-    >;
-  };
-
+  const { histogram, gauge, counters, read } = instruments(registry);
   const batchSize = histogram("onsale_lane_batch_size", "Commands decided in one transaction.", SIZE_BUCKETS);
   const batchDuration = histogram(
     "onsale_lane_batch_duration_seconds",
@@ -77,13 +56,13 @@ export function createNodeMetrics(registry: Registry) {
     batchStarted: (size: number) => batchSize.observe(size),
     batchEnded: (seconds: number) => batchDuration.observe(seconds),
     commandWaited: (seconds: number) => laneWait.observe(seconds),
-    shed: (reason: keyof typeof shed) => shed[reason].inc(),
+    shed,
     waited: (seconds: number) => poolWait.observe(seconds),
     held: (seconds: number) => poolHold.observe(seconds),
     lockWaited: (seconds: number) => lockWait.observe(seconds),
     published: (seconds: number) => publish.observe(seconds),
     /** A statement read events; `source` is the server that answered. */
-    read: (source: keyof typeof reads) => reads[source].inc(),
+    read: reads,
     activity(activity: Activity): void {
       backends.set(activity.backends);
       lockWaiters.set(activity.lockWaiters);
@@ -94,31 +73,19 @@ export function createNodeMetrics(registry: Registry) {
     watch({ lanes, databases, databaseUp, redisUp }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
-      const read = (name: string, help: string, value: () => number) =>
-        new Gauge({
-          name,
-          help,
-          registers,
-          collect() {
-            this.set(value());
-          },
-        });
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
       read("onsale_db_up", "1 when the shard's database answered the last sample.", () =>
         Number(databaseUp()),
       );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
-      new Gauge({
-        name: "onsale_db_pool_connections",
-        help: "Connections of the pool by state.",
-        labelNames: ["state"] as const,
-        registers,
-        collect() {
-          this.set({ state: "busy" }, sum("busy")());
-          this.set({ state: "idle" }, sum("idle")());
-        },
-      });
+      const states = ["busy", "idle"] as const;
+      read(
+        "onsale_db_pool_connections",
+        "Connections of the pool by state.",
+        () => states.map((state) => [state, sum(state)()]),
+        "state",
+      );
     },
   };
 }

@@ -32,11 +32,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const log = createLog(`shard-node ${config.SHARD_ID}`, config.LOG_LEVEL);
   const registry = createRegistry();
   const metrics = createNodeMetrics(registry);
-  const service = {
-    name: "onsale-shard-node",
-    attributes: { "onsale.shard.id": config.SHARD_ID },
-  } as const;
-  const tracing = await startTracing(config, service, log, registry);
+  const attributes = { "onsale.shard.id": config.SHARD_ID };
+  const tracing = await startTracing(config, { name: "onsale-shard-node", attributes }, log, registry);
 
   const databases = createDatabases(config, metrics);
   const store = new BookingStore(databases.batches, Date.now, databases.others);
@@ -70,9 +67,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     databaseUp,
     redisUp: () => redis?.up ?? false,
   });
-  const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS].filter(
-    (t) => t !== undefined,
-  );
+  const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS ?? []].flat();
   const server = createNodeServer({
     internalTokens,
     store,

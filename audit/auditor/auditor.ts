@@ -6,7 +6,7 @@ import { startAdminServer } from "../../shared/watch/admin-server.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import type { Running } from "../../shared/process/lifecycle.ts";
 import { createLog } from "../../shared/process/log.ts";
-import { createRegistry, Gauge } from "../../shared/watch/metrics.ts";
+import { createRegistry, instruments } from "../../shared/watch/metrics.ts";
 import { Outage } from "../../shared/process/outage.ts";
 import { repeat } from "../../shared/process/repeat.ts";
 import { audit, AUDITED_RULES, type AuditReport } from "../audit.ts";
@@ -20,19 +20,17 @@ export interface RunningAuditor extends Running {
 export async function startAuditor(config: AuditorConfig): Promise<RunningAuditor> {
   const log = createLog("auditor", config.LOG_LEVEL);
   const registry = createRegistry();
-  const registers = [registry];
+  const { gauge } = instruments(registry);
   // No value before the first audit has ended: "unknown" must not look like "clean".
-  const violations = new Gauge({
-    name: "onsale_audit_violations",
-    help: "Rows that broke a rule when all shards were last audited, as far as they are shown.",
-    labelNames: ["rule"] as const,
-    registers,
-  });
-  const lastRun = new Gauge({
-    name: "onsale_audit_last_run_timestamp_seconds",
-    help: "When an audit of all shards last ended, in Unix time; 0 before the first one.",
-    registers,
-  });
+  const violations = gauge(
+    "onsale_audit_violations",
+    "Rows that broke a rule when all shards were last audited, as far as they are shown.",
+    ["rule"],
+  );
+  const lastRun = gauge(
+    "onsale_audit_last_run_timestamp_seconds",
+    "When an audit of all shards last ended, in Unix time; 0 before the first one.",
+  );
   const shards = new Outage(log, "the catalog or a shard");
   let audited = false;
 

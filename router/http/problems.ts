@@ -77,51 +77,34 @@ export class Problem extends Error {
 type RefusalOrFailure =
   Exclude<CommandResult, { booking: unknown }> | Exclude<EventResult, { outcome: "saved" }>;
 
+const DETAILS = {
+  sold_out: "Every ticket of the event is sold or held.",
+  sales_not_open: "Sales have not begun, have ended, or are paused.",
+  event_not_found: "There is no event with this id.",
+  booking_not_found: "There is no booking of yours with this id.",
+  hold_expired: "The hold has expired and its tickets are gone; send a new booking.",
+  idempotency_key_reused: "The key was used for another quantity or kind of booking; use a new key.",
+  below_sold: "totalTickets would be less than the tickets sold and held.",
+  overloaded: "The shard of this event cannot do more in time; nothing was done.",
+  shard_unavailable: "The shard does not answer; nothing was done.",
+  outcome_unknown: "The shard's answer was lost. Send the request again.",
+  internal: "The shard met a bug and logged it.",
+} as const satisfies Partial<Record<ProblemCode, string>>;
+
 export function problemOf(result: RefusalOrFailure): Problem {
-  switch (result.outcome) {
-    case "sold_out":
-      return new Problem("sold_out", "Every ticket of the event is sold or held.");
-    case "insufficient_tickets": {
-      const { availableTickets } = result;
-      return new Problem("insufficient_tickets", `Only ${availableTickets} left; ask for fewer.`, {
-        availableTickets,
-      });
-    }
-    case "user_limit_exceeded": {
-      const { maxPerUser, held } = result;
-      const detail = `A user may have ${maxPerUser} tickets of this event and has ${held}.`;
-      return new Problem("user_limit_exceeded", detail, { maxPerUser, held });
-    }
-    case "sales_not_open":
-      return new Problem("sales_not_open", "Sales have not begun, have ended, or are paused.");
-    case "event_not_found":
-      return new Problem("event_not_found", "There is no event with this id.");
-    case "booking_not_found":
-      return new Problem("booking_not_found", "There is no booking of yours with this id.");
-    case "hold_expired":
-      return new Problem(
-        "hold_expired",
-        "The hold has expired and its tickets are gone; send a new booking.",
-      );
-    case "idempotency_key_reused":
-      return new Problem(
-        "idempotency_key_reused",
-        "The key was used for another quantity or kind of booking; use a new key.",
-      );
-    case "below_sold":
-      return new Problem("below_sold", "totalTickets would be less than the tickets sold and held.");
-    case "invalid_sales_window":
-      return new Problem("invalid_request", "The sales window would end before it begins.", {
-        errors: [{ path: "salesEndAt", message: "must be after salesStartAt" }],
-      });
-    case "overloaded":
-      return new Problem("overloaded", "The shard of this event cannot do more in time; nothing was done.");
-    case "shard_unavailable":
-    case "wrong_shard":
-      return new Problem("shard_unavailable", "The shard does not answer; nothing was done.");
-    case "outcome_unknown":
-      return new Problem("outcome_unknown", "The shard's answer was lost. Send the request again.");
-    case "internal":
-      return new Problem("internal", "The shard met a bug and logged it.");
+  if (result.outcome === "insufficient_tickets") {
+    const { outcome, availableTickets } = result;
+    return new Problem(outcome, `Only ${availableTickets} left; ask for fewer.`, { availableTickets });
   }
+  if (result.outcome === "user_limit_exceeded") {
+    const { outcome, maxPerUser, held } = result;
+    const detail = `A user may have ${maxPerUser} tickets of this event and has ${held}.`;
+    return new Problem(outcome, detail, { maxPerUser, held });
+  }
+  if (result.outcome === "invalid_sales_window") {
+    const errors = [{ path: "salesEndAt", message: "must be after salesStartAt" }];
+    return new Problem("invalid_request", "The sales window would end before it begins.", { errors });
+  }
+  const code = result.outcome === "wrong_shard" ? "shard_unavailable" : result.outcome;
+  return new Problem(code, DETAILS[code]);
 }

@@ -22,45 +22,29 @@ export interface RouteSpec<Id, Query, Body> {
 
 /** A secured route needs a bearer token. */
 export function openApiOf<Id, Query, Body>(
-  {
-    method,
-    path,
-    summary,
-    description,
-    tag,
-    id,
-    query,
-    headers,
-    body,
-    responses,
-  }: RouteSpec<Id, Query, Body>,
+  spec: RouteSpec<Id, Query, Body>,
   isSecured: boolean,
 ): RouteConfig {
+  const { id, query, headers, body, description } = spec;
   const json = (schema: z.ZodType) => ({ "application/json": { schema } });
+  const responses = Object.entries(spec.responses).map(([status, { description: text, schema }]) => [
+    status,
+    schema === null ? { description: text } : { description: text, content: json(schema) },
+  ]);
   return {
-    method,
-    path,
-    summary,
-    tags: [tag],
-    ...(description === undefined ? {} : { description }),
-    ...(isSecured ? { security: [{ bearer: [] }] } : {}),
+    method: spec.method,
+    path: spec.path,
+    summary: spec.summary,
+    tags: [spec.tag],
+    ...(description && { description }),
+    ...(isSecured && { security: [{ bearer: [] }] }),
     request: {
-      ...(id === undefined ? {} : { params: id.params }),
-      ...(query === undefined ? {} : { query: query as unknown as z.ZodObject }),
-      ...(headers === undefined ? {} : { headers }),
-      ...(body === undefined
-        ? {}
-        : { body: { content: json(body), required: !body.safeParse(undefined).success } }),
+      ...(id && { params: id.params }),
+      ...(query && { query: query as unknown as z.ZodObject }),
+      ...(headers && { headers }),
+      ...(body && { body: { content: json(body), required: !body.safeParse(undefined).success } }),
     },
-    responses: {
-      ...Object.fromEntries(
-        Object.entries(responses).map(([status, { description: text, schema }]) => [
-          status,
-          schema === null ? { description: text } : { description: text, content: json(schema) },
-        ]),
-      ),
-      default: PROBLEM_RESPONSE,
-    },
+    responses: { ...Object.fromEntries(responses), default: PROBLEM_RESPONSE },
   };
 }
 

@@ -94,7 +94,7 @@ export class Routes {
         const admission = writeLimits.admit(caller, addressOf(incoming));
         const limited = admission instanceof Promise ? await admission : admission;
         if (limited !== undefined) {
-          metrics.rateLimited();
+          metrics.shed("rate_limited");
           const { reason, headers } = limited;
           throw new Problem("rate_limited", `Too many writes of this ${reason}; slow down.`, {}, headers);
         }

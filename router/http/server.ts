@@ -27,7 +27,7 @@ export function createRouterServer(parts: ServerParts): Server {
     wrap: (listener) => traced(tracing, listener),
   });
   server.maxConnections = connectionsMax;
-  server.on("drop", () => metrics.connectionRefused());
+  server.on("drop", () => metrics.shed("connections_full"));
   answerWhatIsNotHttp(server, countRefusal);
   return server;
 }

@@ -18,14 +18,12 @@ export function textOf(value: unknown): string | null {
   if (typeof value === "string") return value;
   if (Array.isArray(value)) return `{${value.map(elementOf).join(",")}}`;
   if (value instanceof Date) return value.toISOString();
-  if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString("hex")}`;
   return typeof value === "object" ? JSON.stringify(value) : String(value as number | bigint | boolean);
 }
 
 /** What columns of a result become, by the number of their type (pg_type.dat). Columns of other types stay text. */
 export const TYPES: Record<string, ColumnType> = {
   boolean: type([16], (text) => text === "t"),
-  bytea: type([17], (text) => Buffer.from(text.slice(2), "hex")),
   number: type([23, 21, 26, 700, 701], Number),
   json: type([114, 3802], JSON.parse),
   date: type([1184, 1114, 1082], (text) => new Date(text)),

@@ -1,7 +1,7 @@
 /** The metrics of a process. The only door to prom-client. Labels come from closed sets, never from an event or a user. */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 
-export { Counter, Gauge, Histogram, type Registry };
+export type { Registry };
 
 /** A registry with the metrics of the process, the event loop and the garbage collector. */
 export function createRegistry(): Registry {
@@ -24,29 +24,22 @@ export class Tally<Label extends string> {
   readonly #counter: Counter<Label>;
   readonly #children = new Map<string, { readonly labels: Record<Label, string>; count: number }>();
 
-  constructor(options: { name: string; help: string; labelNames?: readonly Label[]; registry: Registry }) {
-    const { name, help, labelNames = [], registry } = options;
-    this.#counter = new Counter({
-      name,
-      help,
-      labelNames,
-      registers: [registry],
-      collect: () => {
-        for (const child of this.#children.values()) {
-          this.#counter.inc(child.labels, child.count);
-          child.count = 0;
-        }
-      },
-    });
+  constructor(name: string, help: string, labelNames: readonly Label[], registry: Registry) {
+    const collect = (): void => {
+      for (const child of this.#children.values()) {
+        this.#counter.inc(child.labels, child.count);
+        child.count = 0;
+      }
+    };
+    this.#counter = new Counter({ name, help, labelNames, registers: [registry], collect });
   }
 
   /** The child with these labels. A scrape shows it as 0 until it counts. */
   of(labels: Record<Label, string>): { add(): void } {
     const name = Object.values(labels).join(" ");
-    let child = this.#children.get(name);
-    if (child === undefined) this.#children.set(name, (child = { labels, count: 0 }));
-    const counted = child;
-    return { add: () => void (counted.count += 1) };
+    const child = this.#children.get(name) ?? { labels, count: 0 };
+    this.#children.set(name, child);
+    return { add: () => void (child.count += 1) };
   }
 }
 
@@ -72,6 +65,45 @@ class Portion {
   }
 }
 
+/** Makes the metrics of one registry. */
+export function instruments(registry: Registry) {
+  const registers = [registry];
+  const labelled = <Label extends string>(
+    name: string,
+    help: string,
+    labelNames: Label[],
+    buckets: number[],
+  ) => new Histogram({ name, help, labelNames, buckets, registers });
+  return {
+    histogram: (name: string, help: string, buckets = LATENCY_BUCKETS) => labelled(name, help, [], buckets),
+    labelled,
+    tally: <Label extends string>(name: string, help: string, labelNames: Label[] = []) =>
+      new Tally(name, help, labelNames, registry),
+    gauge: <Label extends string>(name: string, help: string, labelNames: Label[] = []) =>
+      new Gauge({ name, help, labelNames, registers }),
+    /** A figure that is read at each scrape; with a label, one for each of its values. */
+    read: (name: string, help: string, value: () => number | Iterable<[string, number]>, label = "") =>
+      new Gauge({
+        name,
+        help,
+        labelNames: label === "" ? [] : [label],
+        registers,
+        collect() {
+          const now = value();
+          for (const [labelValue, figure] of typeof now === "number" ? [] : now)
+            this.set({ [label]: labelValue }, figure);
+          if (typeof now === "number") this.set(now);
+        },
+      }),
+    /** One counter for each value of the label. A counter that starts at 0 shows its first increase. */
+    counters: <Value extends string>(name: string, help: string, label: string, values: readonly Value[]) => {
+      const counter = new Counter({ name, help, labelNames: [label], registers });
+      for (const value of values) counter.inc({ [label]: value }, 0);
+      return (value: Value, by = 1): void => counter.inc({ [label]: value }, by);
+    },
+  };
+}
+
 /** Counts a response and the time that it took. */
 export type ObserveResponse = (seconds: number) => void;
 
@@ -84,12 +116,7 @@ export class HttpMetrics {
 
   constructor(registry: Registry) {
     const labelNames = ["route", "method", "status"] as const;
-    this.#requests = new Tally({
-      name: "onsale_http_requests_total",
-      help: "Requests answered.",
-      labelNames,
-      registry,
-    });
+    this.#requests = new Tally("onsale_http_requests_total", "Requests answered.", labelNames, registry);
     this.#duration = new Histogram({
       name: "onsale_http_request_duration_seconds",
       help: "Time from the head of a request to its answer, as handed to the connection.",

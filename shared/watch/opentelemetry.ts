@@ -25,7 +25,7 @@ import {
   TracerProvider,
 } from "@opentelemetry/sdk-trace";
 import type { Log } from "../process/log.ts";
-import { Counter, type Registry } from "./metrics.ts";
+import { instruments, type Registry } from "./metrics.ts";
 import { Outage } from "../process/outage.ts";
 import type {
   IncomingHeaders,
@@ -69,12 +69,12 @@ export interface OpenTelemetryOptions {
 }
 
 export function startOpenTelemetry({ url, ratio, service, log, registry }: OpenTelemetryOptions): Tracing {
-  const spans = new Counter({
-    name: "onsale_trace_spans_total",
-    help: "Spans that ended, and what became of their export; those that neither wait nor were exported or lost were dropped",
-    labelNames: ["state"],
-    registers: [registry],
-  });
+  const spans: CountSpans = instruments(registry).counters(
+    "onsale_trace_spans_total",
+    "Spans that ended, and what became of their export; those that neither wait nor were exported or lost were dropped",
+    "state",
+    ["ended", "exported", "lost"],
+  );
   const exporter = new OTLPTraceExporter({
     url,
     timeoutMillis: EXPORT_MAX_MS,
@@ -91,7 +91,7 @@ export function startOpenTelemetry({ url, ratio, service, log, registry }: OpenT
     sampler: new AlwaysOnSampler(),
     spanLimits: { linkCountLimit: LINKS_MAX, attributeValueLengthLimit: ATTRIBUTE_CHARACTERS_MAX },
     spanProcessors: [
-      new EndedSpans(() => spans.inc({ state: "ended" })),
+      new EndedSpans(() => spans("ended")),
       new BatchSpanProcessor({
         exporter: new WatchedExporter(exporter, new Outage(log, "the collector of traces"), spans),
         maxQueueSize: QUEUE_MAX,
@@ -185,6 +185,8 @@ class TracedSpan implements Span {
   }
 }
 
+type CountSpans = (state: "ended" | "exported" | "lost", count?: number) => void;
+
 /** Counts every ended span, also those that the full queue drops. */
 class EndedSpans implements SpanProcessor {
   readonly onEnd: () => void;
@@ -204,18 +206,18 @@ class EndedSpans implements SpanProcessor {
 class WatchedExporter implements SpanExporter {
   readonly #exporter: SpanExporter;
   readonly #collector: Outage;
-  readonly #spans: Counter<"state">;
+  readonly #count: CountSpans;
 
-  constructor(exporter: SpanExporter, collector: Outage, spans: Counter<"state">) {
+  constructor(exporter: SpanExporter, collector: Outage, count: CountSpans) {
     this.#exporter = exporter;
     this.#collector = collector;
-    this.#spans = spans;
+    this.#count = count;
   }
 
   export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
     this.#exporter.export(spans, (result) => {
       const exported = result.code === ExportResultCode.SUCCESS;
-      this.#spans.inc({ state: exported ? "exported" : "lost" }, spans.length);
+      this.#count(exported ? "exported" : "lost", spans.length);
       if (exported) this.#collector.worked();
       else this.#collector.failed(result.error ?? "the export failed");
       done(result);
