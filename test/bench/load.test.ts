@@ -1,6 +1,5 @@
 /** The load generator, against a server that says and does exactly what a test wants. */
-import { once } from "node:events";
-import { type AddressInfo, createServer, type Socket } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { expect, test, vi } from "vitest";
 import type { Connection } from "../../bench/load/connection.ts";
 import { generateLoad } from "../../bench/load/generator.ts";
@@ -10,6 +9,7 @@ import { requestsOf } from "../../bench/load/requests.ts";
 import { Tally } from "../../bench/load/tally.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
+import { listen } from "../support/listen.ts";
 
 const SECRET = "a-secret-of-the-load-tests-0000000000000";
 
@@ -23,29 +23,15 @@ interface Script extends AsyncDisposable {
 /** Answers the n-th request (from 0) with what `script` says for it; it may take its time. */
 async function startScript(script: (number: number, socket: Socket) => void): Promise<Script> {
   const requests: string[] = [];
-  const sockets = new Set<Socket>();
   let connections = 0;
   const server = createServer({ noDelay: true }, (socket) => {
     connections += 1;
-    sockets.add(socket);
-    socket.on("error", () => undefined);
     socket.on("data", (data) => {
       requests.push(data.toString());
       script(requests.length - 1, socket);
     });
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    port: (server.address() as AddressInfo).port,
-    requests,
-    connections: () => connections,
-    async [Symbol.asyncDispose]() {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-      await once(server, "close");
-    },
-  };
+  return { ...(await listen(server)), requests, connections: () => connections };
 }
 
 const answer = (status: string, body = "{}", headers = "") =>

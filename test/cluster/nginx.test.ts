@@ -1,11 +1,12 @@
 /** The nginx configuration of deploy/nginx with a real nginx, in front of real routers and of routers that misbehave. */
 import { once } from "node:events";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { type AddressInfo, connect } from "node:net";
+import type { IncomingMessage } from "node:http";
+import { connect } from "node:net";
 import { expect, test, type TestContext } from "vitest";
 import { findNginx, startMicroCache } from "../../bench/load/micro-cache.ts";
 import { Client, startTestCluster } from "../support/cluster.ts";
 import { eventually } from "../support/eventually.ts";
+import { serve } from "../support/listen.ts";
 
 const program = findNginx() ?? "";
 if (program === "") console.warn("SKIPPED: tests of deploy/nginx (nginx is not installed)");
@@ -167,18 +168,3 @@ test("C7 F2: a router hears of a client's true address, and of a slow client not
   expect(requests).toEqual([]);
   slow.destroy();
 });
-
-/** A server that stands for a router, at an address of its own. */
-async function serve(
-  handler: (request: IncomingMessage, response: ServerResponse) => void,
-): Promise<{ url: string } & AsyncDisposable> {
-  const server = createServer(handler);
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}

@@ -1,9 +1,9 @@
 /** A start that cannot succeed says why on one line, exits with 1, and leaves nothing running. */
-import { once } from "node:events";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { listen } from "../support/listen.ts";
 import { isAlive, NpmStart, PATIENCE_MS, type StartOptions, temporaryDirectory, until } from "./npm-start.ts";
 
 const timeout = 3 * PATIENCE_MS;
@@ -22,14 +22,10 @@ test("E4: a HOST that is not this machine is refused", { timeout }, async () => 
 });
 
 test.for(["PORT", "ADMIN_PORT"])("E4: a %s in use is refused by name", { timeout }, async (name) => {
-  const squatter = createServer().listen(0, "127.0.0.1");
-  await once(squatter, "listening");
-  const address = squatter.address();
-  const port = typeof address === "object" ? String(address?.port) : "";
+  await using squatter = await listen(createServer());
+  const port = String(squatter.port);
 
   expect(await refusal({ env: { [name]: port } })).toContain(`${name} ${port} on 127.0.0.1 is in use`);
-
-  squatter.close();
 });
 
 test("E4: a DATA_DIR that cannot be written is refused", { timeout }, async () => {

@@ -1,10 +1,10 @@
 /** One connection to PostgreSQL (shared/database/connection.ts): how it ends, several statements in one text, and values. */
-import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Connection, type ConnectionSettings, Refusal } from "../../shared/database/connection.ts";
 import { Database } from "../../shared/database/database.ts";
 import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { listen } from "../support/listen.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
 const SUICIDE = "select pg_terminate_backend(pg_backend_pid())";
@@ -131,29 +131,15 @@ function given(settings: Partial<ConnectionSettings> = {}): Connection {
 }
 
 /** Lets a client in and ends the session in one segment, as a server does that is told to stop just then. */
-async function startServerThatEndsSessions(): Promise<{ url: string } & AsyncDisposable> {
+async function startServerThatEndsSessions() {
   const fatal = "SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0";
-  const server = createServer((socket) => {
-    socket.on("error", () => undefined);
-    socket.once("data", () =>
-      socket.end(
-        Buffer.concat([
-          message("R", Buffer.alloc(4)), // authenticated
-          message("Z", Buffer.from("I")), // ready for a query
-          message("E", Buffer.from(fatal)),
-        ]),
-      ),
-    );
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    url: `postgres://user:password@127.0.0.1:${(server.address() as AddressInfo).port}/database`,
-    async [Symbol.asyncDispose]() {
-      server.close();
-      await once(server, "close");
-    },
-  };
+  const ending = Buffer.concat([
+    message("R", Buffer.alloc(4)), // authenticated
+    message("Z", Buffer.from("I")), // ready for a query
+    message("E", Buffer.from(fatal)),
+  ]);
+  const server = await listen(createServer((socket) => socket.once("data", () => socket.end(ending))));
+  return { ...server, url: `postgres://user:password@127.0.0.1:${server.port}/database` };
 }
 
 /** PostgreSQL manual §54.7. */

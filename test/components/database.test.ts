@@ -2,12 +2,13 @@
  * What the one door to PostgreSQL promises (shared/database/database.ts), whatever driver is behind it: four kinds of fault, each
  * told apart, each leaving a pool that can be used, and none that hangs.
  */
-import { once } from "node:events";
-import { type AddressInfo, createServer, type Socket } from "node:net";
+import { createServer } from "node:net";
+import getPort from "get-port";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Database, type DatabaseError, type DatabaseOptions } from "../../shared/database/database.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
+import { listen } from "../support/listen.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
 const ONE = { name: "one", text: "select 1 as one" };
@@ -50,12 +51,7 @@ test("F2: busy: one statement more than may wait is refused at once", async () =
 });
 
 test("F1: unreachable: nothing listens, the password is wrong, or there is no such database", async () => {
-  const nobody = createServer().listen(0, "127.0.0.1");
-  await once(nobody, "listening");
-  const { port } = nobody.address() as AddressInfo;
-  nobody.close();
-  await once(nobody, "close");
-
+  const port = await getPort();
   for (const change of [{ port: String(port) }, { password: "wrong" }, { pathname: "/missing" }]) {
     const url = new URL(created.url);
     Object.assign(url, change);
@@ -200,18 +196,7 @@ async function isBlocked(): Promise<boolean> {
   return blocked.length > 0;
 }
 
-async function startSilentServer(): Promise<{ url: string } & AsyncDisposable> {
-  const sockets: Socket[] = [];
-  const server = createServer((socket) => sockets.push(socket.on("error", () => undefined)));
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  return {
-    url: `postgres://nobody:nothing@127.0.0.1:${port}/nowhere`,
-    async [Symbol.asyncDispose]() {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-      await once(server, "close");
-    },
-  };
+async function startSilentServer() {
+  const server = await listen(createServer());
+  return { ...server, url: `postgres://nobody:nothing@127.0.0.1:${server.port}/nowhere` };
 }

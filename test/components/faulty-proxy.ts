@@ -2,9 +2,9 @@
  * A TCP proxy in front of PostgreSQL that lets a test decide what becomes of one request: whether the server ever gets it,
  * whether the client ever gets the answer, and in which order the two happen.
  */
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { eventually } from "../support/eventually.ts";
+import { startRelay } from "../support/proxy.ts";
 
 /** Sync ends a request, ReadyForQuery its answer, and Terminate the connection (PostgreSQL manual §54.7). */
 const SYNC = Buffer.from([0x53, 0, 0, 0, 4]);
@@ -35,36 +35,24 @@ export interface FaultyProxy extends AsyncDisposable {
 }
 
 export async function startFaultyProxy(url: string): Promise<FaultyProxy> {
-  const target = new URL(url);
-  const links = new Set<Link>();
   const waiting: { text: string; resolve: (intercepted: Intercepted) => void }[] = [];
   let isRefusing = false;
-  const server = createServer((client) => {
-    if (isRefusing) return void client.destroy();
-    const upstream = connect(Number(target.port), target.hostname);
-    const link = new Link(client, upstream, (request) => {
+  const relay = await startRelay(url, (client, server) => {
+    if (isRefusing) {
+      client.destroy();
+      server.destroy();
+      return;
+    }
+    new Link(client, server, (request) => {
       const index = waiting.findIndex(({ text }) => request.includes(text));
       return index < 0 ? undefined : waiting.splice(index, 1)[0]?.resolve;
     });
-    links.add(link);
-    return undefined;
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-
-  const through = new URL(url);
-  through.hostname = "127.0.0.1";
-  through.port = String((server.address() as AddressInfo).port);
   return {
-    url: through.href,
+    ...relay,
     intercept: (text) => new Promise((resolve) => waiting.push({ text, resolve })),
     refuse: () => void (isRefusing = true),
     accept: () => void (isRefusing = false),
-    async [Symbol.asyncDispose]() {
-      for (const link of links) link.close();
-      server.close();
-      await once(server, "close");
-    },
   };
 }
 
@@ -87,7 +75,6 @@ class Link {
   ) {
     this.#client = client;
     this.#server = server;
-    for (const socket of [client, server]) socket.on("error", () => undefined).setNoDelay(true);
     client.on("data", (chunk: Buffer) => {
       this.#request = Buffer.concat([this.#request, chunk]);
       if (this.#isLoggedIn && endsWith(this.#request, FLUSH)) {
@@ -115,11 +102,6 @@ class Link {
       if (this.#kept === undefined) server.destroy();
     });
     server.on("close", () => client.destroy());
-  }
-
-  close(): void {
-    this.#client.destroy();
-    this.#server.destroy();
   }
 
   #intercept(request: Buffer, take: (intercepted: Intercepted) => void): void {

@@ -1,11 +1,10 @@
 /** What the numbers of the dashboards say when all routers are dead: a real Prometheus, and a load balancer that answers 503. */
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { RequestListener } from "node:http";
 import { afterAll, beforeAll, expect, test, type TestContext } from "vitest";
 import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
 import { askedOf, type MetricPanel, UNKNOWN } from "../../deploy/grafana/panels.ts";
 import { eventually } from "../support/eventually.ts";
+import { type Listening, serve } from "../support/listen.ts";
 import { prometheusObstacle, startPrometheus, type TestPrometheus } from "../support/prometheus.ts";
 
 const obstacle = prometheusObstacle();
@@ -15,7 +14,7 @@ const panels = DASHBOARDS.flatMap(({ rows }) => rows.flatMap((row) => row.panels
 
 /** At each scrape a hundred requests more have come, and none of them reached a router. */
 let requests = 0;
-const loadBalancer = createServer((_, answer) => {
+const answerScrape: RequestListener = (_, answer) => {
   requests += 100;
   answer.setHeader("content-type", "text/plain; version=0.0.4").end(
     `haproxy_frontend_http_requests_total{proxy="public"} ${requests}
@@ -26,7 +25,8 @@ haproxy_frontend_denied_connections_total{proxy="public"} 0
 haproxy_backend_active_servers{proxy="routers"} 0
 `,
   );
-});
+};
+let loadBalancer: Listening;
 let prometheus: TestPrometheus;
 
 beforeAll(async () => {
@@ -34,15 +34,13 @@ beforeAll(async () => {
     console.warn(`SKIPPED: the numbers of the dashboards (${obstacle})`);
     return;
   }
-  await once(loadBalancer.listen(0, "127.0.0.1"), "listening");
-  const { port } = loadBalancer.address() as AddressInfo;
-  prometheus = await startPrometheus([{ job: "haproxy", targets: [{ url: `http://127.0.0.1:${port}` }] }]);
+  loadBalancer = await serve(answerScrape);
+  prometheus = await startPrometheus([{ job: "haproxy", targets: [loadBalancer] }]);
 });
 
 afterAll(async () => {
   await prometheus?.[Symbol.asyncDispose]();
-  loadBalancer.closeAllConnections();
-  loadBalancer.close();
+  await loadBalancer?.[Symbol.asyncDispose]();
 });
 
 test("W2: a total outage is seen as such, and what nobody measures reads unknown", async (context) => {

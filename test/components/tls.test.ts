@@ -1,8 +1,7 @@
 /** The door to PostgreSQL over TLS: whom it believes, and what it makes of a server that breaks off. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { once } from "node:events";
 import { chmodSync, chownSync, copyFileSync, mkdtempSync, rmSync, statSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -10,6 +9,7 @@ import { type PostgresServer, startPostgresServer } from "../../deploy/embedded/
 import { Connection } from "../../shared/database/connection.ts";
 import { connectTo } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
+import { listen } from "../support/listen.ts";
 
 const canMakeCertificates = spawnSync("openssl", ["version"]).status === 0;
 if (!canMakeCertificates) console.warn("SKIPPED: tests of TLS to PostgreSQL (no openssl on PATH)");
@@ -57,15 +57,9 @@ test.each([
   { what: "hangs up in the handshake", answer: "S", said: "disconnected before secure TLS connection" },
   { what: "says more than yes before it is behind TLS", answer: "SE", said: "does not speak TLS" },
 ])("S7 F1: a server that $what costs no timeout and no process", async ({ answer, said }) => {
-  const liar = createServer((socket) => {
-    socket.on("error", () => undefined);
-    socket.once("data", () => socket.end(answer));
-  });
-  liar.listen(0, "127.0.0.1");
-  await once(liar, "listening");
-  const { port } = liar.address() as AddressInfo;
+  await using liar = await listen(createServer((socket) => socket.once("data", () => socket.end(answer))));
   using connection = new Connection({
-    url: `postgres://user:password@127.0.0.1:${port}/tls?sslmode=require`,
+    url: `postgres://user:password@127.0.0.1:${liar.port}/tls?sslmode=require`,
     session: {},
     statementMs: 30_000,
   });
@@ -75,7 +69,6 @@ test.each([
 
   expect(performance.now() - began).toBeLessThan(10_000);
   expect(connection.isClosed).toBe(true);
-  liar.close();
 });
 
 async function isEncrypted(host: string, parameters: string): Promise<boolean | undefined> {

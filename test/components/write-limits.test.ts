@@ -1,5 +1,3 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { systemClock } from "../../shared/process/clock.ts";
@@ -8,7 +6,7 @@ import { createLog } from "../../shared/process/log.ts";
 import { RedisConnection } from "../../shared/redis/redis.ts";
 import type { Caller, Role } from "../../router/callers/tokens.ts";
 import { eventually } from "../support/eventually.ts";
-import { findRedisServer, waitForPort } from "../support/redis.ts";
+import { findRedisServer, startRedisServer } from "../support/redis.ts";
 import {
   createWriteLimits,
   type Limited,
@@ -122,20 +120,13 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
   /** A Redis of the test's own, which it may stop and kill. */
   async function startRedis() {
     const port = await chooseFreePort(new Set());
-    const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", ""];
-    const redis: ChildProcess = spawn(findRedisServer() ?? "", flags, { stdio: "ignore" });
-    const exited = once(redis, "exit");
-    const kill = async () => {
-      redis.kill("SIGKILL");
-      await exited;
-    };
-    onTestFinished(kill);
-    await waitForPort(port);
+    const redis = await startRedisServer(port);
+    onTestFinished(async () => redis[Symbol.asyncDispose]());
     const url = `redis://127.0.0.1:${port}`;
     const witness = new RedisConnection(url, log, "");
     onTestFinished(() => witness.close());
     await eventually("Redis is there", () => witness.up);
-    return { url, redis, kill, witness };
+    return { url, redis, witness };
   }
 
   /** Limits that have a connection, which a write of somebody shows. */
@@ -167,7 +158,7 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
   });
 
   test("S6 F4: a Redis that hangs, or is gone, delays no write and lifts no limit", async () => {
-    const { url, redis, kill, witness } = await startRedis();
+    const { url, redis, witness } = await startRedis();
     const limits = await connected({ perUser: 20, perAddress: 0, redisUrl: url }, witness);
     const holds = async (who: string) => {
       const started = performance.now();
@@ -177,11 +168,11 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
       expect(performance.now() - started).toBeLessThan(2_000);
     };
     await holds("before");
-    redis.kill("SIGSTOP");
+    redis.signal("SIGSTOP");
     await holds("paused");
     await holds("still-paused");
-    redis.kill("SIGCONT");
-    await kill();
+    redis.signal("SIGCONT");
+    await redis[Symbol.asyncDispose]();
     await holds("gone");
   });
 });

@@ -1,8 +1,7 @@
 /** A role with a bug, of the kind that its argument names. Whoever gets to say something after a bug says it on stdout. */
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { invariant } from "../../shared/domain/invariant.ts";
 import { runRole } from "../../shared/process/lifecycle.ts";
+import { serve } from "./listen.ts";
 
 const BUGS = {
   async caught() {
@@ -13,17 +12,14 @@ const BUGS = {
     }
   },
   async request() {
-    const server = createServer((_request, response) => {
+    const { url } = await serve((_request, response) => {
       try {
         sellTwice();
       } catch {
         response.writeHead(500).end();
       }
     });
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as AddressInfo;
-      void fetch(`http://127.0.0.1:${port}/`).then(() => process.stdout.write("answered\n"));
-    });
+    void fetch(url).then(() => process.stdout.write("answered\n"));
   },
   async promise() {
     void Promise.resolve().then(sellTwice);

@@ -38,7 +38,9 @@ export const PATIENT = {
   LOCK_TIMEOUT_MS: "60000",
 };
 
-export interface ClusterSetup {
+type Env = Readonly<Record<string, string>>;
+
+interface ClusterSetup {
   readonly shards?: number;
   readonly routers?: number;
   readonly redisUrl?: string | null;
@@ -48,31 +50,21 @@ export interface ClusterSetup {
   /** A server that replicates the shards' server; nodes read from it. */
   readonly replicaServer?: string;
   /** Further environment of every node and router. */
-  readonly env?: Readonly<Record<string, string>>;
+  readonly env?: Env;
 }
 
-export interface TestCluster extends AsyncDisposable {
-  readonly catalogUrl: string;
-  readonly shards: readonly { id: ShardId; databaseUrl: string }[];
-  readonly nodes: RunningNode[];
-  readonly routers: RunningRouter[];
-  /** A client of the first router, or of the given one. */
-  client(router?: RunningRouter): Client;
-  /** Ready when it resolves. */
-  addNode(
-    shard: { id: ShardId; databaseUrl: string },
-    env?: Readonly<Record<string, string>>,
-  ): Promise<RunningNode>;
-  /** The same, for one that will not be ready. */
-  addUnreadyNode(shard: { id: ShardId; databaseUrl: string }): Promise<RunningNode>;
-  addRouter(env?: Readonly<Record<string, string>>): Promise<RunningRouter>;
+interface TestShard {
+  readonly id: ShardId;
+  readonly databaseUrl: string;
 }
 
-export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCluster> {
+export type TestCluster = Awaited<ReturnType<typeof startTestCluster>>;
+
+export async function startTestCluster(setup: ClusterSetup = {}) {
   const { shards: shardCount = 2, routers: routerCount = 1, redisUrl = null, env = {} } = setup;
   const databases: TestDatabase[] = [await createDatabase("catalog", setup.catalogServer)];
   const catalogUrl = databases[0]?.url ?? "";
-  const shards: { id: ShardId; databaseUrl: string }[] = [];
+  const shards: TestShard[] = [];
   for (let index = 0; index < shardCount; index += 1) {
     const database = await createDatabase("shard", setup.serverOf?.(index));
     databases.push(database);
@@ -94,56 +86,52 @@ export async function startTestCluster(setup: ClusterSetup = {}): Promise<TestCl
   };
   const nodes: RunningNode[] = [];
   const routers: RunningRouter[] = [];
-  const addNode: TestCluster["addNode"] = async (shard, more = {}) => {
+  /** One that may not be ready. */
+  const addUnreadyNode = async (shard: TestShard, more: Env = {}) => {
+    const path = shard.databaseUrl.split("/").at(-1) ?? "";
     const settings = {
       ...shared,
       SHARD_ID: shard.id,
       DATABASE_URL: shard.databaseUrl,
       CATALOG_URL: catalogUrl,
-      ...(setup.replicaServer === undefined
-        ? {}
-        : { REPLICA_URL: setup.replicaServer + (shard.databaseUrl.split("/").at(-1) ?? "") }),
+      ...(setup.replicaServer === undefined ? {} : { REPLICA_URL: setup.replicaServer + path }),
       ...more,
     };
     const node = await startNode(readConfig(nodeConfig, settings));
     nodes.push(node);
     return node;
   };
-  const cluster: TestCluster = {
+  /** Ready when it resolves, like a router that is added. */
+  const addNode = async (shard: TestShard, more?: Env) => ready(await addUnreadyNode(shard, more));
+  const addRouter = async (more: Env = {}) => {
+    const NODE_URLS = nodes.map((node) => node.url).join(",");
+    const settings = { ...shared, NODE_URLS, AUTH_JWT_SECRET: SECRET, ...more };
+    const router = await startRouter(readConfig(routerConfig, settings));
+    routers.push(router);
+    return ready(router);
+  };
+  /** A client of the first router, or of the given one. */
+  const client = (router?: RunningRouter) => new Client((router ?? routers[0])?.url ?? "");
+  for (const shard of shards) await addNode(shard);
+  for (let index = 0; index < routerCount; index += 1) {
+    const router = await addRouter();
+    if (shardCount > 0) await everyShardAnswers(client(router), shardCount);
+  }
+  return {
     catalogUrl,
-    shards,
+    shards: shards as readonly TestShard[],
     nodes,
     routers,
-    client: (router) => new Client((router ?? routers[0])?.url ?? ""),
-    async addNode(shard, more) {
-      const node = await addNode(shard, more);
-      await eventually("the node is ready", async () => isReady(node.adminUrl));
-      return node;
-    },
-    addUnreadyNode: addNode,
-    async addRouter(more = {}) {
-      const NODE_URLS = nodes.map((node) => node.url).join(",");
-      const router = await startRouter(
-        readConfig(routerConfig, { ...shared, NODE_URLS, AUTH_JWT_SECRET: SECRET, ...more }),
-      );
-      routers.push(router);
-      await eventually("the router is ready", async () => isReady(router.adminUrl));
-      return router;
-    },
+    client,
+    addNode,
+    addUnreadyNode,
+    addRouter,
     async [Symbol.asyncDispose]() {
       for (const running of [...routers.splice(0), ...nodes.splice(0)]) await running.close();
       // A database whose server a test has killed is gone already.
-      for (const database of databases.splice(0)) {
-        await Promise.resolve(database[Symbol.asyncDispose]()).catch(() => undefined);
-      }
+      await Promise.allSettled(databases.splice(0).map(async (each) => each[Symbol.asyncDispose]()));
     },
   };
-  for (const shard of shards) await cluster.addNode(shard);
-  for (let index = 0; index < routerCount; index += 1) {
-    const router = await cluster.addRouter();
-    if (shardCount > 0) await everyShardAnswers(cluster.client(router), shardCount);
-  }
-  return cluster;
 }
 
 const UNTRACED = { traceparent: `00-${"1".repeat(32)}-${"1".repeat(16)}-00` };
@@ -159,8 +147,9 @@ async function everyShardAnswers(client: Client, shardCount: number): Promise<vo
   });
 }
 
-async function isReady(adminUrl: string): Promise<boolean> {
-  return (await fetch(`${adminUrl}/readyz`)).ok;
+async function ready<Role extends { readonly adminUrl: string }>(role: Role): Promise<Role> {
+  await eventually("it is ready", async () => (await fetch(`${role.adminUrl}/readyz`)).ok);
+  return role;
 }
 
 /** The Redis of the test run, or null where none is installed. */
@@ -170,12 +159,8 @@ const tokens = new Map<string, Promise<string>>();
 
 /** A token of this user, made once. */
 export async function tokenOf(sub: string, role: Role = "buyer"): Promise<string> {
-  const name = `${role} ${sub}`;
-  let token = tokens.get(name);
-  if (token === undefined) {
-    token = mintToken({ secret: SECRET, sub, role, ttlSeconds: 3600 });
-    tokens.set(name, token);
-  }
+  const token = tokens.get(`${role} ${sub}`) ?? mintToken({ secret: SECRET, sub, role, ttlSeconds: 3600 });
+  tokens.set(`${role} ${sub}`, token);
   return token;
 }
 
@@ -208,18 +193,11 @@ export class Client {
     if (options.as !== undefined)
       headers["authorization"] = `Bearer ${await tokenOf(options.as, options.role)}`;
     if (options.body !== undefined) headers["content-type"] ??= "application/json";
-    const body = typeof options.body === "string" ? options.body : JSON.stringify(options.body);
-    const response = await fetch(this.url + path, {
-      method,
-      headers,
-      ...(options.body === undefined ? {} : { body }),
-    });
-    const text = await response.text();
-    return {
-      status: response.status,
-      headers: response.headers,
-      body: (text === "" ? undefined : JSON.parse(text)) as Body,
-    };
+    const body = typeof options.body === "string" ? options.body : (JSON.stringify(options.body) ?? null);
+    const answer = await fetch(this.url + path, { method, headers, body });
+    const text = await answer.text();
+    const said = (text === "" ? undefined : JSON.parse(text)) as Body;
+    return { status: answer.status, headers: answer.headers, body: said };
   }
 
   /** Creates an event that is on sale. Throws when the answer is not 201. */
@@ -239,37 +217,28 @@ export class Client {
     return (await this.send<Event>("GET", `/v1/events/${id}`)).body;
   }
 
-  async book(eventId: string, user: string, quantity: unknown = 1, headers: Record<string, string> = {}) {
-    return this.send<Booking & ProblemBody>("POST", `/v1/events/${eventId}/bookings`, {
-      as: user,
-      body: { quantity },
-      headers,
-    });
+  async book(id: string, as: string, quantity: unknown = 1, headers: Record<string, string> = {}) {
+    return this.#ofBooking("POST", `/v1/events/${id}/bookings`, { as, body: { quantity }, headers });
   }
 
-  async hold(
-    eventId: string,
-    user: string,
-    fields: Record<string, unknown> = { quantity: 1 },
-    headers: Record<string, string> = {},
-  ) {
-    return this.send<Booking & ProblemBody>("POST", `/v1/events/${eventId}/holds`, {
-      as: user,
-      body: fields,
-      headers,
-    });
+  async hold(id: string, as: string, body: object = { quantity: 1 }, headers: Record<string, string> = {}) {
+    return this.#ofBooking("POST", `/v1/events/${id}/holds`, { as, body, headers });
   }
 
-  async confirm(bookingId: string, user: string) {
-    return this.send<Booking & ProblemBody>("POST", `/v1/bookings/${bookingId}/confirm`, { as: user });
+  async confirm(bookingId: string, as: string) {
+    return this.#ofBooking("POST", `/v1/bookings/${bookingId}/confirm`, { as });
   }
 
-  async cancel(bookingId: string, user: string, role: Role = "buyer") {
-    return this.send<Booking & ProblemBody>("DELETE", `/v1/bookings/${bookingId}`, { as: user, role });
+  async cancel(bookingId: string, as: string, role: Role = "buyer") {
+    return this.#ofBooking("DELETE", `/v1/bookings/${bookingId}`, { as, role });
   }
 
-  async readBooking(bookingId: string, user: string, role: Role = "buyer") {
-    return this.send<Booking & ProblemBody>("GET", `/v1/bookings/${bookingId}`, { as: user, role });
+  async readBooking(bookingId: string, as: string, role: Role = "buyer") {
+    return this.#ofBooking("GET", `/v1/bookings/${bookingId}`, { as, role });
+  }
+
+  async #ofBooking(...request: Parameters<Client["send"]>) {
+    return this.send<Booking & ProblemBody>(...request);
   }
 }
 
@@ -292,7 +261,6 @@ export async function crowd<Item, Result>(
 
 /** How often each value occurs. */
 export function tally(values: Iterable<string | number>): Record<string, number> {
-  const counts: Record<string, number> = {};
-  for (const value of values) counts[value] = (counts[value] ?? 0) + 1;
-  return counts;
+  const groups = [...Map.groupBy(values, (value) => value)];
+  return Object.fromEntries(groups.map(([value, all]) => [value, all.length]));
 }

@@ -1,4 +1,5 @@
 /** Can containers of these images run here? Tests that need them say that they skip where they cannot. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { getContainerRuntimeClient, ImageName } from "testcontainers";
 
 /** Why an image cannot be run here; undefined when it can. */
@@ -19,10 +20,8 @@ export async function obstacleTo(images: readonly string[]): Promise<Obstacle> {
     await engine.image.pull(name);
     return (await engine.image.exists(name)) ? undefined : `the image ${image} cannot be pulled`;
   };
-  const late = new Promise<Obstacle>((resolve) => {
-    const answer = `the images are not here and were not pulled within ${PULL_MAX_MS / 1000} s`;
-    setTimeout(() => resolve(answer), PULL_MAX_MS).unref();
-  });
+  const lateness = `the images are not here and were not pulled within ${PULL_MAX_MS / 1000} s`;
+  const late = sleep(PULL_MAX_MS, lateness, { ref: false });
   const pulled = Promise.all(images.map(pull)).then(
     (obstacles) => obstacles.find((each) => each !== undefined),
     (error: unknown) => `the images are not here and cannot be pulled: ${String(error)}`,

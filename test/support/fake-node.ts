@@ -1,9 +1,9 @@
 /** A node that decides nothing: it says what a test tells it to say, and remembers how it was called. */
-import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { IncomingHttpHeaders } from "node:http";
 import { text } from "node:stream/consumers";
 import { SLOT_COUNT } from "../../shared/domain/slots.ts";
 import { RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
+import { serve } from "./listen.ts";
 
 /** A shard map as it travels. */
 export interface FakeMap {
@@ -46,26 +46,15 @@ export async function startFakeNode(
   answer: (path: string, body: string) => Said | "hang_up" | Promise<Said>,
 ): Promise<FakeNode> {
   const calls: FakeNode["calls"][number][] = [];
-  const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+  const server = await serve(async (request, response) => {
     const { url: path = "", headers } = request;
     const body = await text(request);
     if (path !== RPC.map) calls.push({ path, headers, body });
     const said = path === RPC.map ? json({ databaseUp: true, ...node.map }) : await answer(path, body);
     if (said === "hang_up") return void request.socket.destroy();
     const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
-    response.writeHead(said.status ?? 200, version).end(said.body);
-  };
-  const server = createServer((request, response) => void serve(request, response));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const node: FakeNode = {
-    url,
-    calls,
-    map: mapOf(1, "shard-0", [url]),
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
+    return response.writeHead(said.status ?? 200, version).end(said.body);
+  });
+  const node: FakeNode = { ...server, calls, map: mapOf(1, "shard-0", [server.url]) };
   return node;
 }

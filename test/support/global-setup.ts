@@ -2,14 +2,12 @@
  * One real PostgreSQL server for all tests, with a migrated template of each database that tests clone, and one real
  * Redis where `redis-server` or `valkey-server` is installed.
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import type { TestProject } from "vitest/node";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
 import { startPostgresServer } from "../../deploy/embedded/postgres-server.ts";
 import { migrate, type Schema } from "../../migrations/runner.ts";
 import { TEMPLATES } from "./databases.ts";
-import { findRedisServer, waitForPort } from "./redis.ts";
+import { findRedisServer, startRedisServer } from "./redis.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -35,21 +33,14 @@ export default async function setup(project: TestProject): Promise<() => Promise
   project.provide("postgresUrl", postgres.url(""));
   project.provide("templates", TEMPLATES);
 
-  const program = findRedisServer();
   const port = await chooseFreePort(new Set([postgres.port]));
-  const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-  const redis = program === undefined ? undefined : spawn(program, flags, { stdio: "ignore" });
+  const redis = findRedisServer() === undefined ? undefined : await startRedisServer(port);
   if (redis === undefined)
     console.warn("SKIPPED: tests that need Redis (no redis-server or valkey-server on PATH)");
-  else await waitForPort(port);
   project.provide("redisUrl", redis === undefined ? null : `redis://127.0.0.1:${port}`);
 
   return async () => {
-    if (redis !== undefined) {
-      const exited = once(redis, "exit");
-      redis.kill("SIGTERM");
-      await exited;
-    }
+    await redis?.[Symbol.asyncDispose]();
     await postgres.stop();
   };
 }

@@ -5,21 +5,9 @@ import { join, resolve } from "node:path";
 import { expect } from "vitest";
 
 const ROOT = resolve(import.meta.dirname, "../..");
-const SOURCES = [
-  "audit",
-  "deploy",
-  "migrations",
-  "router",
-  "shard-node",
-  "shared",
-  "test/cluster",
-  "test/components",
-  "test/support",
-  "test/unit",
-  ".oxlintrc.json",
-  "package.json",
-  "tsconfig.json",
-];
+const FOLDERS = ["audit", "deploy", "migrations", "router", "shard-node", "shared"];
+const TESTS = ["cluster", "components", "support", "unit"].map((folder) => `test/${folder}`);
+const SOURCES = [...FOLDERS, ...TESTS, ".oxlintrc.json", "package.json", "tsconfig.json"];
 
 /** `find` must stand in its file exactly once: when the code has moved on, the plant fails instead of proving nothing. */
 export interface Planting {
@@ -28,26 +16,20 @@ export interface Planting {
   readonly replace: string;
 }
 
-export interface SourceCopy extends Disposable {
-  readonly directory: string;
-  plant(planting: Planting): void;
-  /** Puts back what was planted in the file. */
-  restore(planting: Planting): void;
-}
-
-export function copySources(): SourceCopy {
+export function copySources() {
   const directory = mkdtempSync(join(tmpdir(), "onsale-planted-"));
   for (const source of SOURCES) cpSync(join(ROOT, source), join(directory, source), { recursive: true });
   symlinkSync(join(ROOT, "node_modules"), join(directory, "node_modules"));
   return {
     directory,
-    plant({ file, find, replace }) {
+    plant({ file, find, replace }: Planting) {
       const path = join(directory, file);
       const parts = readFileSync(path, "utf8").split(find);
       expect([file, find, "occurs", parts.length - 1]).toEqual([file, find, "occurs", 1]);
       writeFileSync(path, parts.join(replace));
     },
-    restore: ({ file }) => cpSync(join(ROOT, file), join(directory, file)),
+    /** Puts back what was planted in the file. */
+    restore: ({ file }: Planting) => cpSync(join(ROOT, file), join(directory, file)),
     [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

@@ -1,9 +1,9 @@
 /** A real Prometheus, with the project's own rules, that scrapes a test's processes. */
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { execa } from "execa";
 import getPort from "get-port";
 import { parse, stringify } from "yaml";
 import { eventually } from "./eventually.ts";
@@ -16,16 +16,7 @@ export interface ScrapeJob {
   readonly targets: readonly { readonly url: string; readonly labels?: Readonly<Record<string, string>> }[];
 }
 
-export interface Series {
-  readonly metric: Readonly<Record<string, string>>;
-  readonly value: number;
-}
-
-export interface TestPrometheus extends AsyncDisposable {
-  readonly url: string;
-  /** `queryPrometheus` of this one. */
-  query(expr: string): Promise<Series[]>;
-}
+export type TestPrometheus = Awaited<ReturnType<typeof startPrometheus>>;
 
 /** Why no Prometheus can be started here; undefined when one can. */
 export function prometheusObstacle(): string | undefined {
@@ -33,38 +24,33 @@ export function prometheusObstacle(): string | undefined {
 }
 
 /** Starts one that scrapes every second; stopped, and its data removed, when disposed. */
-export async function startPrometheus(jobs: readonly ScrapeJob[]): Promise<TestPrometheus> {
+export async function startPrometheus(jobs: readonly ScrapeJob[]) {
   const directory = mkdtempSync(join(tmpdir(), "onsale-prometheus-"));
-  const configuration = join(directory, "prometheus.yml");
-  writeFileSync(configuration, configurationFor(jobs));
-  const url = `http://127.0.0.1:${await getPort()}`;
-  const child = spawn(
-    "prometheus",
-    [
-      `--config.file=${configuration}`,
-      `--storage.tsdb.path=${join(directory, "data")}`,
-      `--web.listen-address=${new URL(url).host}`,
-      "--web.enable-remote-write-receiver",
-    ],
-    { stdio: "ignore" },
-  );
-  const exited = once(child, "exit");
-  const dispose = async (): Promise<void> => {
-    child.kill("SIGTERM");
-    await exited;
-    rmSync(directory, { recursive: true });
+  writeFileSync(join(directory, "prometheus.yml"), configurationFor(jobs));
+  const host = `127.0.0.1:${await getPort()}`;
+  const flags = [
+    `--config.file=${directory}/prometheus.yml`,
+    `--storage.tsdb.path=${directory}/data`,
+    `--web.listen-address=${host}`,
+    "--web.enable-remote-write-receiver",
+  ];
+  const child = execa("prometheus", flags, { stdio: "ignore", reject: false });
+  const url = `http://${host}`;
+  const prometheus = {
+    url,
+    query: async (expr: string) => queryPrometheus(url, expr),
+    async [Symbol.asyncDispose]() {
+      child.kill();
+      await child;
+      rmSync(directory, { recursive: true });
+    },
   };
-  try {
-    await eventually(
-      "Prometheus is ready",
-      async () => (await fetch(`${url}/-/ready`).catch(() => undefined))?.ok,
-      30_000,
-    );
-  } catch (error) {
-    await dispose();
+  const ready = async () => (await fetch(`${url}/-/ready`).catch(() => undefined))?.ok;
+  await eventually("Prometheus is ready", ready, 30_000).catch(async (error: unknown) => {
+    await prometheus[Symbol.asyncDispose]();
     throw error;
-  }
-  return { url, query: async (expr) => queryPrometheus(url, expr), [Symbol.asyncDispose]: dispose };
+  });
+  return prometheus;
 }
 
 /** The deployed file with other targets and without the jobs of what is not here. Throws when it does not know a job. */
@@ -75,10 +61,7 @@ function configurationFor(jobs: readonly ScrapeJob[]): string {
   const scrape_configs = jobs.map(({ job, targets }) => {
     const config = deployed.scrape_configs.find(({ job_name }) => job_name === job);
     if (config === undefined) throw new Error(`prometheus.yml has no job ${job}`);
-    const static_configs = targets.map((target) => ({
-      targets: [new URL(target.url).host],
-      ...(target.labels === undefined ? {} : { labels: target.labels }),
-    }));
+    const static_configs = targets.map(({ url, labels = {} }) => ({ targets: [new URL(url).host], labels }));
     return { ...config, static_configs };
   });
   return stringify({
@@ -89,12 +72,9 @@ function configurationFor(jobs: readonly ScrapeJob[]): string {
 }
 
 /** What an instant query gives now. Throws with Prometheus' words when the query is wrong. */
-export async function queryPrometheus(url: string, expr: string): Promise<Series[]> {
-  const response = await fetch(`${url}/api/v1/query`, {
-    method: "POST",
-    body: new URLSearchParams({ query: expr }),
-  });
-  const answer = (await response.json()) as {
+export async function queryPrometheus(url: string, expr: string) {
+  const body = new URLSearchParams({ query: expr });
+  const answer = (await (await fetch(`${url}/api/v1/query`, { method: "POST", body })).json()) as {
     error?: string;
     data?: { result: { metric: Record<string, string>; value: [number, string] }[] };
   };

@@ -1,7 +1,6 @@
 /** Prometheus and promtool: those on PATH, else those of the image, else none. */
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
-import { text } from "node:stream/consumers";
+import { spawnSync } from "node:child_process";
+import { execa } from "execa";
 
 const IMAGE = "prom/prometheus:v2.53.3";
 
@@ -23,8 +22,7 @@ export function findPromtool(directory: string): Promtool {
 export async function runPromtool(
   { program, args }: Exclude<Promtool, { obstacle: string }>,
   ...more: readonly string[]
-): Promise<{ code: number | null; said: string }> {
-  const child = spawn(program, [...args, ...more], { stdio: ["ignore", "pipe", "pipe"] });
-  const [[code], out, err] = await Promise.all([once(child, "exit"), text(child.stdout), text(child.stderr)]);
-  return { code: code as number | null, said: out + err };
+) {
+  const { exitCode, all } = await execa(program, [...args, ...more], { all: true, reject: false });
+  return { code: exitCode, said: all };
 }

@@ -1,6 +1,21 @@
-/** A TCP proxy that a test puts between two parts to break their connection at a chosen moment. */
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+/** TCP proxies that a test puts between two parts to break their connections at chosen moments. */
+import { connect, createServer, type Socket } from "node:net";
+import { listen } from "./listen.ts";
+
+/** `link` says what passes between a client and the connection to the target that was made for it. */
+export async function startRelay(url: string, link: (client: Socket, target: Socket) => void) {
+  const { hostname, port } = new URL(url);
+  const server = createServer({ noDelay: true }, (client) => {
+    const target = connect({ port: Number(port), host: hostname, noDelay: true });
+    target.on("error", () => undefined);
+    link(client, target);
+  });
+  const listening = await listen(server);
+  const through = new URL(url);
+  through.hostname = "127.0.0.1";
+  through.port = String(listening.port);
+  return { ...listening, url: through.href };
+}
 
 export interface Proxy extends AsyncDisposable {
   readonly port: number;
@@ -9,36 +24,14 @@ export interface Proxy extends AsyncDisposable {
 }
 
 export async function startProxy(targetPort: number): Promise<Proxy> {
-  const sockets = new Set<Socket>();
-  const server = createServer((client) => {
-    const target = connect(targetPort, "127.0.0.1");
-    const cut = (): void => {
-      client.destroy();
-      target.destroy();
-    };
-    for (const socket of [client, target]) {
-      sockets.add(socket);
-      socket.on("error", cut).on("close", () => {
-        sockets.delete(socket);
-        cut();
-      });
-    }
+  const relay = await startRelay(`tcp://127.0.0.1:${targetPort}`, (client, target) => {
     client.pipe(target);
-    target.on("data", (data: Buffer) => {
-      if (proxy.onAnswer(data) === "cut") cut();
-      else client.write(data);
-    });
+    client.on("close", () => target.destroy());
+    target.on("close", () => client.destroy());
+    target.on("data", (data: Buffer) =>
+      proxy.onAnswer(data) === "pass" ? client.write(data) : client.destroy(),
+    );
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const proxy: Proxy = {
-    port: (server.address() as AddressInfo).port,
-    onAnswer: () => "pass",
-    async [Symbol.asyncDispose]() {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-      await once(server, "close");
-    },
-  };
+  const proxy: Proxy = { ...relay, onAnswer: () => "pass" };
   return proxy;
 }

@@ -1,6 +1,7 @@
 /** A real Redis for tests. */
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import { execa } from "execa";
 import { Redis } from "ioredis";
 
 /** The Redis or Valkey server on PATH, if there is one. */
@@ -12,11 +13,20 @@ export function findRedisServer(): string | undefined {
   return candidates.find((candidate) => existsSync(candidate));
 }
 
-/** Resolves when the Redis at this port answers. */
-export async function waitForPort(port: number): Promise<void> {
+/** Starts one on this port; it has answered when this resolves. Throws where none is installed. */
+export async function startRedisServer(port: number) {
+  const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+  const child = execa(findRedisServer() ?? "redis-server", flags, { stdio: "ignore", reject: false });
   const retryStrategy = (attempt: number) => (attempt < 1_000 ? 10 : null);
   const redis = new Redis(port, "127.0.0.1", { maxRetriesPerRequest: null, retryStrategy });
   redis.on("error", () => undefined); // Until the server listens.
   await redis.ping();
   redis.disconnect();
+  return {
+    signal: (signal: NodeJS.Signals) => child.kill(signal),
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await child;
+    },
+  };
 }

@@ -9,69 +9,46 @@ import { migrate } from "../../migrations/runner.ts";
 import { administer, connectTo } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 
-const PASSWORD = "throw-away";
+const password = "throw-away";
 
-export interface ReplicatedServer extends AsyncDisposable {
-  readonly primary: PostgresServer;
-  readonly replica: PostgresServer;
-  /** Both servers in one URL without a database, ending in a slash. */
-  readonly url: string;
-  /** Makes the replica a primary of its own. */
-  promote(): Promise<void>;
-  /** Kills the primary with all its children, as a power cut would. */
-  killPrimary(): Promise<void>;
-  /** Starts the server that was the primary again: it takes itself for one still. */
-  reviveFormerPrimary(): Promise<void>;
-}
+export type ReplicatedServer = Awaited<ReturnType<typeof startReplicatedServer>>;
 
 /** Both hold a migrated `shard_template`, which tests clone. */
-export async function startReplicatedServer(): Promise<ReplicatedServer> {
+export async function startReplicatedServer() {
   const parent = join(tmpdir(), `onsale-replicas-${randomUUID()}`);
-  const started: PostgresServer[] = [];
-  const startPrimary = async (port?: number): Promise<PostgresServer> => {
-    const server = await startPostgresServer({
-      dataDir: join(parent, "primary"),
-      password: PASSWORD,
-      databases: ["shard_template"],
-      ...(port === undefined ? {} : { port }),
-    });
-    started.push(server);
-    return server;
-  };
-
-  const primary = await startPrimary();
+  const [dataDir, databases] = [join(parent, "primary"), ["shard_template"]];
+  const primary = await startPostgresServer({ dataDir, password, databases });
   await migrate(primary.url("shard_template"), "shard");
   // A throw-away server answers before it has written its log, and only what is written is replicated.
   await administer(primary.url(""), "alter role onsale set synchronous_commit = on");
+  const url = primary.url("postgres");
   const replica = await startStandbyServer({
-    url: primary.url("postgres"),
-    password: PASSWORD,
+    url,
+    password,
     dataDir: join(parent, "replica"),
     durable: false,
   });
-  started.push(replica);
-  const url = primary.url("").replace(/:(\d+)\/$/, `:$1,127.0.0.1:${replica.port}/`);
+  const started = [primary, replica];
   await replicated(primary, replica);
 
   return {
     primary,
     replica,
-    url,
+    /** Both servers in one URL without a database, ending in a slash. */
+    url: primary.url("").replace(/:(\d+)\/$/, `:$1,127.0.0.1:${replica.port}/`),
+    /** Makes the replica a primary of its own. */
     promote: async () => administer(replica.url(""), "select pg_promote()"),
+    /** Kills the primary with all its children, as a power cut would. */
     async killPrimary() {
       process.kill(primary.pid, "SIGKILL");
       // Its children let go of its port and memory a moment after it.
-      await eventually("the primary is gone", async () =>
-        administer(primary.url(""), "select").then(
-          () => false,
-          () => true,
-        ),
-      );
+      const ask = async () => Promise.allSettled([administer(primary.url(""), "select")]);
+      await eventually("the primary is gone", async () => (await ask())[0].status === "rejected");
     },
+    /** Starts the server that was the primary again: it takes itself for one still. */
     async reviveFormerPrimary() {
-      await eventually("the former primary is back", async () =>
-        startPrimary(primary.port).catch(() => undefined),
-      );
+      const revive = async () => startPostgresServer({ dataDir, password, databases, port: primary.port });
+      started.push(await eventually("it is back", async () => revive().catch(() => undefined)));
     },
     async [Symbol.asyncDispose]() {
       for (const server of started.toReversed()) await server.stop();
@@ -82,20 +59,12 @@ export async function startReplicatedServer(): Promise<ReplicatedServer> {
 
 /** Resolves when the replica has replayed all that the primary has written. */
 export async function replicated(primary: PostgresServer, replica: PostgresServer): Promise<void> {
-  const [{ lsn } = { lsn: "" }] = await rows<{ lsn: string }>(
-    primary.url("postgres"),
-    "select pg_current_wal_flush_lsn()::text as lsn",
+  using writer = connectTo(primary.url("postgres"));
+  const [written] = await writer.run<{ lsn: string }>("select pg_current_wal_flush_lsn()::text as lsn");
+  using reader = connectTo(replica.url("postgres"));
+  const reached = "select where pg_last_wal_replay_lsn() >= $1::pg_lsn";
+  await eventually(
+    "the replica has caught up",
+    async () => (await reader.run(reached, [written?.lsn])).length,
   );
-  await eventually("the replica has caught up", async () => {
-    const [answer] = await rows<{ reached: boolean }>(
-      replica.url("postgres"),
-      `select pg_last_wal_replay_lsn() >= '${lsn}'::pg_lsn as reached`,
-    ).catch(() => []);
-    return answer?.reached;
-  });
-}
-
-async function rows<Row extends object>(url: string, statement: string): Promise<Row[]> {
-  using connection = connectTo(url);
-  return await connection.run<Row>(statement);
 }

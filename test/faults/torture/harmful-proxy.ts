@@ -2,8 +2,8 @@
  * A TCP proxy that harms connections. What it does to each one, on which side and after how many bytes, is planned by the
  * caller when the connection is made.
  */
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import type { Socket } from "node:net";
+import { startRelay } from "../../support/proxy.ts";
 
 export interface Plan {
   /** `end` hangs up, `reset` breaks the connection, `stall` lets nothing through any more, `slow` delays all that follows. */
@@ -30,30 +30,19 @@ const SLOW_MS = 30;
 const GRACE_MS = 50;
 
 export async function startHarmfulProxy(url: string, plan: () => Plan): Promise<HarmfulProxy> {
-  const target = new URL(url);
-  const clients = new Set<Socket>();
   const done: Record<string, number> = {};
-  const server = createServer({ noDelay: true }, (client) => {
-    const upstream = connect({ port: Number(target.port), host: target.hostname, noDelay: true });
+  const clients = new Set<Socket>();
+  const relay = await startRelay(url, (client, server) => {
     clients.add(client);
     client.on("close", () => clients.delete(client));
-    link(client, upstream, plan(), (harm) => (done[harm] = (done[harm] ?? 0) + 1));
+    link(client, server, plan(), (harm) => (done[harm] = (done[harm] ?? 0) + 1));
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const through = new URL(url);
-  through.port = String((server.address() as AddressInfo).port);
   return {
-    url: through.href,
+    ...relay,
     get open() {
       return clients.size;
     },
     done,
-    async [Symbol.asyncDispose]() {
-      for (const client of clients) client.destroy();
-      server.close();
-      await once(server, "close");
-    },
   };
 }
 
@@ -83,7 +72,6 @@ function link(client: Socket, server: Socket, plan: Plan, onHarm: (harm: Plan["h
     });
   };
 
-  for (const socket of [client, server]) socket.on("error", () => undefined);
   client.on("data", pass("client", server));
   server.on("data", pass("server", client));
   client.on("close", () => server.destroy());
