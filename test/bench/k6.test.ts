@@ -9,7 +9,7 @@ import { isBooking, isEvent, problemCode } from "../../bench/k6/script/contract.
 import { findK6 } from "../../bench/k6/program.ts";
 import { Progress } from "../../bench/progress.ts";
 import { PROBLEMS } from "../../router/http/problems.ts";
-import { Database } from "../../shared/database/database.ts";
+import { openDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { type Program, start } from "../support/run.ts";
 
@@ -306,18 +306,6 @@ function keptFiles(): string[] {
 }
 
 async function query<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
-  const database = new Database({
-    url,
-    applicationName: "onsale-k6-test",
-    connectionsMax: 1,
-    waitersMax: 10,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 10_000,
-    lockTimeoutMs: 10_000,
-  });
-  try {
-    return await database.query<Row>({ name: "k6-test", text });
-  } finally {
-    await database.close();
-  }
+  await using database = openDatabase(url);
+  return await database.query<Row>({ name: "k6-test", text });
 }

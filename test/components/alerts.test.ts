@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { expect, test, type TestContext } from "vitest";
 import { parse } from "yaml";
 import { z } from "zod";
-import { findPromtool, type Promtool, runPromtool } from "../support/promtool.ts";
+import { findPromtool, type Promtool, runPromtool } from "../support/prometheus.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const directory = `${root}/deploy/prometheus`;

@@ -7,13 +7,20 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
 import { type EventId, type IdempotencyKey, newEventId } from "../../shared/domain/ids.ts";
 import { Refusal } from "../../shared/database/connection.ts";
-import { Database } from "../../shared/database/database.ts";
+import type { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
 import { tally } from "../support/cluster.ts";
-import { connectTo, createDatabase, lockEvent, type TestDatabase } from "../support/databases.ts";
+import {
+  connectTo,
+  createDatabase,
+  lockEvent,
+  openDatabase,
+  storeEvent,
+  type TestDatabase,
+} from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 
 let created: TestDatabase;
@@ -22,15 +29,7 @@ let store: BookingStore;
 
 beforeAll(async () => {
   created = await createDatabase("shard");
-  database = new Database({
-    url: created.url,
-    applicationName: "booking-store",
-    connectionsMax: 4,
-    waitersMax: 10,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 30_000,
-    lockTimeoutMs: 30_000,
-  });
+  database = openDatabase(created.url, { connectionsMax: 4 });
   store = new BookingStore(database, () => Date.now());
 });
 afterAll(async () => {
@@ -293,22 +292,8 @@ test("R3: a slot is given away only after running batches, and never with its ev
 const OWN = { name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" };
 const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
 
-async function givenEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<EventId> {
-  const id = newEventId(Date.now());
-  await database.query(OWN, [slotOf(id)]);
-  const result = await store.createEvent({
-    id,
-    name: "Concert",
-    venue: null,
-    startsAt: "2040-01-01T20:00:00Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    maxPerUser: 2,
-    ...fields,
-  });
-  expect(result.outcome).toBe("saved");
-  return id;
-}
+const givenEvent = async ({ totalTickets, maxPerUser }: { totalTickets: number; maxPerUser?: number }) =>
+  storeEvent(created.url, totalTickets, maxPerUser);
 
 async function decide(commands: readonly Command[], when?: Date): Promise<readonly Decision[]> {
   return (await store.decide(commands, store.freshIdsFor(commands), when && { at: when })).decisions;

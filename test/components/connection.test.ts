@@ -2,8 +2,7 @@
 import { createServer } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Connection, type ConnectionSettings, Refusal } from "../../shared/database/connection.ts";
-import { Database } from "../../shared/database/database.ts";
-import { createDatabase, type TestDatabase } from "../support/databases.ts";
+import { createDatabase, openDatabase, type TestDatabase } from "../support/databases.ts";
 import { listen } from "../support/listen.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
@@ -18,22 +17,12 @@ afterAll(async () => created[Symbol.asyncDispose]());
 
 test("F1: a session that ends in the moment of its login is a fault of its statement and does not end the process", async () => {
   await using server = await startServerThatEndsSessions();
-  const database = new Database({
-    url: server.url,
-    applicationName: "login",
-    connectionsMax: 1,
-    waitersMax: 1,
-    connectTimeoutMs: 1_000,
-    statementTimeoutMs: 1_000,
-    lockTimeoutMs: 1_000,
-  });
+  await using database = openDatabase(server.url, { connectTimeoutMs: 1_000 });
 
   await expect(database.query({ name: "one", text: "select 1" })).rejects.toMatchObject({
     name: "DatabaseError",
     kind: "unreachable",
   });
-
-  await database.close();
 });
 
 test("F1: a text of several statements is one transaction, and what PostgreSQL refuses leaves nothing of it", async () => {

@@ -5,8 +5,8 @@
 import { createServer } from "node:net";
 import getPort from "get-port";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Database, type DatabaseError, type DatabaseOptions } from "../../shared/database/database.ts";
-import { connectTo, createDatabase, type TestDatabase } from "../support/databases.ts";
+import type { DatabaseError, DatabaseOptions } from "../../shared/database/database.ts";
+import { connectTo, createDatabase, openDatabase, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { listen } from "../support/listen.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
@@ -163,19 +163,7 @@ test("F5: close() lets running statements finish", async () => {
 
 const PID = { name: "pid", text: "select pg_backend_pid() as pid" };
 
-function given(options: Partial<DatabaseOptions>): Database & AsyncDisposable {
-  const database = new Database({
-    url: created.url,
-    applicationName: "conformance",
-    connectionsMax: 2,
-    waitersMax: 10,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 20_000,
-    lockTimeoutMs: 20_000,
-    ...options,
-  });
-  return Object.assign(database, { [Symbol.asyncDispose]: async () => database.close() });
-}
+const given = ({ url = created.url, ...options }: Partial<DatabaseOptions>) => openDatabase(url, options);
 
 /** Holds the lock that LOCK waits for. */
 async function holdLock(): Promise<{ release(): Promise<void> } & AsyncDisposable> {

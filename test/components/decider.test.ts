@@ -7,14 +7,20 @@ import pino from "pino";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
 import { Decider } from "../../shard-node/decide/decider.ts";
-import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
 import type { Connection } from "../../shared/database/connection.ts";
-import { Database, type DatabaseOptions } from "../../shared/database/database.ts";
-import { slotOf } from "../../shared/domain/slots.ts";
+import type { DatabaseOptions } from "../../shared/database/database.ts";
 import type { Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
-import { connectTo, createDatabase, lockEvent, type TestDatabase } from "../support/databases.ts";
+import {
+  connectTo,
+  createDatabase,
+  lockEvent,
+  openDatabase,
+  storeEvent,
+  type TestDatabase,
+} from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startFaultyProxy } from "./faulty-proxy.ts";
 
@@ -310,20 +316,10 @@ interface Node extends AsyncDisposable {
 
 function givenNode({
   store: Store = BookingStore,
+  url = created.url,
   ...options
-}: Partial<Pick<DatabaseOptions, "url" | "statementTimeoutMs" | "lockTimeoutMs">> & {
-  store?: typeof BookingStore;
-} = {}): Node {
-  const database = new Database({
-    url: created.url,
-    applicationName: "decider",
-    connectionsMax: 2,
-    waitersMax: 10,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 30_000,
-    lockTimeoutMs: 30_000,
-    ...options,
-  });
+}: Partial<DatabaseOptions> & { store?: typeof BookingStore } = {}): Node {
+  const database = openDatabase(url, options);
   const store = new Store(database, () => Date.now());
   const hooks = { committed() {}, lockWaited() {} };
   const decider = new Decider(store, hooks, pino({ level: "silent" }));
@@ -333,15 +329,8 @@ function givenNode({
   };
 }
 
-async function givenEvent(totalTickets: number, maxPerUser = 2): Promise<EventId> {
-  const id = newEventId(Date.now());
-  await observer.run("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
-  await observer.run(
-    "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())",
-    [id, slotOf(id), totalTickets, maxPerUser],
-  );
-  return id;
-}
+const givenEvent = async (totalTickets: number, maxPerUser?: number) =>
+  storeEvent(created.url, totalTickets, maxPerUser);
 
 async function held(node: Node, id: EventId, users: readonly string[]): Promise<[Booking, Booking]> {
   const holds = users.map((user): Command => ({ ...bookCommand(id, user), kind: "hold", ttlSeconds: 600 }));

@@ -5,34 +5,15 @@ import { bookCommand } from "../support/commands.ts";
  */
 import { expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
-import { type EventId, newEventId } from "../../shared/domain/ids.ts";
-import { Database } from "../../shared/database/database.ts";
-import { slotOf } from "../../shared/domain/slots.ts";
-import { createDatabase, lockEvent } from "../support/databases.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
+import { createDatabase, lockEvent, openDatabase, storeEvent } from "../support/databases.ts";
 
 async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeoutMs: number }) {
   const created = await createDatabase("shard");
-  const database = new Database({
-    url: `${created.url}?lock_timeout=0&statement_timeout=0&idle_in_transaction_session_timeout=0`,
-    applicationName: "test",
-    connectionsMax: 1,
-    waitersMax: 10,
-    connectTimeoutMs: 5_000,
-    ...bounds,
-  });
+  const unset = "lock_timeout=0&statement_timeout=0&idle_in_transaction_session_timeout=0";
+  const database = openDatabase(`${created.url}?${unset}`, { connectionsMax: 1, ...bounds });
   const store = new BookingStore(database, () => Date.now());
-  const id = newEventId(Date.now());
-  await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
-  await store.createEvent({
-    id,
-    name: "Concert",
-    venue: null,
-    startsAt: "2040-01-01T20:00:00Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    totalTickets: 10,
-    maxPerUser: 2,
-  });
+  const id = await storeEvent(created.url, 10);
   const blocker = await lockEvent(created.url, id);
   return {
     database,

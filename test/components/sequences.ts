@@ -8,10 +8,12 @@
  */
 import { bookCommand, settleCommand } from "../support/commands.ts";
 import fc from "fast-check";
+import { oneOf } from "../support/arbitraries.ts";
+import { openDatabase } from "../support/databases.ts";
 import { expect } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
 import { newBookingId, newEventId, slotOfBooking, timeOf, type UserId } from "../../shared/domain/ids.ts";
-import { Database } from "../../shared/database/database.ts";
+import type { Database } from "../../shared/database/database.ts";
 import { type Slot, SLOT_COUNT, slotOf } from "../../shared/domain/slots.ts";
 import type { ChangeEventRequest } from "../../shared/wire/rpc.ts";
 import type { Command } from "../../shared/domain/commands.ts";
@@ -45,6 +47,8 @@ interface SettleLine {
   readonly by: WhoSettles;
 }
 
+type Line = BookLine | SettleLine;
+
 interface EventLine {
   readonly totalTickets: number;
   readonly maxPerUser: number;
@@ -76,18 +80,12 @@ export interface Story {
 const TTLS = [1, 2, 60, 3600];
 const PAUSES_MS = [0, 0, 0, 1, 999, 1_000, 2_000, 59_000, 60_000, 3_600_000];
 
-const event = fc.oneof(
-  { weight: 20, arbitrary: fc.nat({ max: 3 }) },
-  { weight: 1, arbitrary: fc.constantFrom(MISSING_EVENT, FOREIGN_EVENT) },
-);
+const event = oneOf<number>([20, fc.nat({ max: 3 })], [1, fc.constantFrom(MISSING_EVENT, FOREIGN_EVENT)]);
 const bookLine: fc.Arbitrary<BookLine> = fc.record({
   kind: fc.constantFrom("book", "hold"),
   event,
   user: fc.nat({ max: 4 }),
-  quantity: fc.oneof(
-    { weight: 3, arbitrary: fc.constant(1) },
-    { weight: 2, arbitrary: fc.integer({ min: 1, max: 4 }) },
-  ),
+  quantity: oneOf<number>([3, fc.constant(1)], [2, fc.integer({ min: 1, max: 4 })]),
   key: fc.nat({ max: 3 }),
   ttlSeconds: fc.constantFrom(...TTLS),
 });
@@ -104,62 +102,41 @@ const rush: fc.Arbitrary<readonly BookLine[]> = fc
   .map(({ event, wants }) => wants.map(([user, line]) => ({ ...line, event, user })));
 const settleLine: fc.Arbitrary<SettleLine> = fc.record({
   kind: fc.constantFrom("confirm", "cancel"),
-  booking: fc.oneof(
-    { weight: 15, arbitrary: fc.nat({ max: 7 }) },
-    { weight: 1, arbitrary: fc.constantFrom("unknown" as const, "foreign" as const) },
-  ),
-  by: fc.oneof(
-    { weight: 5, arbitrary: fc.constant("owner" as const) },
-    { weight: 1, arbitrary: fc.constantFrom("stranger" as const, "operator" as const) },
-  ),
+  booking: oneOf<SettleLine["booking"]>([15, fc.nat({ max: 7 })], [1, fc.constantFrom("unknown", "foreign")]),
+  by: oneOf<WhoSettles>([5, fc.constant("owner")], [1, fc.constantFrom("stranger", "operator")]),
 });
-const sales: fc.Arbitrary<EventLine["sales"]> = fc.oneof(
-  { weight: 4, arbitrary: fc.constant([null, null] as const) },
-  {
-    weight: 1,
-    arbitrary: fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600)),
-  },
+const sales = oneOf<EventLine["sales"]>(
+  [4, fc.constant([null, null])],
+  [1, fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600))],
 );
 /** Scarce mostly, and sometimes enough for all who ask at once. */
-const totalTickets = fc.oneof(
-  { weight: 3, arbitrary: fc.integer({ min: 1, max: 12 }) },
-  { weight: 1, arbitrary: fc.integer({ min: 30, max: 90 }) },
-);
+const totalTickets = oneOf([3, fc.integer({ min: 1, max: 12 })], [1, fc.integer({ min: 30, max: 90 })]);
 const maxPerUser = fc.integer({ min: 1, max: 5 });
 const afterMs = fc.constantFrom(...PAUSES_MS);
-const step: fc.Arbitrary<Step> = fc.oneof(
-  {
-    weight: 10,
-    arbitrary: fc.record({
+const step = oneOf<Step>(
+  [
+    10,
+    fc.record({
       kind: fc.constant("batch" as const),
       afterMs,
-      lines: fc.oneof(
-        {
-          weight: 3,
-          arbitrary: fc.array(
-            fc.oneof({ weight: 3, arbitrary: bookLine }, { weight: 2, arbitrary: settleLine }),
-            { minLength: 1, maxLength: 10 },
-          ),
-        },
-        { weight: 1, arbitrary: rush },
+      lines: oneOf<readonly Line[]>(
+        [3, fc.array(oneOf<Line>([3, bookLine], [2, settleLine]), { minLength: 1, maxLength: 10 })],
+        [1, rush],
       ),
-      tries: fc.oneof(
-        { weight: 9, arbitrary: fc.constant(1 as const) },
-        { weight: 1, arbitrary: fc.constant(2 as const) },
-      ),
+      tries: oneOf<1 | 2>([9, fc.constant(1)], [1, fc.constant(2)]),
     }),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.record({
+  ],
+  [
+    1,
+    fc.record({
       kind: fc.constant("sweep" as const),
       afterMs,
       events: fc.uniqueArray(event, { minLength: 1, maxLength: 4 }),
     }),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.record({
+  ],
+  [
+    2,
+    fc.record({
       kind: fc.constant("change" as const),
       afterMs,
       event,
@@ -175,7 +152,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
         { requiredKeys: [] },
       ),
     }),
-  },
+  ],
 );
 
 export const story: fc.Arbitrary<Story> = fc.record({
@@ -185,15 +162,7 @@ export const story: fc.Arbitrary<Story> = fc.record({
 
 /** A shard's database whose owned slots are those of the stories. */
 export async function openShard(url: string): Promise<Database> {
-  const database = new Database({
-    url,
-    applicationName: "stories",
-    connectionsMax: 2,
-    waitersMax: 10,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 10_000,
-    lockTimeoutMs: 10_000,
-  });
+  const database = openDatabase(url);
   await database.query(
     {
       name: "own-slots",

@@ -29,58 +29,27 @@ interface Overtaking {
   readonly owner: ShardId;
 }
 
+const AFTER_MIGRATION = { second: "a migration", overtaking: migrate, owner: ZERO };
+const AFTER_MOVE = { second: "a move", overtaking: moveTo(ONE), owner: ONE };
+const MOVE = { first: "a move", change: moveTo(ONE) };
+const MIGRATION = { first: "a migration", change: migrate };
+const SETTLING = { first: "the settling of a restored shard", change: afterRestore };
+
 const OVERTAKINGS: readonly Overtaking[] = [
+  { ...MOVE, heldUp: ["request", ZERO, "release_slots"], ...AFTER_MIGRATION },
+  { ...MOVE, heldUp: ["answer", ZERO, "release_slots"], ...AFTER_MIGRATION },
   {
-    first: "a move that has yet to release",
-    change: moveTo(ONE),
-    heldUp: ["request", ZERO, "release_slots"],
-    second: "a migration",
-    overtaking: migrate,
-    owner: ZERO,
-  },
-  {
-    first: "a move that has yet to tell the catalog",
-    change: moveTo(ONE),
-    heldUp: ["answer", ZERO, "release_slots"],
-    second: "a migration",
-    overtaking: migrate,
-    owner: ZERO,
-  },
-  {
-    first: "a move that has yet to grant",
-    change: moveTo(ONE),
+    ...MOVE,
     heldUp: ["request", ONE, "acquire_slots"],
     second: "the move back",
     overtaking: moveTo(ZERO),
     owner: ZERO,
   },
+  { ...MIGRATION, heldUp: ["request", ZERO, "acquire_slots"], ...AFTER_MOVE },
+  { ...MIGRATION, heldUp: ["request", ONE, "release_slots"], ...AFTER_MOVE },
+  { ...SETTLING, heldUp: ["request", ZERO, "acquire_slots"], ...AFTER_MOVE },
   {
-    first: "a migration that has yet to grant",
-    change: migrate,
-    heldUp: ["request", ZERO, "acquire_slots"],
-    second: "a move",
-    overtaking: moveTo(ONE),
-    owner: ONE,
-  },
-  {
-    first: "a migration that has yet to release",
-    change: migrate,
-    heldUp: ["request", ONE, "release_slots"],
-    second: "a move",
-    overtaking: moveTo(ONE),
-    owner: ONE,
-  },
-  {
-    first: "the settling of a restored shard that has yet to grant",
-    change: afterRestore,
-    heldUp: ["request", ZERO, "acquire_slots"],
-    second: "a move",
-    overtaking: moveTo(ONE),
-    owner: ONE,
-  },
-  {
-    first: "a migration that has yet to grant",
-    change: migrate,
+    ...MIGRATION,
     heldUp: ["request", ZERO, "acquire_slots"],
     second: "a move, and the restore of a shard to a moment before both",
     overtaking: async (owners) => {
@@ -94,7 +63,7 @@ const OVERTAKINGS: readonly Overtaking[] = [
 ];
 
 test.for(OVERTAKINGS)(
-  "R3: $first is refused after $second, and one shard owns the slot",
+  "R3: $first held up at the $heldUp is refused after $second, and one shard owns the slot",
   async ({ change, heldUp: [kept, shard, step], overtaking, owner }) => {
     await using owners = await givenOwners();
     const request = owners.intercept(shard, step);

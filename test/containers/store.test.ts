@@ -9,16 +9,17 @@ import { GenericContainer, type StartedTestContainer, Wait } from "testcontainer
 import { afterAll, beforeAll, expect, test, type TestContext } from "vitest";
 import { migrate } from "../../migrations/runner.ts";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
-import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { newEventId } from "../../shared/domain/ids.ts";
 import { createLog } from "../../shared/process/log.ts";
 import type { Database } from "../../shared/database/database.ts";
 import { SnapshotFeed, SnapshotStore } from "../../shared/redis/redis.ts";
-import { slotOf } from "../../shared/domain/slots.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import { openShard, story, tell } from "../components/sequences.ts";
 import { tally } from "../support/cluster.ts";
 import { type Obstacle, obstacleTo } from "../support/containers.ts";
+import { storeEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
+import { snapshot } from "../support/snapshots.ts";
 
 const POSTGRES = "postgres:17";
 const REDIS = "redis:8";
@@ -26,6 +27,7 @@ const PASSWORD = "throw-away";
 
 let obstacle: Obstacle;
 const started: StartedTestContainer[] = [];
+let url: string;
 let database: Database;
 let redis: StartedTestContainer;
 const log = createLog("containers", "silent");
@@ -39,7 +41,7 @@ beforeAll(async () => {
   const [postgres, cache] = await Promise.all([startPostgres(), startRedis()]);
   started.push(postgres, cache);
   redis = cache;
-  const url = `postgres://onsale:${PASSWORD}@${postgres.getHost()}:${postgres.getMappedPort(5432)}/shard`;
+  url = `postgres://onsale:${PASSWORD}@${postgres.getHost()}:${postgres.getMappedPort(5432)}/shard`;
   await migrate(url, "shard");
   database = await openShard(url);
 }, 180_000);
@@ -63,7 +65,7 @@ test("B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 R3: postgres:17 and the model agree on 
 test("B1 B2: batches that race for the last tickets on postgres:17 sell each of them once", async (context) => {
   skipIfImpossible(context);
   const store = new BookingStore(database, () => Date.now());
-  const id = await givenEvent(store, 5);
+  const id = await storeEvent(url, 5);
 
   const batches = Array.from({ length: 10 }, async (_, index) => {
     const command = bookCommand(id, `user-${index}`);
@@ -82,10 +84,10 @@ test("C2 C4: redis:8 keeps the newest of versions written in any order, with a t
   await using store = await givenSnapshotStore();
   const id = newEventId(Date.now());
 
-  await Promise.all([3, 5, 4].map(async (version) => store.publish([snapshotOf(id, version)])));
-  await store.publish([snapshotOf(id, 2)]);
+  await Promise.all([3, 5, 4].map(async (version) => store.publish([snapshot(version, { id })])));
+  await store.publish([snapshot(2, { id })]);
 
-  expect(await store.read(id)).toEqual(snapshotOf(id, 5));
+  expect(await store.read(id)).toEqual(snapshot(5, { id }));
   const key = await redisCli("--scan", "--pattern", `*${id}`);
   const output = await redisCli("pttl", key);
   expect(Number(output)).toBeGreaterThan(0);
@@ -100,7 +102,7 @@ test("C3: redis:8 tells every router of each newer version, and of no older one"
   using _feed = givenFeed((snapshots) => heard.push(...snapshots.map(({ event }) => event.version)));
   await eventually("the feed is subscribed", async () => (await redisCli("pubsub", "channels")) !== "");
 
-  for (const version of [1, 3, 2, 4]) await store.publish([snapshotOf(id, version)]);
+  for (const version of [1, 3, 2, 4]) await store.publish([snapshot(version, { id })]);
 
   await eventually("the last version is heard", () => heard.includes(4));
   expect(heard).toEqual([1, 3, 4]);
@@ -115,7 +117,7 @@ test("F4: without redis:8 every call fails fast instead of waiting for it", asyn
 
   const asked = performance.now();
   await expect(store.read(newEventId(Date.now()))).rejects.toBeInstanceOf(Error);
-  await expect(store.publish([snapshotOf(newEventId(Date.now()), 1)])).rejects.toBeInstanceOf(Error);
+  await expect(store.publish([snapshot(1)])).rejects.toBeInstanceOf(Error);
 
   expect(performance.now() - asked).toBeLessThan(1_000);
 });
@@ -163,40 +165,4 @@ async function givenSnapshotStore(): Promise<SnapshotStore & AsyncDisposable> {
 function givenFeed(heard: (snapshots: readonly Snapshot[]) => void): SnapshotFeed & Disposable {
   const feed = new SnapshotFeed(redisUrl(), log, heard);
   return Object.assign(feed, { [Symbol.dispose]: () => feed.close() });
-}
-
-async function givenEvent(store: BookingStore, totalTickets: number): Promise<EventId> {
-  const id = newEventId(Date.now());
-  await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
-  const result = await store.createEvent({
-    id,
-    name: "Concert",
-    venue: null,
-    startsAt: "2040-01-01T20:00:00Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    maxPerUser: 2,
-    totalTickets,
-  });
-  expect(result.outcome).toBe("saved");
-  return id;
-}
-
-function snapshotOf(id: EventId, version: number): Snapshot {
-  const event = {
-    id,
-    name: "Concert",
-    venue: null,
-    startsAt: "2040-01-01T20:00:00.000Z",
-    salesStartAt: null,
-    salesEndAt: null,
-    status: "on_sale" as const,
-    totalTickets: 10,
-    availableTickets: 10 - version,
-    maxPerUser: 2,
-    version,
-    createdAt: "2030-01-01T20:00:00.000Z",
-    updatedAt: "2030-01-01T20:00:00.000Z",
-  };
-  return { event, nextHoldExpiresAt: null };
 }

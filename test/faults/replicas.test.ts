@@ -2,10 +2,9 @@ import { describe, expect, test, vi } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { moveEmptySlot, settleRestoredShard, settleShards } from "../../migrations/shards.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
-import { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
-import { administer } from "../support/databases.ts";
+import { administer, openDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { replicated, type ReplicatedServer, startReplicatedServer } from "../support/replication.ts";
 
@@ -14,18 +13,7 @@ vi.setConfig({ testTimeout: 180_000 });
 
 const PORT = { name: "port", text: "select current_setting('port')::integer as port" };
 
-function open(url: string): Database & AsyncDisposable {
-  const database = new Database({
-    url,
-    applicationName: "test",
-    connectionsMax: 2,
-    waitersMax: 10,
-    connectTimeoutMs: 2_000,
-    statementTimeoutMs: 2_000,
-    lockTimeoutMs: 1_000,
-  });
-  return Object.assign(database, { [Symbol.asyncDispose]: async () => database.close() });
-}
+const open = (url: string) => openDatabase(url, { connectTimeoutMs: 2_000, statementTimeoutMs: 2_000 });
 
 test("P1 B1 B4: the primary dies and its replica is promoted: the node sells on without a restart, nothing confirmed is missing", async () => {
   await using server = await startReplicatedServer();

@@ -30,13 +30,8 @@ export function rpcHeadersWith(internalToken: string): Record<string, string> {
 }
 
 /** For tests of what is answered, not of when: a busy machine breaks none of these bounds. */
-export const PATIENT = {
-  COMMAND_DEADLINE_MS: "60000",
-  READ_DEADLINE_MS: "60000",
-  CONNECT_TIMEOUT_MS: "60000",
-  STATEMENT_TIMEOUT_MS: "60000",
-  LOCK_TIMEOUT_MS: "60000",
-};
+const BOUNDS = ["COMMAND_DEADLINE", "READ_DEADLINE", "CONNECT_TIMEOUT", "STATEMENT_TIMEOUT", "LOCK_TIMEOUT"];
+export const PATIENT = Object.fromEntries(BOUNDS.map((name) => [`${name}_MS`, "60000"]));
 
 type Env = Readonly<Record<string, string>>;
 

@@ -30,10 +30,5 @@ export function bookCommand(
   };
 }
 
-export function settleCommand(
-  kind: SettleCommand["kind"],
-  bookingId: BookingId,
-  userId: UserId | null,
-): SettleCommand {
-  return { kind, bookingId, slot: slotOfBooking(bookingId), userId, deadline };
-}
+export const settleCommand = (kind: SettleCommand["kind"], bookingId: BookingId, userId: UserId | null) =>
+  ({ kind, bookingId, slot: slotOfBooking(bookingId), userId, deadline }) satisfies SettleCommand;

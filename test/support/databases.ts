@@ -3,7 +3,9 @@ import { randomUUID } from "node:crypto";
 import { inject } from "vitest";
 import type { Schema } from "../../migrations/runner.ts";
 import { Connection } from "../../shared/database/connection.ts";
-import { findPrimary } from "../../shared/database/database.ts";
+import { Database, type DatabaseOptions, findPrimary } from "../../shared/database/database.ts";
+import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
 
 const CONNECT_TIMEOUT_MS = 5_000;
 /** Longer than any test lets something wait for a lock. */
@@ -58,4 +60,25 @@ export async function lockEvent(url: string, eventId: string): Promise<Connectio
 /** A connection that a test looks through, or holds locks with; closed when disposed. */
 export function connectTo(url: string): Connection {
   return new Connection({ url, session: { application_name: "test" }, statementMs: STATEMENT_MS });
+}
+
+/** A pool whose bounds no test meets that does not set them. */
+export function openDatabase(
+  url: string,
+  options: Partial<DatabaseOptions> = {},
+): Database & AsyncDisposable {
+  const timeouts = { connectTimeoutMs: 10_000, statementTimeoutMs: 30_000, lockTimeoutMs: 30_000 };
+  const bounds = { connectionsMax: 2, waitersMax: 10, ...timeouts };
+  const database = new Database({ url, applicationName: "test", ...bounds, ...options });
+  return Object.assign(database, { [Symbol.asyncDispose]: async () => database.close() });
+}
+
+/** An event that is on sale, in a slot that the shard owns from now on. */
+export async function storeEvent(url: string, totalTickets: number, maxPerUser = 2): Promise<EventId> {
+  using connection = connectTo(url);
+  const id = newEventId(Date.now());
+  await connection.run("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
+  const create = "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())";
+  await connection.run(create, [id, slotOf(id), totalTickets, maxPerUser]);
+  return id;
 }

@@ -20,14 +20,9 @@ declare module "vitest" {
   }
 }
 
-/** A cluster holds some twenty connections, and test files run side by side. */
-const CONNECTIONS_MAX = 300;
-
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const postgres = await startPostgresServer({
-    databases: Object.values(TEMPLATES),
-    connectionsMax: CONNECTIONS_MAX,
-  });
+  // A cluster holds some twenty connections, and test files run side by side.
+  const postgres = await startPostgresServer({ databases: Object.values(TEMPLATES), connectionsMax: 300 });
   await migrate(postgres.url(TEMPLATES.shard), "shard");
   await migrate(postgres.url(TEMPLATES.catalog), "catalog");
   project.provide("postgresUrl", postgres.url(""));

@@ -3,14 +3,10 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Server, Socket } from "node:net";
 
-export interface Listening extends AsyncDisposable {
-  readonly port: number;
-  /** Of HTTP. */
-  readonly url: string;
-}
+export type Listening = Awaited<ReturnType<typeof listen>>;
 
 /** Hangs up on everybody when disposed. */
-export async function listen(server: Server): Promise<Listening> {
+export async function listen(server: Server) {
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     sockets.add(socket.on("error", () => undefined));

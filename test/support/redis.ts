@@ -1,16 +1,12 @@
 /** A real Redis for tests. */
-import { existsSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { spawnSync } from "node:child_process";
 import { execa } from "execa";
 import { Redis } from "ioredis";
 
-/** The Redis or Valkey server on PATH, if there is one. */
+/** The Redis or Valkey server that can be run here, if there is one. */
 export function findRedisServer(): string | undefined {
-  const directories = [...(process.env["PATH"] ?? "").split(delimiter), "/usr/bin", "/usr/sbin"];
-  const candidates = directories.flatMap((directory) =>
-    ["redis-server", "valkey-server"].map((name) => join(directory, name)),
-  );
-  return candidates.find((candidate) => existsSync(candidate));
+  const programs = ["redis-server", "valkey-server", "/usr/sbin/redis-server"];
+  return programs.find((program) => spawnSync(program, ["--version"]).status === 0);
 }
 
 /** Starts one on this port; it has answered when this resolves. Throws where none is installed. */
