@@ -1,8 +1,12 @@
-import { defineConfig } from "vitest/config";
+import { configDefaults, defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** One PostgreSQL and one Redis for all test files of a project that asks for them. */
 const globalSetup = "test/support/global-setup.ts";
+
+/** Components whose neighbours are all fakes: they need no server. */
+const ALONE =
+  "test/components/{cluster,coalescer,event-cache,lanes,node-client,replica-reads,shard-client}.test.ts";
 
 /** They start first, the longest ahead, so that the workers end together. */
 const LONG = [
@@ -45,12 +49,13 @@ export default defineConfig({
     },
     // Each project is named after what its tests need.
     projects: [
-      { extends: true, test: { name: "unit", include: ["test/unit/**/*.test.ts"] } },
+      { extends: true, test: { name: "unit", include: ["test/unit/**/*.test.ts", ALONE] } },
       {
         extends: true,
         test: {
           name: "servers",
           include: ["test/{components,cluster,faults,bench}/**/*.test.ts"],
+          exclude: [...configDefaults.exclude, ALONE],
           globalSetup,
         },
       },

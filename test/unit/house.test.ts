@@ -11,7 +11,9 @@ const isTest = (file: string) => file.startsWith("test/") || file.endsWith(".tes
 /** What each file imports: files of the project by their path, libraries by their name. */
 const imports = sources.flatMap((file) => {
   const text = readFileSync(`${root}/${file}`, "utf8");
-  const targets = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1] ?? "");
+  // A library of which only files are read is resolved.
+  const found = text.matchAll(/(?:from|import|resolve)\s*\(?\s*["`]([^"`$]+?)\/?["`$]/g);
+  const targets = [...found].map((match) => match[1] ?? "");
   return targets.map((target) => ({
     file,
     target: target.startsWith(".") ? relative(root, resolve(root, dirname(file), target)) : target,
@@ -53,6 +55,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
     ]),
   ),
   cockatiel: ["router/shards/node-client.ts"],
+  "swagger-ui-dist": ["router/http/documentation.ts"],
   "lru-cache": ["router/cache/event-cache.ts", "router/callers/tokens.ts"],
 };
 
