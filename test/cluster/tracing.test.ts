@@ -48,6 +48,13 @@ const spansNamed = (collector: Collector, name: string) =>
 const idsOf = (spans: readonly CollectedSpan[]) => spans.map((span) => `${span.traceId} ${span.spanId}`);
 const linksOf = (span: CollectedSpan) => span.links.map((link) => `${link.traceId} ${link.spanId}`);
 
+const isReady = async (adminPort: number) =>
+  (await fetch(`http://127.0.0.1:${adminPort}/readyz`).catch(() => undefined))?.ok;
+const linesIn = (log: string) => {
+  const lines = log.trim().split("\n");
+  return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+};
+
 /** A trace as lines, one a span, indented under its parent; siblings in the order in which they began. */
 function treeOf(spans: readonly CollectedSpan[], parent: string, indent = ""): string[] {
   return spans
@@ -162,10 +169,8 @@ test("T2: every route is traced, short or not, and no buyer's data is on any spa
   );
   // Both shards were asked for the list, in one trace.
   const list = requests.find((span) => span.name === "GET /v1/events");
-  expect(collector.spans.filter((span) => span.name === "list-events").map((span) => span.traceId)).toEqual([
-    list?.traceId,
-    list?.traceId,
-  ]);
+  const asked = spansNamed(collector, "list-events").map((span) => span.traceId);
+  expect(asked).toEqual([list?.traceId, list?.traceId]);
   const all = JSON.stringify(collector.spans, (_name, one: unknown) =>
     typeof one === "bigint" ? String(one) : one,
   );
@@ -363,12 +368,7 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
     ADMIN_PORT: String(admin),
     ...tracedTo(collector, "1"),
   });
-  const ready = async () =>
-    fetch(`http://127.0.0.1:${admin}/readyz`).then(
-      (answer) => answer.ok,
-      () => false,
-    );
-  await eventually("the router is ready", ready);
+  await eventually("the router is ready", async () => isReady(admin));
   const client = new Client(`http://127.0.0.1:${port}`);
   const event = newEventId(Date.now());
 
@@ -389,10 +389,7 @@ test("T4 T5: an outage of the collector is said once, and a failed request's lin
   expect(own.body["traceId"]).toMatch(/^[0-9a-f]{32}$/);
   const { code, stdout, stderr } = await router.exited;
   expect([code, stderr]).toEqual([0, ""]);
-  const lines = stdout
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
+  const lines = linesIn(stdout);
   const failed = lines.filter((line) => line["msg"] === "a request failed");
   expect(failed.map((line) => [line["traceId"], line["requestId"]])).toEqual([
     [TRACE, short.body.requestId],
@@ -417,12 +414,7 @@ test("T5: what a node logs of a batch that failed names its trace, and so do the
     ADMIN_PORT: String(admin),
     ...tracedTo(collector),
   });
-  await eventually("the node is ready", async () =>
-    fetch(`http://127.0.0.1:${admin}/readyz`).then(
-      (answer) => answer.ok,
-      () => false,
-    ),
-  );
+  await eventually("the node is ready", async () => isReady(admin));
   await administer(cluster.shards[0]?.databaseUrl ?? "", "drop function decide_batch");
   const eventId = newEventId(Date.now());
   const book = bookCommand(eventId, "ada", 1, "k");
@@ -444,10 +436,7 @@ test("T5: what a node logs of a batch that failed names its trace, and so do the
   node.stop("SIGTERM");
 
   const { stdout } = await node.exited;
-  const lines = stdout
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, unknown>);
+  const lines = linesIn(stdout);
   expect(lines.find((line) => line["msg"] === "deciding batches is away")).toMatchObject({ traceId: TRACE });
   // Both tries, under a batch that failed.
   expect(treeOf(collector.spans, CALLER)).toEqual([
