@@ -10,7 +10,7 @@ import {
   missingPrograms,
   startBaseline,
 } from "../../bench/baselines/start.ts";
-import { Client, SECRET, tally } from "../support/cluster.ts";
+import { Client, SECRET, tally } from "../support/running-cluster.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 

@@ -1,7 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
-import { type Client, type ProblemBody, startTestCluster, type TestCluster } from "../support/cluster.ts";
+import {
+  type Client,
+  type ProblemBody,
+  startTestCluster,
+  type TestCluster,
+} from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 let cluster: TestCluster;

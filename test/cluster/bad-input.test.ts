@@ -14,7 +14,7 @@ import {
   startTestCluster,
   type TestCluster,
   tokenOf,
-} from "../support/cluster.ts";
+} from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 let cluster: TestCluster;

@@ -1,6 +1,6 @@
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
+import { startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 describe("without Redis", () => {

@@ -4,7 +4,7 @@ import type { IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import { expect, test, type TestContext } from "vitest";
 import { findNginx, startMicroCache } from "../../bench/load/micro-cache.ts";
-import { Client, startTestCluster } from "../support/cluster.ts";
+import { Client, startTestCluster } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { serve } from "../support/listen.ts";
 

@@ -6,7 +6,7 @@ import { findK6, runK6 } from "../../bench/k6/program.ts";
 import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
 import type { Source } from "../../deploy/grafana/panels.ts";
 import { readConfig } from "../../shared/process/config.ts";
-import { SECRET, startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
+import { SECRET, startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
 import { lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { prometheusObstacle, startPrometheus, type TestPrometheus } from "../support/prometheus.ts";

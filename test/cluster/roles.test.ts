@@ -10,7 +10,7 @@ import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
-import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/cluster.ts";
+import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/running-cluster.ts";
 import { administer, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { start } from "../support/run.ts";

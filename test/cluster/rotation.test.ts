@@ -11,7 +11,7 @@ import {
   startTestCluster,
   tally,
   type TestCluster,
-} from "../support/cluster.ts";
+} from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 const NEW_SECRET = "the-secret-that-comes-after-it-111111";

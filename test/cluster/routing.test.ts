@@ -5,7 +5,7 @@ import { newEventId, type ShardId } from "../../shared/domain/ids.ts";
 import type { WireShardMap } from "../../shared/wire/shard-map.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
 import { type CommandsResponse, RPC, RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
-import { RPC_HEADERS, startTestCluster, tally, tokenOf } from "../support/cluster.ts";
+import { RPC_HEADERS, startTestCluster, tally, tokenOf } from "../support/running-cluster.ts";
 import { createDatabase } from "../support/databases.ts";
 import { bookCommand } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";

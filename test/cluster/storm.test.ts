@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
-import { crowd, PATIENT, startTestCluster, tally } from "../support/cluster.ts";
+import { crowd, PATIENT, startTestCluster, tally } from "../support/running-cluster.ts";
 
 interface Request {
   readonly user: string;

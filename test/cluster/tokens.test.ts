@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { systemClock } from "../../shared/process/clock.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { stoppedClock } from "../support/clock.ts";
-import { startTestCluster, tokenOf } from "../support/cluster.ts";
+import { startTestCluster, tokenOf } from "../support/running-cluster.ts";
 import { serveKeys } from "../support/key-set.ts";
 
 test("S1: with a key set, RS256, ES256 and EdDSA are taken, and a public key is no shared secret", async () => {

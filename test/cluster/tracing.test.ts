@@ -18,7 +18,7 @@ import {
   SECRET,
   startTestCluster,
   tally,
-} from "../support/cluster.ts";
+} from "../support/running-cluster.ts";
 import { type CollectedSpan, type Collector, startCollector } from "../support/collector.ts";
 import { bookCommand } from "../support/commands.ts";
 import { administer, connectTo, lockEvent } from "../support/databases.ts";

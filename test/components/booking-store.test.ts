@@ -12,7 +12,7 @@ import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
-import { tally } from "../support/cluster.ts";
+import { tally } from "../support/running-cluster.ts";
 import {
   connectTo,
   createDatabase,

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { expect, inject, test } from "vitest";
 import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
 import type { Connection } from "../../shared/database/connection.ts";
-import { startTestCluster } from "../support/cluster.ts";
+import { startTestCluster } from "../support/running-cluster.ts";
 import { administer, connectTo } from "../support/databases.ts";
 
 const tables = DASHBOARDS.flatMap(({ rows }) => rows.flatMap(({ panels }) => panels)).filter(

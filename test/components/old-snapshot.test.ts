@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { expect, test } from "vitest";
 import { newBookingId, newEventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
-import { startTestCluster } from "../support/cluster.ts";
+import { startTestCluster } from "../support/running-cluster.ts";
 import { connectTo, createDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 

@@ -2,7 +2,7 @@ import { Redis } from "ioredis";
 import { expect, test, vi } from "vitest";
 import { createLog } from "../../shared/process/log.ts";
 import { SnapshotStore } from "../../shared/redis/redis.ts";
-import { testRedisUrl } from "../support/cluster.ts";
+import { testRedisUrl } from "../support/running-cluster.ts";
 import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
 test.skipIf(testRedisUrl() === null)(

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { Event } from "../../shared/domain/events.ts";
-import { Client } from "../support/cluster.ts";
+import { Client } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { outputOf, ROOT, Stack } from "./compose-stack.ts";
 

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
-import { INTERNAL_TOKEN, SECRET } from "../support/cluster.ts";
+import { INTERNAL_TOKEN, SECRET } from "../support/running-cluster.ts";
 
 export const ROOT = `${import.meta.dirname}/../..`;
 /** Of the service k6, made by test/containers/k6.Dockerfile: its own image is a registry away. */

@@ -5,7 +5,7 @@ import type { EventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { Event } from "../../shared/domain/events.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
-import { Client, RPC_HEADERS, tally } from "../support/cluster.ts";
+import { Client, RPC_HEADERS, tally } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { outputOf, ROOT, run, Stack } from "./compose-stack.ts";
 

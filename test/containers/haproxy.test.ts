@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import getPort from "get-port";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PROBLEMS } from "../../router/http/problems.ts";
-import { tally } from "../support/cluster.ts";
+import { tally } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { outputOf, ROOT, run } from "./compose-stack.ts";
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { findK6 } from "../../bench/k6/program.ts";
 import { DASHBOARDS } from "../../deploy/grafana/dashboards.ts";
 import type { Source } from "../../deploy/grafana/panels.ts";
-import { Client } from "../support/cluster.ts";
+import { Client } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { queryPrometheus } from "../support/prometheus.ts";
 import { K6_IMAGE, outputOf, Stack } from "./compose-stack.ts";

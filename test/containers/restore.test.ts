@@ -9,7 +9,7 @@ import { migrate } from "../../migrations/runner.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Event } from "../../shared/domain/events.ts";
-import { startTestCluster, type TestCluster, testRedisUrl } from "../support/cluster.ts";
+import { startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
 import { type Obstacle, obstacleTo } from "../support/containers.ts";
 import { administer } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";

@@ -15,7 +15,7 @@ import type { Database } from "../../shared/database/database.ts";
 import { SnapshotFeed, SnapshotStore } from "../../shared/redis/redis.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import { openShard, story, tell } from "../components/sequences.ts";
-import { tally } from "../support/cluster.ts";
+import { tally } from "../support/running-cluster.ts";
 import { type Obstacle, obstacleTo } from "../support/containers.ts";
 import { storeEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import getPort from "get-port";
 import { describe, expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
-import { INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/cluster.ts";
+import { INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/running-cluster.ts";
 import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
 

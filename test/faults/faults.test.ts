@@ -13,7 +13,7 @@ import {
   startTestCluster,
   tally,
   type TestCluster,
-} from "../support/cluster.ts";
+} from "../support/running-cluster.ts";
 import { administer, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";

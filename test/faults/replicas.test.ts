@@ -3,7 +3,7 @@ import { audit } from "../../audit/audit.ts";
 import { moveEmptySlot, settleRestoredShard, settleShards } from "../../migrations/shards.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
-import { type Client, startTestCluster, tally, type TestCluster } from "../support/cluster.ts";
+import { type Client, startTestCluster, tally, type TestCluster } from "../support/running-cluster.ts";
 import { administer, openDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { replicated, type ReplicatedServer, startReplicatedServer } from "../support/replication.ts";

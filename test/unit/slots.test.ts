@@ -11,7 +11,7 @@ import {
 import { ownerOf } from "../../shared/domain/shard-map.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
 import { rangesOf, readShardMap } from "../../shared/wire/shard-map.ts";
-import { tally } from "../support/cluster.ts";
+import { tally } from "../support/running-cluster.ts";
 
 test("R1: the slot of an event is what it has always been", () => {
   // Golden values: a change of any of them would send requests to shards that do not have the event.
