@@ -10,7 +10,7 @@ import { migrate } from "../../migrations/runner.ts";
 import { createEmptyDatabase } from "../support/databases.ts";
 import { copySources, type Planting } from "../support/planted-copy.ts";
 
-const FUNCTIONS = "migrations/shard/0003_decide-batch.sql";
+const FUNCTIONS = "migrations/shard/0006_fair-batches.sql";
 const STORE = "test/components/booking-store.test.ts";
 const STORIES = "test/components/booking-store.property.test.ts";
 const DECIDER = "test/components/decider.test.ts";
@@ -88,12 +88,20 @@ const PLANTS: readonly Plant[] = [
     replace: "elsif v_command.quantity > v_max[v_position] then",
   },
   {
-    bug: "a lane puts two commands of one buyer into one batch",
+    bug: "commands of one user in one batch do not see each other's tickets",
     rule: "B3",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "if v_outcomes[v_back] is null then",
+    replace: "if false then",
+  },
+  {
+    bug: "two lanes take commands of one slot",
+    rule: "B8",
     suite: LANES,
     file: "shard-node/decide/lanes.ts",
-    find: "} else if (buyer !== undefined && buyers.has(buyer)) {",
-    replace: "} else if (buyer === command.deadline.toString()) {",
+    find: "(this.#taken.get(slot as Slot)?.lane ?? lane) === lane",
+    replace: "slot >= 0 || lane === this.#lanes[0]",
   },
   {
     bug: "a second try takes its own bookings for a client's replay",
