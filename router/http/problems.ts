@@ -106,6 +106,8 @@ export function problemOf(result: RefusalOrFailure): Problem {
     const errors = [{ path: "salesEndAt", message: "must be after salesStartAt" }];
     return new Problem("invalid_request", "The sales window would end before it begins.", { errors });
   }
+  if (result.outcome === "rate_limited")
+    return new Problem("rate_limited", DETAILS.rate_limited, {}, { ratelimit: '"user-under-way";r=0;t=1' });
   const code = result.outcome === "wrong_shard" ? "shard_unavailable" : result.outcome;
   return new Problem(code, DETAILS[code]);
 }

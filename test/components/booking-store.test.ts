@@ -108,7 +108,11 @@ test("L4: an event that somebody else has locked leaves the batch, and only its 
 
   for (const options of [{ waits: false }, { doubted: [locked] }]) {
     const batch = await store.decide(commands, store.freshIdsFor(commands), options);
-    expect(batch.decisions.map(({ outcome }) => outcome)).toEqual(["overloaded", expect.anything(), "overloaded"]);
+    expect(batch.decisions.map(({ outcome }) => outcome)).toEqual([
+      "overloaded",
+      expect.anything(),
+      "overloaded",
+    ]);
     expect(batch.lockedEvents).toEqual([locked]);
     expect(batch.snapshots.map(({ event }) => event.id)).toEqual([free]);
   }
@@ -340,10 +344,7 @@ async function givenEvent(fields: { totalTickets: number; maxPerUser?: number })
   return id;
 }
 
-async function decide(
-  commands: readonly Command[],
-  when?: Date,
-): Promise<readonly (Decision | Failure)[]> {
+async function decide(commands: readonly Command[], when?: Date): Promise<readonly (Decision | Failure)[]> {
   return (await store.decide(commands, store.freshIdsFor(commands), when && { at: when })).decisions;
 }
 

@@ -345,7 +345,8 @@ function givenNode({
   const hooks = { committed() {}, lockWaited() {} };
   const decider = new Decider(store, hooks, pino({ level: "silent" }));
   return {
-    decide: async (commands, options) => (await decider.decide(commands, options)).decided.map(({ result }) => result),
+    decide: async (commands, options) =>
+      (await decider.decide(commands, options)).decided.map(({ result }) => result),
     [Symbol.asyncDispose]: async () => database.close(),
   };
 }

@@ -300,7 +300,9 @@ async function play(
     if (typeof act === "string") {
       await turnOfTheEventLoop();
       tooManyAtOnce ||= batches.running > lanesCount;
-      const slots = batches.underWay.flatMap(({ commands }) => [...new Set(commands.map(({ slot }) => slot))]);
+      const slots = batches.underWay.flatMap(({ commands }) => [
+        ...new Set(commands.map(({ slot }) => slot)),
+      ]);
       sharedASlot ||= new Set(slots).size < slots.length;
       batches.finish();
     } else {

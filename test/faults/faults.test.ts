@@ -194,6 +194,42 @@ describe("a shard's database", () => {
     expect(report).toMatchObject({ bookings: 300, ticketsSold: 300, violations: [] });
   });
 
+  test("L1 L3: a buyer who sends without waiting is refused, and nobody else of the shard waits for them", async () => {
+    await using cluster = await startTestCluster({ shards: 1, env: { RATE_LIMIT_PER_USER: "0" } });
+    const client = cluster.client();
+    const [hot, quiet] = [await client.createEvent(), await client.createEvent()];
+    let greedy = true;
+    const answers: { status: number; code: string | undefined; ratelimit: string | null }[] = [];
+    const flood = Array.from({ length: 40 }, async () => {
+      while (greedy) {
+        const { status, body, headers } = await client.book(hot.id, "greedy");
+        answers.push({ status, code: body.code, ratelimit: headers.get("ratelimit") });
+      }
+    });
+
+    await eventually("the flood is on", () => answers.length > 200);
+    const times: number[] = [];
+    for (let user = 0; user < 50; user += 1) {
+      const started = performance.now();
+      const { status } = await client.book(user % 2 === 0 ? quiet.id : hot.id, `user-${user}`);
+      times.push(performance.now() - started);
+      expect(status).toBe(201);
+    }
+    greedy = false;
+    await Promise.all(flood);
+
+    const codes = tally(answers.map(({ code }) => code ?? "booked"));
+    expect(Object.keys(codes).toSorted()).toEqual(["booked", "rate_limited", "user_limit_exceeded"]);
+    expect(codes["booked"]).toBe(2);
+    expect(answers.find(({ code }) => code === "rate_limited")).toEqual({
+      status: 429,
+      code: "rate_limited",
+      ratelimit: '"user-under-way";r=0;t=1',
+    });
+    // One batch a command of the greedy buyer would take seconds.
+    expect(times.toSorted((a, b) => a - b)[25]).toBeLessThan(1_000);
+  });
+
   test("L4: an event that is locked by somebody else is overloaded at once, and every other event of its shard sells on", async () => {
     await using cluster = await startTestCluster({ shards: 1 });
     const client = cluster.client();
@@ -216,7 +252,10 @@ describe("a shard's database", () => {
     }
     await lock.run("rollback");
 
-    await eventually("the event sells again", async () => (await client.book(stuck.id, "late")).status === 201);
+    await eventually(
+      "the event sells again",
+      async () => (await client.book(stuck.id, "late")).status === 201,
+    );
     expect((await client.confirm(held.body.id, "holder")).status).toBe(200);
     expect((await client.readEvent(stuck.id)).availableTickets).toBe(98);
   });
