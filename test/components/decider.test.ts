@@ -115,7 +115,7 @@ test("L4: a lock that may be that of the lane's own batch is waited for until th
   const before = {
     // oxlint-disable-next-line unicorn/no-thenable -- the lock ends when the decider begins to wait, and not earlier
     then: (ended: () => void) => void blocker.run("rollback").then(ended),
-  } as Promise<void>;
+  } as unknown as Promise<void>;
 
   const deciding = node.decide([bookCommand(id, "a")], { lockWaitMs: 50, before });
 
