@@ -50,8 +50,12 @@ export const routerConfig = z
     READ_DEADLINE_MS: integer({ min: 100, max: 60_000, default: 2_000 }),
     RPC_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     RPC_IN_FLIGHT_MAX: integer({ min: 1, max: 64, default: 4 }),
-    /** Commands that may wait for a call to their shard. */
-    SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
+    /** Commands that may wait for a call to their shard. One event takes at most half of the places. */
+    SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 10_000 }),
+    /** Once the first command of an event has waited so long for a call, further ones are refused. */
+    SHARD_WAIT_MAX_MS: integer({ min: 10, max: 60_000, default: 1_000 }),
+    /** Commands of one user for one event that may be under way. */
+    USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 5 }),
     CACHE_EVENTS_MAX: integer({ min: 1, max: 1_000_000, default: 10_000 }),
     CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
     /** Writes a second of a buyer, and of all buyers at one address; 0 is no limit. */

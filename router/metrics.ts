@@ -49,6 +49,8 @@ export function createRouterMetrics(registry: Registry) {
   // They start at 0, so that a rate shows the first refusal and the first sale.
   const shed = counters("onsale_shed_total", "Work refused because it could not be done in time.", "reason", [
     "shard_queue_full",
+    "shard_queue_slow",
+    "user_busy",
     "deadline",
     "node_busy",
     "rate_limited",

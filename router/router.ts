@@ -47,6 +47,8 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       batchMax: config.RPC_BATCH_MAX,
       inFlightMax: config.RPC_IN_FLIGHT_MAX,
       queueMax: config.SHARD_QUEUE_MAX,
+      waitMaxMs: config.SHARD_WAIT_MAX_MS,
+      perUserMax: config.USER_COMMANDS_MAX,
     },
     readDeadlineMs: config.READ_DEADLINE_MS,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,

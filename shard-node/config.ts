@@ -34,7 +34,12 @@ export const nodeConfig = z
     DRAIN_GRACE_MS: drainGraceMs,
     LANES: integer({ min: 1, max: 32, default: 2 }),
     LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
+    /** Commands that may wait for a batch, for each lane. One event takes at most half of the places. */
     LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
+    /** Once the first command of an event has waited so long for its batch, further ones are refused. */
+    LANE_WAIT_MAX_MS: integer({ min: 10, max: 60_000, default: 1_000 }),
+    /** Commands of one user for one event that may be under way here. A router admits fewer, and there are several routers. */
+    USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 10 }),
     /** Connections for reads, events, sweeps and samples, besides those of the lanes. */
     READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
     POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),

@@ -23,6 +23,9 @@ export function createNodeMetrics(registry: Registry) {
   const laneWait = histogram("onsale_lane_wait_seconds", "How long a command waits for its batch.");
   const shed = counters("onsale_shed_total", "Work refused because it could not be done in time.", "reason", [
     "lane_full",
+    "lane_slow",
+    "user_busy",
+    "event_locked",
     "deadline",
     "pool_busy",
   ]);

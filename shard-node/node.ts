@@ -14,7 +14,7 @@ import { Catalog } from "./catalog.ts";
 import type { NodeConfig } from "./config.ts";
 import { createDatabases } from "./databases.ts";
 import { Decider } from "./decide/decider.ts";
-import { type DecideBatch, Lanes } from "./decide/lanes.ts";
+import { Lanes } from "./decide/lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
 import { EventPublisher } from "./publisher.ts";
 import { Reader } from "./read/reader.ts";
@@ -43,9 +43,14 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
 
   const decider = new Decider(store, { committed: changed, lockWaited: metrics.lockWaited }, log);
-  const limits = { lanes: config.LANES, batchMax: config.LANE_BATCH_MAX, queueMax: config.LANE_QUEUE_MAX };
-  const decide: DecideBatch = async (...batch) => decider.decide(...batch);
-  const lanes = new Lanes(limits, decide, systemClock, metrics);
+  const limits = {
+    lanes: config.LANES,
+    batchMax: config.LANE_BATCH_MAX,
+    queueMax: config.LANE_QUEUE_MAX,
+    waitMaxMs: config.LANE_WAIT_MAX_MS,
+    perUserMax: config.USER_COMMANDS_MAX,
+  };
+  const lanes = new Lanes(limits, async (...batch) => decider.decide(...batch), systemClock, metrics);
 
   const replicas = databases.replicas.map(({ url, database }) => ({
     name: serverName(url),

@@ -16,6 +16,7 @@ import {
   type CommandsResponse,
   createEventRequestSchema,
   type EventResult,
+  LINES_TYPE,
   listRequestSchema,
   readRequestSchema,
   RPC,
@@ -23,6 +24,7 @@ import {
   RPC_VERSION_HEADER,
   rpcVersionProblem,
 } from "../shared/wire/rpc.ts";
+import type { Command } from "../shared/domain/commands.ts";
 import type { Failure } from "../shared/domain/outcomes.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
 import type { BookingStore } from "./store/booking-store.ts";
@@ -59,6 +61,8 @@ interface NodeParts {
 interface Reply {
   readonly status: number;
   readonly body: object;
+  /** What is not known yet. The body becomes the first line of a stream, and each of these a further one. */
+  readonly more?: AsyncIterable<object>;
 }
 
 const ok = (body: object): Reply => ({ status: 200, body });
@@ -88,9 +92,17 @@ export function createNodeServer(parts: NodeParts): Server {
   });
 }
 
-function answer({ status, body }: Reply): Response {
+function answer({ status, body, more }: Reply): Response {
   const headers = { "content-type": "application/json", [RPC_VERSION_HEADER]: RPC_VERSION };
-  return new Response(JSON.stringify(body), { status, headers });
+  if (more === undefined) return new Response(JSON.stringify(body), { status, headers });
+  headers["content-type"] = LINES_TYPE;
+  return new Response(ReadableStream.from(linesOf(body, more)), { status, headers });
+}
+
+async function* linesOf(first: object, more: AsyncIterable<object>): AsyncGenerator<Uint8Array> {
+  const lineOf = (body: object): Uint8Array => Buffer.from(`${JSON.stringify(body)}\n`);
+  yield lineOf(first);
+  for await (const body of more) yield lineOf(body);
 }
 
 function admission(tokens: readonly string[]): (incoming: IncomingMessage) => boolean {
@@ -135,14 +147,25 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     const spans = tracing && traces && parentsOf(tracing, traces, span);
     // From the router's clock to this node's. The way from router to node counts as no time.
     const ahead = clock.elapsed() - sentAt;
-    const decided = await Promise.all(
-      commands.map(async (command, index) => lanes.run(command, command.deadline + ahead, spans?.get(index))),
+    const decided = decidedInParts(commands, async (command, index) =>
+      lanes.run(command, command.deadline + ahead, spans?.get(index)),
     );
-    // A command that waited in vain for a database that is away met no overload: the router must stop sending more.
-    const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
-    const results = decided.map(({ result }) => (result.outcome === "overloaded" ? late : result));
-    const answer: CommandsResponse = { results, snapshots: newestOf(decided), mapVersion: mapVersion() };
-    return judged(results, answer);
+    const responseTo = (part: readonly DecidedAt[]): CommandsResponse => {
+      // A command that waited in vain for a database that is away met no overload: the router must stop sending more.
+      const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
+      const results = part.map(({ result }) => (result.outcome === "overloaded" ? late : result));
+      const positions = part.map(({ position }) => position);
+      return { results, positions, snapshots: newestOf(part), mapVersion: mapVersion() };
+    };
+    const { value: first = [] } = await decided.next();
+    if (first.length < commands.length) {
+      const more = async function* (): AsyncGenerator<CommandsResponse> {
+        for await (const part of decided) yield responseTo(part);
+      };
+      return { status: 200, body: responseTo(first), more: more() };
+    }
+    const { positions: _, ...whole } = responseTo(first.toSorted((a, b) => a.position - b.position));
+    return judged(whole.results, whole);
   });
   call(RPC.read, readRequestSchema, async (asked, span) => {
     const results =
@@ -167,6 +190,37 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
         : ok({ ...catalog.map, databaseUp: parts.databaseUp() }),
     ),
   );
+}
+
+interface DecidedAt extends Decided {
+  /** The command's position in the call. */
+  readonly position: number;
+}
+
+/** Runs all commands. Gives in parts what was decided since the part before, and ends with the last command. */
+async function* decidedInParts(
+  commands: readonly Command[],
+  run: (command: Command, position: number) => Promise<Decided>,
+): AsyncGenerator<readonly DecidedAt[], undefined, undefined> {
+  let open = commands.length;
+  let part: DecidedAt[] = [];
+  let ready = Promise.withResolvers<void>();
+  for (const [position, command] of commands.entries()) {
+    void run(command, position).then((decided) => {
+      open -= 1;
+      // A batch decides many commands in one turn of the event loop.
+      if (part.push({ ...decided, position }) === 1 && open > 0) setImmediate(ready.resolve);
+      if (open === 0) ready.resolve();
+    });
+  }
+  while (open > 0 || part.length > 0) {
+    await ready.promise;
+    const given = part;
+    part = [];
+    ready = Promise.withResolvers();
+    yield given;
+  }
+  return undefined;
 }
 
 /** The body of a call does not have the form of this RPC. */

@@ -179,8 +179,8 @@ async function decideAll(
   count: number,
 ): Promise<number> {
   const waiting = new Lanes(
-    { lanes, batchMax: BATCH_MAX, queueMax: count },
-    async (commands, locked) => decider.decide(commands, locked),
+    { lanes, batchMax: BATCH_MAX, queueMax: 2 * count, waitMaxMs: DEADLINE_MS, perUserMax: 1 },
+    async (...batch) => decider.decide(...batch),
     systemClock,
     NO_OBSERVER,
   );

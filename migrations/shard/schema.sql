@@ -158,7 +158,7 @@ begin
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tell_locked boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tell_locked boolean DEFAULT false, p_lock_wait_ms integer DEFAULT NULL::integer, p_doubted uuid[] DEFAULT '{}'::uuid[], p_waits boolean DEFAULT true)
  RETURNS json
  LANGUAGE plpgsql
  SET plan_cache_mode TO 'force_generic_plan'
@@ -168,12 +168,15 @@ CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots
 AS $function$
 declare
   v_event_ids   uuid[] := p_event_ids;
+  -- those that nobody else has locked
+  v_free_ids    uuid[];
   v_now         timestamptz;
   v_since       timestamptz := '-infinity';
   v_before      timestamptz;
   v_lock_wait   double precision;
   -- per event, by position
   v_places      tid[];
+  v_locked_out  boolean[];
   v_stored      events[];
   v_available   integer[];
   v_max         integer[];
@@ -185,6 +188,8 @@ declare
   v_taken       integer[];
   -- per booking command
   v_judged      boolean[];
+  v_shares      boolean[];
+  v_previous    integer[];
   v_outcomes    text[] := array_fill(null::text, array[cardinality(p_events)]);
   v_numbers     integer[] := array_fill(null::integer, array[cardinality(p_events)]);
   v_any_judged  boolean;
@@ -195,15 +200,8 @@ declare
   v_command     record;
   v_booking     bookings;
   v_position    integer;
+  v_back        integer;
 begin
-  -- Two commands of one user for one event in one batch would not see each other's tickets. Counting users is cheaper
-  -- than grouping, and mostly enough.
-  if (select count(distinct u collate "C") < count(*) from unnest(p_users) as u) and exists (
-    select from unnest(p_events, p_users) as c(event, user_id) group by event, user_id having count(*) > 1
-  ) then
-    raise exception 'a batch holds at most one booking command per user and event';
-  end if;
-
   perform pg_advisory_xact_lock_shared(slots_lock_key());
 
   if cardinality(p_settle_bookings) > 0 then
@@ -216,18 +214,58 @@ begin
 
   -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1). What a locking
   -- select returns is the row that it locked, however long it waited. `between` because `=` would be scanned from the oldest.
+  if p_lock_wait_ms is not null then
+    perform set_config('lock_timeout', p_lock_wait_ms::text, true);
+  end if;
   v_before := clock_timestamp();
-  select array_agg(e.place order by x.position), array_agg(e.stored order by x.position)
-  into v_places, v_stored
-  from (select * from unnest(v_event_ids) with ordinality as u(id, position) order by u.id) x
-  left join lateral (
-    select e.ctid as place, e as stored
-    from events e
-    where e.id between x.id and x.id
-    order by e.id desc
-    limit 1
-    for update
-  ) e on true;
+  v_free_ids := v_event_ids;
+  if p_waits and cardinality(p_doubted) = 0 then
+    select array_agg(e.place order by x.position), array_agg(e.stored order by x.position)
+    into v_places, v_stored
+    from (select * from unnest(v_event_ids) with ordinality as u(id, position) order by u.id) x
+    left join lateral (
+      select e.ctid as place, e as stored
+      from events e
+      where e.id between x.id and x.id
+      order by e.id desc
+      limit 1
+      for update
+    ) e on true;
+  else
+    -- Who does not wait for a lock cannot be part of a circle either.
+    select array_agg(coalesce(w.place, f.place) order by x.position),
+           array_agg(case when x.waits then w.stored else f.stored end order by x.position)
+    into v_places, v_stored
+    from (
+      select u.id, u.position, p_waits and u.id <> all (p_doubted) as waits
+      from unnest(v_event_ids) with ordinality as u(id, position)
+      order by u.id
+    ) x
+    left join lateral (
+      select e.ctid as place, e as stored
+      from events e
+      where x.waits and e.id between x.id and x.id
+      order by e.id desc
+      limit 1
+      for update
+    ) w on true
+    left join lateral (
+      select e.ctid as place, e as stored
+      from events e
+      where not x.waits and e.id between x.id and x.id
+      order by e.id desc
+      limit 1
+      for update skip locked
+    ) f on true;
+
+    select array_agg(x.place is null and exists (select from events e where e.id = x.id) order by x.position)
+    into v_locked_out
+    from (select unnest(v_event_ids) as id, unnest(v_places) as place, generate_subscripts(v_event_ids, 1) as position) x;
+
+    select coalesce(array_agg(x.id) filter (where not x.locked_out), '{}')
+    into v_free_ids
+    from unnest(v_event_ids, v_locked_out) as x(id, locked_out);
+  end if;
   v_lock_wait := extract(epoch from clock_timestamp() - v_before);
   if p_tell_locked then
     raise notice 'locked';
@@ -243,7 +281,7 @@ begin
   with due as (
     update bookings b
     set status = 'expired', updated_at = v_now
-    where b.event_id = any (v_event_ids) and b.status = 'held' and b.expires_at > v_since and b.expires_at <= v_now
+    where b.event_id = any (v_free_ids) and b.status = 'held' and b.expires_at > v_since and b.expires_at <= v_now
     returning b.event_id, b.quantity
   ), freed as (
     select event_id, sum(quantity) as tickets from due group by event_id
@@ -270,6 +308,8 @@ begin
       v_outcome := 'wrong_shard';
     elsif v_booking.id is null or v_booking.user_id <> p_settle_users[i] then
       v_outcome := 'booking_not_found';
+    elsif v_locked_out[v_position] then
+      v_outcome := 'event_locked';
     elsif p_settle_kinds[i] = 'cancel' then
       v_outcome := 'cancelled';
       if v_booking.status <> 'cancelled' then
@@ -325,23 +365,36 @@ begin
     raise exception 'a batch names only events that its commands are for';
   end if;
 
+  -- Commands of one user for one event must see each other's tickets. Counting users is cheaper than grouping, and mostly
+  -- enough.
+  if (select count(distinct u collate "C") < count(*) from unnest(p_users) as u) then
+    select array_agg(x.size > 1 order by x.position), array_agg(x.previous order by x.position)
+    into v_shares, v_previous
+    from (
+      select c.position, count(*) over same as size, lag(c.position) over (same order by c.position) as previous
+      from unnest(p_events, p_users) with ordinality as c(event, user_id, position)
+      window same as (partition by c.event, c.user_id collate "C")
+    ) x;
+  end if;
+
   -- One look for all users in all events finds what must be judged and more, never less. For few events it is the cheaper
   -- question; for many it would only be asked twice.
   v_any_judged := coalesce(false = any (v_plain), false)
+    or coalesce(true = any (v_shares), false)
     or cardinality(p_events) < 8 * cardinality(p_event_ids)
     or exists (select from bookings b where b.event_id = any (p_event_ids) and b.user_id = any (p_users));
   if v_any_judged then
-    select array_agg(not v_plain[c.event] or exists (
+    select array_agg(not v_plain[c.event] or coalesce(c.shares, false) or exists (
              select from bookings b where b.event_id = p_event_ids[c.event] and b.user_id = c.user_id))
     into v_judged
-    from (select unnest(p_events) as event, unnest(p_users) as user_id) c;
+    from (select unnest(p_events) as event, unnest(p_users) as user_id, unnest(v_shares) as shares) c;
     v_any_judged := coalesce(true = any (v_judged), false);
   end if;
 
   if v_any_judged then
     v_left := v_available;
     for v_command in
-      select c.position, c.event, c.quantity, mine.tickets, mine.same_key, mine.same_content
+      select c.position, c.event, c.quantity, c.hold_seconds, c.key, mine.tickets, mine.same_key, mine.same_content
       from unnest(p_events, p_users, p_quantities, p_hold_seconds, p_keys, v_judged)
            with ordinality as c(event, user_id, quantity, hold_seconds, key, judged, position)
       cross join lateral (
@@ -358,8 +411,22 @@ begin
     loop
       v_position := v_command.event;
       v_number := null;
+      v_back := v_previous[v_command.position];
+      while v_back is not null loop
+        if v_outcomes[v_back] is null then
+          v_command.tickets := v_command.tickets + p_quantities[v_back];
+          if p_keys[v_back] = v_command.key then
+            v_command.same_key := true;
+            v_command.same_content :=
+              p_quantities[v_back] = v_command.quantity and p_hold_seconds[v_back] = v_command.hold_seconds;
+          end if;
+        end if;
+        v_back := v_previous[v_back];
+      end loop;
       if not v_owned[v_position] then
         v_outcome := 'wrong_shard';
+      elsif v_locked_out[v_position] then
+        v_outcome := 'event_locked';
       elsif v_command.same_key then
         v_outcome := case when v_command.same_content then 'replayed' else 'idempotency_key_reused' end;
       elsif v_max[v_position] is null then
@@ -424,6 +491,7 @@ begin
   return json_build_object(
     'now', v_now,
     'lockWaitSeconds', v_lock_wait,
+    'locked', (select json_agg(x.id) from unnest(v_event_ids, v_locked_out) as x(id, locked_out) where x.locked_out),
     'outcomes', case when v_any_judged then to_json(v_outcomes) end,
     'numbers', case when v_any_judged then to_json(v_numbers) end,
     'maxPerUser', case when v_any_judged then to_json(v_max) end,

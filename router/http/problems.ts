@@ -85,6 +85,7 @@ const DETAILS = {
   hold_expired: "The hold has expired and its tickets are gone; send a new booking.",
   idempotency_key_reused: "The key was used for another quantity or kind of booking; use a new key.",
   below_sold: "totalTickets would be less than the tickets sold and held.",
+  rate_limited: "Too many requests of this user for this event are under way; wait for their answers.",
   overloaded: "The shard of this event cannot do more in time; nothing was done.",
   shard_unavailable: "The shard does not answer; nothing was done.",
   outcome_unknown: "The shard's answer was lost. Send the request again.",
@@ -105,6 +106,8 @@ export function problemOf(result: RefusalOrFailure): Problem {
     const errors = [{ path: "salesEndAt", message: "must be after salesStartAt" }];
     return new Problem("invalid_request", "The sales window would end before it begins.", { errors });
   }
+  if (result.outcome === "rate_limited")
+    return new Problem("rate_limited", DETAILS.rate_limited, {}, { ratelimit: '"user-under-way";r=0;t=1' });
   const code = result.outcome === "wrong_shard" ? "shard_unavailable" : result.outcome;
   return new Problem(code, DETAILS[code]);
 }

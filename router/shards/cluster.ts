@@ -22,7 +22,7 @@ import type { Command } from "../../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../../shared/domain/outcomes.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import { CallError, NodeClient } from "./node-client.ts";
-import { ShardClient, type ShardClientOptions } from "./shard-client.ts";
+import { connectionsFor, ShardClient, type ShardClientOptions } from "./shard-client.ts";
 
 const MAP_REFRESH_MS = 1_000;
 const MAP_TIMEOUT_MS = 1_000;
@@ -191,7 +191,7 @@ export class Cluster {
     const known = this.#nodes.get(url);
     if (known !== undefined) return known;
     const { internalToken, limits, log } = this.#options;
-    const node = new NodeClient(url, internalToken, limits.inFlightMax * 3, log);
+    const node = new NodeClient(url, internalToken, connectionsFor(limits), log);
     this.#nodes.set(url, node);
     return node;
   }

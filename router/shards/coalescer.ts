@@ -1,16 +1,29 @@
 /**
  * Carries many clients' requests for one shard in few calls. While fewer than `inFlightMax` calls are under way, a request
  * leaves at once; else it waits for the next call. So the size of a call follows the load, and no timer adds latency.
+ *
+ * Each request is answered as soon as its own result comes. The first result of a call frees its place for the next call, so
+ * one slow request in a call delays nobody else; neither does a call without any result after PLACE_MAX_MS.
  */
 import type { Clock } from "../../shared/process/clock.ts";
+import { FairQueue, type Queued } from "../../shared/process/fair-queue.ts";
+import type { Slot } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
 export interface CoalescerLimits {
   readonly batchMax: number;
+  /** Calls without a first result. */
   readonly inFlightMax: number;
-  /** Items waiting for a call; one more is refused. */
+  /** Items waiting for a call. */
   readonly queueMax: number;
+  /** Once the first item of a slot has waited so long, further ones are refused. */
+  readonly waitMaxMs: number;
 }
+
+/** Calls of a coalescer that may be open, for each of `inFlightMax`: most of them wait for nothing but slow results. */
+export const OPEN_CALLS_PER_PLACE = 16;
+/** How long a call without any result keeps its place. */
+const PLACE_MAX_MS = 100;
 
 export interface Outgoing<Item> {
   readonly item: Item;
@@ -20,7 +33,7 @@ export interface Outgoing<Item> {
   readonly span: Span | undefined;
 }
 
-interface Waiting<Item, Result> extends Outgoing<Item> {
+interface Waiting<Item, Result> extends Outgoing<Item>, Queued {
   readonly resolve: (result: Result) => void;
   sent: boolean;
 }
@@ -30,10 +43,10 @@ export const DEADLINE_SLACK_MS = 200;
 
 /** Sends the items of a coalescer, or refuses them. */
 export interface Sender<Item, Result> {
-  /** Resolves with one result for each item, in order. Never throws. */
-  send(batch: readonly Outgoing<Item>[]): Promise<readonly Result[]>;
+  /** Gives each item of the batch its result, by position, and resolves when all have one. Never throws. */
+  send(batch: readonly Outgoing<Item>[], give: (position: number, result: Result) => void): Promise<void>;
   /** The result of an item that is not sent. */
-  shed(reason: "queue_full" | "deadline"): Result;
+  shed(reason: "full" | "slow" | "deadline"): Result;
   /** The result of an item that was sent and has no answer at its deadline. */
   unanswered(): Result;
 }
@@ -42,27 +55,31 @@ export class Coalescer<Item, Result> {
   readonly #limits: CoalescerLimits;
   readonly #sender: Sender<Item, Result>;
   readonly #clock: Clock;
-  #queue: Waiting<Item, Result>[] = [];
+  readonly #queue: FairQueue<Waiting<Item, Result>>;
   /** Items without a result, in order of arrival. All have the same time, so that is the order of their deadlines. */
   readonly #open = new Set<Waiting<Item, Result>>();
   #waking = false;
   #inFlight = 0;
+  #openCalls = 0;
   #scheduled = false;
 
   constructor(limits: CoalescerLimits, sender: Sender<Item, Result>, clock: Clock) {
     this.#limits = limits;
     this.#sender = sender;
     this.#clock = clock;
+    this.#queue = new FairQueue({ max: limits.queueMax, waitMaxMs: limits.waitMaxMs }, clock);
   }
 
-  run(item: Item, deadline: number, span?: Span): Promise<Result> {
-    if (this.#queue.length >= this.#limits.queueMax) return Promise.resolve(this.#sender.shed("queue_full"));
+  /** Slots get equal shares of the calls. */
+  run(slot: Slot, item: Item, deadline: number, span?: Span): Promise<Result> {
     return new Promise((resolve) => {
-      const waiting = { item, deadline, span, resolve, sent: false };
-      this.#queue.push(waiting);
+      const arrived = this.#clock.elapsed();
+      const waiting = { line: slot, arrived, item, deadline, span, resolve, sent: false };
+      const refusal = this.#queue.push(waiting);
+      if (refusal !== undefined) return resolve(this.#sender.shed(refusal));
       this.#open.add(waiting);
       if (!this.#waking) this.#wakeAt(deadline);
-      this.#schedule();
+      return this.#schedule();
     });
   }
 
@@ -84,7 +101,7 @@ export class Coalescer<Item, Result> {
       }
       this.#settle(waiting, waiting.sent ? this.#sender.unanswered() : this.#sender.shed("deadline"));
     }
-    this.#queue = this.#queue.filter((waiting) => this.#open.has(waiting));
+    this.#queue.keep((waiting) => this.#open.has(waiting));
   }
 
   #settle(waiting: Waiting<Item, Result>, result: Result): void {
@@ -93,7 +110,9 @@ export class Coalescer<Item, Result> {
   }
 
   #schedule(): void {
-    if (this.#scheduled || this.#inFlight >= this.#limits.inFlightMax) return;
+    const { inFlightMax } = this.#limits;
+    if (this.#scheduled || this.#queue.length === 0 || this.#inFlight >= inFlightMax) return;
+    if (this.#openCalls >= inFlightMax * OPEN_CALLS_PER_PLACE) return;
     this.#scheduled = true;
     // After this turn of the event loop, which still reads requests from other sockets.
     setImmediate(() => {
@@ -106,28 +125,42 @@ export class Coalescer<Item, Result> {
     const batch = this.#take();
     if (batch.length === 0) return;
     this.#inFlight += 1;
-    if (this.#queue.length > 0) this.#schedule();
-    const results = await this.#sender.send(batch);
-    this.#inFlight -= 1;
-    for (const [index, waiting] of batch.entries()) this.#settle(waiting, results[index] as Result);
-    if (this.#queue.length > 0) this.#schedule();
+    this.#openCalls += 1;
+    this.#schedule();
+    let hasPlace = true;
+    const leavePlace = (): void => {
+      if (!hasPlace) return;
+      hasPlace = false;
+      clearTimeout(timer);
+      this.#inFlight -= 1;
+      this.#schedule();
+    };
+    const timer = setTimeout(leavePlace, PLACE_MAX_MS);
+    await this.#sender.send(batch, (position, result) => {
+      leavePlace();
+      this.#settle(batch[position] as Waiting<Item, Result>, result);
+    });
+    leavePlace();
+    this.#openCalls -= 1;
+    this.#schedule();
   }
 
   #take(): Waiting<Item, Result>[] {
+    const { batchMax } = this.#limits;
     const now = this.#clock.elapsed();
     const batch: Waiting<Item, Result>[] = [];
-    let taken = 0;
-    for (const waiting of this.#queue) {
-      if (batch.length >= this.#limits.batchMax) break;
-      taken += 1;
-      // Its client has given up; to send it would only delay the others.
-      if (waiting.deadline <= now) this.#settle(waiting, this.#sender.shed("deadline"));
-      else {
-        waiting.sent = true;
-        batch.push(waiting);
+    while (batch.length < batchMax) {
+      const taken = this.#queue.take(batchMax - batch.length);
+      if (taken.length === 0) break;
+      for (const waiting of taken) {
+        // Its client has given up; to send it would only delay the others.
+        if (waiting.deadline <= now) this.#settle(waiting, this.#sender.shed("deadline"));
+        else {
+          waiting.sent = true;
+          batch.push(waiting);
+        }
       }
     }
-    this.#queue = this.#queue.slice(taken);
     return batch;
   }
 }

@@ -17,7 +17,7 @@ import type { z } from "zod";
 import type { Log } from "../../shared/process/log.ts";
 import { Outage } from "../../shared/process/outage.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import { RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "../../shared/wire/rpc.ts";
+import { LINES_TYPE, RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "../../shared/wire/rpc.ts";
 
 /**
  * Why a call has no answer.
@@ -50,10 +50,12 @@ export interface Call<Answer> {
   /** Without one it is a GET. */
   readonly body?: unknown;
   readonly answer: z.ZodType<Answer>;
-  /** How many results the answer must have, unless it is a failure. */
+  /** How many results the answer must have, unless it is a failure or a line of a stream. */
   readonly results?: number;
   readonly timeoutMs: number;
   readonly span?: Span | undefined;
+  /** Hears each line of an answer that is a stream. The last line is also the answer of the call. */
+  readonly heard?: ((part: Answer) => void) | undefined;
 }
 
 export class NodeClient {
@@ -116,7 +118,11 @@ export class NodeClient {
   }
 
   async #ask<Answer>(call: Call<Answer>): Promise<Answer> {
-    const { status, version, text } = await this.#send(call);
+    const { status, version, text } = await this.#send(call, (line) => {
+      const part = answerIn(line, call);
+      if (part === undefined) throw new Error("a line is no answer to the call");
+      call.heard?.(part);
+    });
     const what = `${this.url}${call.path}: status ${status}`;
     const problem = rpcVersionProblem(version, ["router", "node"]);
     // The body of a 421 (RFC 9110 §15.5.20) and of a node's own 503 says what happened.
@@ -140,7 +146,11 @@ export class NodeClient {
     await this.#pool.close();
   }
 
-  async #send({ path, body, timeoutMs, span }: Call<unknown>): Promise<Response> {
+  /** `heard` hears every line of a stream; the text is then the last one. */
+  async #send(
+    { path, body, timeoutMs, span }: Omit<Call<unknown>, "heard">,
+    heard: (line: string) => void,
+  ): Promise<Response> {
     try {
       const response = await this.#pool.request({
         method: body === undefined ? "GET" : "POST",
@@ -156,7 +166,11 @@ export class NodeClient {
       });
       const { statusCode: status, headers } = response;
       span?.set({ "http.response.status_code": status });
-      return { status, version: headers[RPC_VERSION_HEADER]?.toString(), text: await response.body.text() };
+      const text =
+        headers["content-type"] === LINES_TYPE
+          ? await linesOf(response.body.setEncoding("utf8"), heard)
+          : await response.body.text();
+      return { status, version: headers[RPC_VERSION_HEADER]?.toString(), text };
     } catch (cause) {
       const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
       const unsent = NEVER_SENT.has(code) || cause instanceof errors.ConnectTimeoutError;
@@ -171,6 +185,18 @@ interface Response {
   readonly text: string;
 }
 
+/** Reads a stream of lines, tells each as soon as it is there, and returns the last. */
+async function linesOf(body: AsyncIterable<string>, heard: (line: string) => void): Promise<string> {
+  let last = "";
+  let rest = "";
+  for await (const piece of body) {
+    const lines = (rest + piece).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) heard((last = line));
+  }
+  return last;
+}
+
 function answerIn<Answer>(text: string, { answer, results }: Call<Answer>): Answer | undefined {
   let said: unknown;
   try {
@@ -180,7 +206,8 @@ function answerIn<Answer>(text: string, { answer, results }: Call<Answer>): Answ
   }
   const { data } = answer.safeParse(said);
   const given = resultsOf(data);
-  return results !== undefined && given !== undefined && given.length !== results ? undefined : data;
+  const wanted = (data as { positions?: readonly number[] } | undefined)?.positions?.length ?? results;
+  return wanted !== undefined && given !== undefined && given.length !== wanted ? undefined : data;
 }
 
 /** True for an answer in which everything failed: the node works, but its database does not. */

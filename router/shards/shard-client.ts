@@ -4,17 +4,20 @@
  * repetition is safe. An answer that is still missing then is `outcome_unknown`, never a guess (F1).
  */
 import type { Booking } from "../../shared/domain/bookings.ts";
-import type { Command } from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand, userKeyOf } from "../../shared/domain/commands.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
-import type { BookingId, EventId, ShardId } from "../../shared/domain/ids.ts";
+import { type BookingId, type EventId, type ShardId, slotOfBooking } from "../../shared/domain/ids.ts";
 import { afterLostTry, type CommandResult, type Failure } from "../../shared/domain/outcomes.ts";
 import type { Clock } from "../../shared/process/clock.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
+import { UnderWay } from "../../shared/process/under-way.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 import {
   bookingsAnswerSchema,
   type ChangeEventRequest,
   commandsAnswerSchema,
   type CommandsRequest,
+  type CommandsResponse,
   type CreateEventRequest,
   eventAnswerSchema,
   type EventResult,
@@ -26,11 +29,23 @@ import {
   RPC,
 } from "../../shared/wire/rpc.ts";
 import { describeCall, inSpan, spanOfBatch, tracesOf } from "./call-spans.ts";
-import { Coalescer, type CoalescerLimits, DEADLINE_SLACK_MS, type Outgoing } from "./coalescer.ts";
+import {
+  Coalescer,
+  type CoalescerLimits,
+  OPEN_CALLS_PER_PLACE,
+  DEADLINE_SLACK_MS,
+  type Outgoing,
+  type Sender,
+} from "./coalescer.ts";
 import { type Call, CallError, type NodeClient } from "./node-client.ts";
 
+export interface ShardLimits extends CoalescerLimits {
+  /** Commands of a user for an event that may be under way. */
+  readonly perUserMax: number;
+}
+
 export interface ShardClientOptions {
-  readonly limits: CoalescerLimits;
+  readonly limits: ShardLimits;
   readonly readDeadlineMs: number;
   readonly commandDeadlineMs: number;
   readonly clock: Clock;
@@ -43,7 +58,7 @@ export interface ShardClientOptions {
 
 export interface ShardObserver {
   called(shard: ShardId, batchSize: number, seconds: number): void;
-  shed(reason: "shard_queue_full" | "deadline" | "node_busy"): void;
+  shed(reason: "shard_queue_full" | "shard_queue_slow" | "deadline" | "node_busy" | "user_busy"): void;
 }
 
 const ATTEMPTS = 2;
@@ -58,7 +73,10 @@ interface EventRead {
 export class ShardClient {
   readonly id: ShardId;
   readonly #options: ShardClientOptions;
-  readonly #commands: Coalescer<Command, CommandResult>;
+  /** Confirm and cancel do not wait behind bookings. */
+  readonly #bookingCommands: Coalescer<Command, CommandResult>;
+  readonly #settlingCommands: Coalescer<Command, CommandResult>;
+  readonly #users: UnderWay;
   readonly #events: Coalescer<EventRead, ReadResult<Snapshot> | Failure>;
   readonly #bookings: Coalescer<BookingId, ReadResult<Booking> | Failure>;
   #nodes: readonly NodeClient[] = [];
@@ -68,27 +86,31 @@ export class ShardClient {
   constructor(id: ShardId, options: ShardClientOptions) {
     this.id = id;
     this.#options = options;
+    this.#users = new UnderWay(options.limits.perUserMax);
     const coalesced = <Item, Result>(
       unanswered: Failure["outcome"],
-      send: (batch: readonly Outgoing<Item>[]) => Promise<readonly Result[]>,
+      send: Sender<Item, Result | Failure>["send"],
     ) => {
-      const shed = (reason: "queue_full" | "deadline"): Failure => {
-        options.observer.shed(reason === "queue_full" ? "shard_queue_full" : reason);
+      const shed = (reason: "full" | "slow" | "deadline"): Failure => {
+        options.observer.shed(reason === "deadline" ? reason : `shard_queue_${reason}`);
         return { outcome: "overloaded" };
       };
       const sender = { send, shed, unanswered: (): Failure => ({ outcome: unanswered }) };
       return new Coalescer<Item, Result | Failure>(options.limits, sender, options.clock);
     };
-    this.#commands = coalesced("outcome_unknown", async (batch) => this.#sendCommands(batch));
-    this.#events = coalesced("shard_unavailable", async (batch: readonly Outgoing<EventRead>[]) =>
-      this.#sendReads(batch, eventsAnswerSchema, (reads) => ({
+    const commands = (): Coalescer<Command, CommandResult> =>
+      coalesced("outcome_unknown", async (batch, give) => this.#sendCommands(batch, give));
+    this.#bookingCommands = commands();
+    this.#settlingCommands = commands();
+    this.#events = coalesced("shard_unavailable", async (batch: readonly Outgoing<EventRead>[], give) =>
+      this.#sendReads(batch, give, eventsAnswerSchema, (reads) => ({
         kind: "event",
         ids: reads.map((read) => read.id),
         maxAgesMs: reads.map(({ notBefore }) => this.#maxAgeMs(notBefore)),
       })),
     );
-    this.#bookings = coalesced("shard_unavailable", async (batch: readonly Outgoing<BookingId>[]) =>
-      this.#sendReads(batch, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
+    this.#bookings = coalesced("shard_unavailable", async (batch: readonly Outgoing<BookingId>[], give) =>
+      this.#sendReads(batch, give, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
     );
   }
 
@@ -107,15 +129,22 @@ export class ShardClient {
   }
 
   command(command: Command, span?: Span): Promise<CommandResult> {
-    return this.#commands.run(command, command.deadline, span);
+    const user = userKeyOf(command);
+    if (user !== undefined && !this.#users.enter(user)) {
+      this.#options.observer.shed("user_busy");
+      return Promise.resolve({ outcome: "rate_limited" });
+    }
+    const commands = isBookCommand(command) ? this.#bookingCommands : this.#settlingCommands;
+    const decided = commands.run(command.slot, command, command.deadline, span);
+    return user === undefined ? decided : decided.finally(() => this.#users.leave(user));
   }
 
   readEvent(id: EventId, notBefore: number, span?: Span): Promise<ReadResult<Snapshot> | Failure> {
-    return this.#events.run({ id, notBefore }, this.#in(this.#options.readDeadlineMs), span);
+    return this.#events.run(slotOf(id), { id, notBefore }, this.#in(this.#options.readDeadlineMs), span);
   }
 
   readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
-    return this.#bookings.run(id, this.#in(this.#options.readDeadlineMs), span);
+    return this.#bookings.run(slotOfBooking(id), id, this.#in(this.#options.readDeadlineMs), span);
   }
 
   async list(
@@ -149,43 +178,84 @@ export class ShardClient {
     return result;
   }
 
-  async #sendCommands(batch: readonly Outgoing<Command>[]): Promise<readonly CommandResult[]> {
-    const { clock, learned, mapSeen } = this.#options;
-    const commands = batch.map(({ item }) => item);
-    const traces = tracesOf(batch);
-    let askedAt = 0;
-    const { answer, lost } = await this.#tried(
+  async #sendCommands(
+    batch: readonly Outgoing<Command>[],
+    give: (position: number, result: CommandResult) => void,
+  ): Promise<void> {
+    /** Positions of the commands that have no result yet. */
+    let open = [...batch.keys()];
+    const { lost } = await this.#tried(
       lastDeadlineOf(batch) + DEADLINE_SLACK_MS,
       hasResults,
-      (node, timeoutMs) => {
-        askedAt = clock.elapsed();
-        const body: CommandsRequest = { sentAt: Math.round(askedAt), commands, traces };
-        return this.#call(node, { path: RPC.commands, body, answer: commandsAnswerSchema, timeoutMs }, batch);
+      async (node, timeoutMs, lostBefore) => {
+        const asked = open;
+        const left = new Set(asked);
+        const answered = (index: number, result: CommandResult): void => {
+          const position = asked[index];
+          if (position === undefined || !left.delete(position)) return;
+          give(position, lostBefore ? afterLostTry(result) : result);
+        };
+        try {
+          const commands = asked.map((position) => batch[position] as Outgoing<Command>);
+          const answer = await this.#askForDecisions(node, timeoutMs, commands, answered);
+          if (hasResults(answer) && left.size > 0)
+            throw new CallError("unanswered", `${node.url}: the answer ended too early`);
+          return answer;
+        } finally {
+          open = [...left];
+        }
       },
     );
-    if (answer === undefined || !("results" in answer))
-      return batch.map(() => ({ outcome: lost ? "outcome_unknown" : "shard_unavailable" }));
-    learned(answer.snapshots, askedAt);
-    mapSeen(answer.mapVersion);
-    return lost ? answer.results.map(afterLostTry) : answer.results;
+    for (const position of open) give(position, { outcome: lost ? "outcome_unknown" : "shard_unavailable" });
+  }
+
+  /** One call. `answered` hears of each result when it comes. */
+  async #askForDecisions(
+    node: NodeClient,
+    timeoutMs: number,
+    batch: readonly Outgoing<Command>[],
+    answered: (index: number, result: CommandResult) => void,
+  ): Promise<CommandsResponse | Failure> {
+    const { clock, learned, mapSeen } = this.#options;
+    const askedAt = clock.elapsed();
+    const heard = (answer: CommandsResponse | Failure): void => {
+      if (!("results" in answer)) return;
+      learned(answer.snapshots, askedAt);
+      mapSeen(answer.mapVersion);
+      for (const [index, result] of answer.results.entries())
+        answered(answer.positions?.[index] ?? index, result);
+    };
+    const body: CommandsRequest = {
+      sentAt: Math.round(askedAt),
+      commands: batch.map(({ item }) => item),
+      traces: tracesOf(batch),
+    };
+    const call = { path: RPC.commands, body, answer: commandsAnswerSchema, timeoutMs, heard };
+    const answer = await this.#call(node, call, batch);
+    // The last line of a stream was heard already.
+    if (!("positions" in answer)) heard(answer);
+    return answer;
   }
 
   async #sendReads<Item, T>(
     batch: readonly Outgoing<Item>[],
+    give: (position: number, result: ReadResult<T> | Failure) => void,
     schema: Call<ReadResponse<T> | Failure>["answer"],
     requestFor: (items: readonly Item[]) => unknown,
-  ): Promise<readonly (ReadResult<T> | Failure)[]> {
+  ): Promise<void> {
     const items = batch.map(({ item }) => item);
-    const { answer } = await this.#tried(lastDeadlineOf(batch), hasResults, (node, timeoutMs) =>
+    const { answer } = await this.#tried(lastDeadlineOf(batch), hasResults, async (node, timeoutMs) =>
       this.#call(node, { path: RPC.read, body: requestFor(items), answer: schema, timeoutMs }, batch),
     );
     if (answer !== undefined && "results" in answer) {
       this.#options.mapSeen(answer.mapVersion);
-      return answer.results;
+      for (const [position, result] of answer.results.entries()) give(position, result);
+      return;
     }
     // A lost read took no effect, so nothing about it is unknown.
     const outcome = answer?.outcome ?? "shard_unavailable";
-    return batch.map(() => ({ outcome: outcome === "outcome_unknown" ? "shard_unavailable" : outcome }));
+    for (const position of batch.keys())
+      give(position, { outcome: outcome === "outcome_unknown" ? "shard_unavailable" : outcome });
   }
 
   /** One call that is not coalesced. Reads and saves of events may be repeated, so it is. */
@@ -228,12 +298,13 @@ export class ShardClient {
 
   /**
    * Asks one node after the other until an answer is `final` or nothing is left to try; then the last answer counts.
-   * `lost` is true when a call went without an answer and so may have taken effect. Throws CallError `busy`.
+   * `lost` is true when a call went without an answer and so may have taken effect; `ask` hears whether one before it did.
+   * Throws CallError `busy`.
    */
   async #tried<Answer>(
     deadline: number,
     final: (answer: Answer) => boolean,
-    ask: (node: NodeClient, timeoutMs: number) => Promise<Answer>,
+    ask: (node: NodeClient, timeoutMs: number, lostBefore: boolean) => Promise<Answer>,
   ): Promise<{ answer: Answer | undefined; lost: boolean }> {
     let answer: Answer | undefined;
     let lost = false;
@@ -241,7 +312,7 @@ export class ShardClient {
       const timeoutMs = deadline - this.#options.clock.elapsed();
       if (timeoutMs <= 0) break;
       try {
-        answer = await ask(node, timeoutMs);
+        answer = await ask(node, timeoutMs, lost);
         if (final(answer)) break;
       } catch (error) {
         if (!(error instanceof CallError) || error.kind === "busy") throw error;
@@ -275,4 +346,9 @@ function lastDeadlineOf(batch: readonly Outgoing<unknown>[]): number {
 /** False for a node that failed as a whole; another node may do better. */
 function hasResults(answer: object): boolean {
   return "results" in answer;
+}
+
+/** The calls of all coalescers of a shard that may be open at once. */
+export function connectionsFor({ inFlightMax }: ShardLimits): number {
+  return 4 * inFlightMax * OPEN_CALLS_PER_PLACE;
 }

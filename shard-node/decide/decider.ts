@@ -10,7 +10,7 @@ import type { Snapshot } from "../../shared/domain/events.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
 import type { Log } from "../../shared/process/log.ts";
 import { Outage } from "../../shared/process/outage.ts";
-import type { Span } from "../../shared/watch/tracing.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
 import type { DecideOptions, FreshIds } from "../store/batch.ts";
 import type { BookingStore } from "../store/booking-store.ts";
 
@@ -21,6 +21,21 @@ export interface Decided {
   readonly result: CommandResult;
   readonly snapshot: Snapshot | undefined;
 }
+
+export interface DecidedBatch {
+  /** One per command, in order. */
+  readonly decided: readonly Decided[];
+  /** Events whose locks somebody else holds. Their commands are `overloaded`, and nothing was decided about them. */
+  readonly lockedEvents: readonly EventId[];
+}
+
+export interface BatchOptions extends Omit<DecideOptions, "at" | "waits"> {
+  /** Resolves when the lane's batch before this one has ended. That batch may hold the same locks. */
+  readonly before?: Promise<void> | undefined;
+}
+
+/** Decides a batch. Never throws. */
+export type DecideBatch = (commands: readonly Command[], options: BatchOptions) => Promise<DecidedBatch>;
 
 export interface DeciderHooks {
   /** Called after each commit, with the events of the batch. */
@@ -41,22 +56,24 @@ export class Decider {
     this.#batches = new Outage(log, "deciding batches");
   }
 
-  /** One result per command, in order; `locked` is called when the batch holds the locks of its events. Never throws. */
-  async decide(commands: readonly Command[], locked?: () => void, span?: Span): Promise<readonly Decided[]> {
-    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), { locked, span });
+  /** Decides a batch (DecideBatch). */
+  async decide(commands: readonly Command[], options: BatchOptions = {}): Promise<DecidedBatch> {
+    return this.#tryTwice(commands, this.#store.freshIdsFor(commands), options);
   }
 
   async #tryTwice(
     commands: readonly Command[],
     ids: FreshIds,
-    options: Pick<DecideOptions, "locked" | "span">,
-  ): Promise<readonly Decided[]> {
+    { before, ...options }: BatchOptions,
+  ): Promise<DecidedBatch> {
     const { span } = options;
+    let waits = true;
     let inDoubt = false;
     let mayRunLater = false;
     for (let attempt = 1; ; attempt += 1) {
       try {
-        const { decisions, snapshots, lockWaitSeconds } = await this.#store.decide(commands, ids, options);
+        const batch = await this.#store.decide(commands, ids, { ...options, waits });
+        const { decisions, snapshots, lockedEvents, lockWaitSeconds } = batch;
         invariant(decisions.length === commands.length, "every command of a batch is decided", {
           commands: commands.length,
           decisions: decisions.length,
@@ -66,7 +83,7 @@ export class Decider {
         span?.set({ "onsale.batch.lock_wait_seconds": lockWaitSeconds });
         this.#hooks.committed(snapshots);
         const byEvent = new Map(snapshots.map((snapshot) => [snapshot.event.id, snapshot]));
-        return decisions.map((result, index) => {
+        const decided = decisions.map((result, index) => {
           const command = commands[index];
           const eventId =
             "booking" in result
@@ -79,8 +96,16 @@ export class Decider {
             snapshot: eventId && byEvent.get(eventId),
           };
         });
+        return { decided, lockedEvents };
       } catch (error) {
-        if (isRefusedForContent(error)) return this.#isolate(commands, ids, span, error);
+        if (isRefusedForContent(error)) return this.#isolate(commands, ids, options, error);
+        if (waits && error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE) {
+          // Nothing was done. One event is slow, and the others go on without it.
+          waits = false;
+          attempt -= 1;
+          await before;
+          continue;
+        }
         inDoubt ||= error instanceof DatabaseError && error.kind === "lost";
         // If PostgreSQL sent an error, its process is gone. Without one, it may still be running the batch.
         mayRunLater ||=
@@ -95,7 +120,7 @@ export class Decider {
         // After any other error nothing is known: the batch may have been committed (F8).
         const failure = inDoubt || !(error instanceof DatabaseError) ? UNKNOWN : failureOf(error);
         span?.failed(failure.outcome);
-        return commands.map(() => ({ result: failure, snapshot: undefined }));
+        return { decided: commands.map(() => ({ result: failure, snapshot: undefined })), lockedEvents: [] };
       }
     }
   }
@@ -104,21 +129,27 @@ export class Decider {
   async #isolate(
     commands: readonly Command[],
     ids: FreshIds,
-    span: Span | undefined,
+    options: Omit<BatchOptions, "before">,
     error: unknown,
-  ): Promise<readonly Decided[]> {
+  ): Promise<DecidedBatch> {
     if (commands.length === 1) {
-      const traceId = span?.traceId;
+      const traceId = options.span?.traceId;
       this.#log.error({ err: error, traceId }, "PostgreSQL refused a command for its content");
-      return [{ result: { outcome: "internal" }, snapshot: undefined }];
+      return { decided: [{ result: { outcome: "internal" }, snapshot: undefined }], lockedEvents: [] };
     }
-    const results: Decided[] = [];
+    const decided: Decided[] = [];
+    const lockedEvents: EventId[] = [];
     let next = 0;
     for (const command of commands) {
       const id = isBookCommand(command) ? ids[next++] : undefined;
-      results.push(...(await this.#tryTwice([command], id === undefined ? [] : [id], { span })));
+      const alone = await this.#tryTwice([command], id === undefined ? [] : [id], {
+        ...options,
+        locked: undefined,
+      });
+      decided.push(...alone.decided);
+      lockedEvents.push(...alone.lockedEvents);
     }
-    return results;
+    return { decided, lockedEvents };
   }
 }
 

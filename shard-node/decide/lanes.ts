@@ -1,52 +1,58 @@
 /**
- * Commands wait here for their batch. A lane runs one batch at a time. Commands that arrive meanwhile form the next batch,
- * so batches grow with the load and no timer adds latency. All commands of a slot use the same lane: two lanes would only
- * wait for each other's row locks (npm run bench -- engine).
+ * Commands wait here for their batch. A lane runs one batch at a time. Commands that arrive meanwhile form the next batches,
+ * so batches grow with the load and no timer adds latency. A free lane takes what waits, from all events in equal shares. But
+ * all commands of a slot are with one lane at a time: two lanes would only wait for each other's row locks
+ * (npm run bench -- engine). So beside one hot event the other lanes serve the quiet ones.
  *
  * A batch that is full cannot grow by waiting longer. So it is sent as soon as the batch before it holds its locks:
  * PostgreSQL reads the second batch while it decides the first. Sent earlier, it could overtake the batch before it (B8).
  *
- * Everything is bounded: commands of a batch, commands that wait, and how long each may wait.
+ * Nobody holds up others (docs/decisions/0017-fair-lanes.md):
+ * - A user has few commands under way for an event.
+ * - Confirm and cancel wait apart from bookings, and come first.
+ * - An event whose row somebody else has locked is refused at once, and tried again a moment later.
  */
 import type { Clock } from "../../shared/process/clock.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
+import type { Failure } from "../../shared/domain/outcomes.ts";
+import type { Slot } from "../../shared/domain/slots.ts";
+import { FairQueue, type Queued } from "../../shared/process/fair-queue.ts";
+import { UnderWay } from "../../shared/process/under-way.ts";
 import { type Span, type SpanAttributes, spanForMany } from "../../shared/watch/tracing.ts";
-import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
-import type { Decided } from "./decider.ts";
+import { type Command, isBookCommand, userKeyOf } from "../../shared/domain/commands.ts";
+import type { Decided, DecideBatch } from "./decider.ts";
 
 /** Batches of a lane that may be under way at once. Each needs a connection. */
 export const BATCHES_PER_LANE_MAX = 2;
+
+/** How long a batch waits for the lock of an event. */
+export const LOCK_WAIT_MS = 80;
+/** Events that are remembered as locked by somebody else, and for how long when no batch meets them. */
+const LOCKED_EVENTS_MAX = 1_000;
+const LOCKED_MAX_MS = 10_000;
 
 export interface LaneLimits {
   readonly lanes: number;
   /** Commands decided in one transaction. */
   readonly batchMax: number;
-  /** Commands that may wait in one lane; one more is refused. */
+  /** Commands that may wait, for each lane. */
   readonly queueMax: number;
+  /** Once the first command of a slot has waited so long, further ones are refused. */
+  readonly waitMaxMs: number;
+  /** Commands of a user for an event that may be under way. */
+  readonly perUserMax: number;
 }
 
 export interface LaneObserver {
   batchStarted(size: number): void;
   batchEnded(seconds: number): void;
   commandWaited(seconds: number): void;
-  shed(reason: "lane_full" | "deadline"): void;
+  shed(reason: "lane_full" | "lane_slow" | "deadline" | "user_busy" | "event_locked"): void;
 }
 
-/**
- * Decides a batch: one result per command, in order. Never throws. Calls `locked` when no later batch can be decided
- * before this one. `span` is the batch's span, when one of its commands is sampled.
- */
-export type DecideBatch = (
-  commands: readonly Command[],
-  locked?: () => void,
-  span?: Span,
-) => Promise<readonly Decided[]>;
-
-const OVERLOADED: Decided = { result: { outcome: "overloaded" }, snapshot: undefined };
-
-interface Waiting {
+interface Waiting extends Queued {
   readonly command: Command;
-  readonly arrived: number;
   readonly deadline: number;
   readonly resolve: (decided: Decided) => void;
   readonly trace: CommandTrace | undefined;
@@ -59,144 +65,213 @@ interface CommandTrace {
   readonly wait: Span;
 }
 
-export class Lanes {
-  readonly #lanes: Lane[];
-
-  constructor(limits: LaneLimits, decide: DecideBatch, clock: Clock, observer: LaneObserver) {
-    this.#lanes = Array.from({ length: limits.lanes }, () => new Lane(limits, decide, clock, observer));
-  }
-
-  /** Commands that wait for a batch, in all lanes. */
-  get queueLength(): number {
-    return this.#lanes.reduce((sum, lane) => sum + lane.queueLength, 0);
-  }
-
-  /**
-   * Always resolves: a full lane and a missed deadline give `overloaded`. `deadline` is by the `elapsed()` of this process;
-   * the command's own deadline is by its router's. `span` is the parent of the command's spans, when it is sampled.
-   */
-  run(command: Command, deadline = command.deadline, span?: Span): Promise<Decided> {
-    const lane = this.#lanes[command.slot % this.#lanes.length] as Lane;
-    return lane.run(command, deadline, span);
-  }
-
-  /** Resolves when every accepted command has its result. */
-  async drained(): Promise<void> {
-    await Promise.all(this.#lanes.map(async (lane) => lane.drained()));
-  }
+/** What one lane does; undefined when it has nothing to do. */
+interface Lane {
+  working: Promise<void> | undefined;
 }
 
-class Lane {
+export class Lanes {
   readonly #limits: LaneLimits;
   readonly #decide: DecideBatch;
   readonly #clock: Clock;
   readonly #observer: LaneObserver;
-  #queue: Waiting[] = [];
-  #working: Promise<void> | undefined;
+  readonly #lanes: readonly Lane[];
+  readonly #settling: FairQueue<Waiting>;
+  readonly #booking: FairQueue<Waiting>;
+  readonly #users: UnderWay;
+  /** Which lane has commands of a slot under way, and in how many batches. */
+  readonly #taken = new Map<Slot, { readonly lane: Lane; batches: number }>();
+  /** Events whose lock somebody else held, and when, by `elapsed()`, they are tried again. */
+  readonly #locked = new Map<EventId, number>();
 
   constructor(limits: LaneLimits, decide: DecideBatch, clock: Clock, observer: LaneObserver) {
     this.#limits = limits;
     this.#decide = decide;
     this.#clock = clock;
     this.#observer = observer;
+    this.#lanes = Array.from({ length: limits.lanes }, () => ({ working: undefined }));
+    const places = { max: limits.queueMax * limits.lanes, waitMaxMs: limits.waitMaxMs };
+    this.#settling = new FairQueue(places, clock);
+    this.#booking = new FairQueue(places, clock);
+    this.#users = new UnderWay(limits.perUserMax);
   }
 
+  /** Commands that wait for a batch. */
   get queueLength(): number {
-    return this.#queue.length;
+    return this.#settling.length + this.#booking.length;
   }
 
-  run(command: Command, deadline: number, span?: Span): Promise<Decided> {
-    if (this.#queue.length >= this.#limits.queueMax) {
-      this.#observer.shed("lane_full");
-      return Promise.resolve(OVERLOADED);
-    }
+  /**
+   * Always resolves: without room, after a missed deadline and beside somebody else's lock with `overloaded`, and with
+   * `rate_limited` beyond a user's bound. `deadline` is by the `elapsed()` of this process; the command's own deadline is by
+   * its router's. `span` is the parent of the command's spans, when it is sampled.
+   */
+  run(command: Command, deadline = command.deadline, span?: Span): Promise<Decided> {
+    const user = userKeyOf(command);
+    if (user !== undefined && !this.#users.enter(user)) return this.#refused("user_busy", "rate_limited");
+    const leave = (): void => {
+      if (user !== undefined) this.#users.leave(user);
+    };
     return new Promise((resolve) => {
-      const arrived = this.#clock.elapsed();
-      const trace = span && {
-        parent: span,
-        wait: span.child("lane wait", "internal", attributesOf(command)),
-      };
-      this.#queue.push({ command, arrived, deadline, resolve, trace });
-      this.#working ??= this.#work();
+      const wait = span?.child("lane wait", "internal", attributesOf(command));
+      const refusal = (isBookCommand(command) ? this.#booking : this.#settling).push({
+        command,
+        line: command.slot,
+        arrived: this.#clock.elapsed(),
+        deadline,
+        resolve: (decided) => {
+          leave();
+          resolve(decided);
+        },
+        trace: span && wait && { parent: span, wait },
+      });
+      if (refusal === undefined) return this.#wakeFor(command.slot);
+      leave();
+      wait?.failed(refusal);
+      wait?.end();
+      return resolve(this.#refused(refusal === "full" ? "lane_full" : "lane_slow"));
     });
   }
 
+  /** Resolves when every accepted command has its result. */
   async drained(): Promise<void> {
-    await this.#working;
+    for (const { working } of this.#lanes) await working;
+    if (this.#lanes.some(({ working }) => working !== undefined)) await this.drained();
   }
 
-  async #work(): Promise<void> {
+  async #refused(
+    reason: Parameters<LaneObserver["shed"]>[0],
+    outcome: Failure["outcome"] = "overloaded",
+  ): Promise<Decided> {
+    this.#observer.shed(reason);
+    return { result: { outcome }, snapshot: undefined };
+  }
+
+  /** A lane that has commands of the slot under way takes the new one next; else any lane that is free does. */
+  #wakeFor(slot: Slot): void {
+    if (this.#taken.has(slot)) return;
+    const free = this.#lanes.find(({ working }) => working === undefined);
+    if (free !== undefined) free.working = this.#work(free);
+  }
+
+  async #work(lane: Lane): Promise<void> {
     // The event loop turns once, so that all commands of the call being read are in the first batch.
     await new Promise(setImmediate);
     let before: Promise<void> = Promise.resolve();
     for (;;) {
-      if (this.#queue.length === 0) await before;
-      if (this.#queue.length === 0) break;
-      const batch = this.#takeBatch();
-      if (batch.length === 0) continue;
-      if (this.#queue.length < this.#limits.batchMax) {
-        await this.#run(batch);
+      let batch = this.#takeBatch(lane);
+      if (batch.length === 0) {
+        await before;
+        batch = this.#takeBatch(lane);
+        if (batch.length === 0) break;
+      }
+      const doubted = this.#doubtedIn(batch);
+      // A lock that is not waited for must not be that of this lane's own batch.
+      if (doubted !== undefined) await before;
+      if (doubted !== undefined || this.queueLength < this.#limits.batchMax) {
+        await this.#run(batch, { before, doubted });
         continue;
       }
       const locked = Promise.withResolvers<void>();
-      const run = this.#run(batch, locked.resolve);
+      const run = this.#run(batch, { before, locked: locked.resolve });
       await Promise.race([locked.promise, run]);
       // At most BATCHES_PER_LANE_MAX are under way.
       await before;
       before = run;
     }
-    this.#working = undefined;
+    lane.working = undefined;
   }
 
-  async #run(batch: readonly Waiting[], locked?: () => void): Promise<void> {
+  async #run(
+    batch: readonly Waiting[],
+    options: Pick<Parameters<DecideBatch>[1], "before" | "locked" | "doubted">,
+  ): Promise<void> {
     this.#observer.batchStarted(batch.length);
     const started = this.#clock.elapsed();
     const span = batchSpan(batch);
-    const results = await this.#decide(
-      batch.map((waiting) => waiting.command),
-      locked,
+    const commands = batch.map(({ command }) => command);
+    const { decided, lockedEvents } = await this.#decide(commands, {
+      ...options,
+      lockWaitMs: LOCK_WAIT_MS,
       span,
-    );
+    });
     span?.end();
     this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
+    for (const { slot } of commands) this.#giveBack(slot);
+    if (lockedEvents.length + this.#locked.size > 0) this.#noteLocks(commands, decided, lockedEvents);
     for (const [index, waiting] of batch.entries()) {
-      const decided = results[index];
-      invariant(decided !== undefined, "every command of a batch has a result", {
-        index,
-        size: batch.length,
-      });
-      waiting.resolve(decided);
+      const result = decided[index];
+      invariant(result !== undefined, "every command of a batch has a result", { index, size: batch.length });
+      waiting.resolve(result);
     }
   }
 
-  /** The next commands in order of arrival. A user's second booking command for an event stays for a later batch. */
-  #takeBatch(): Waiting[] {
-    const now = this.#clock.elapsed();
+  /** The next commands for a lane: of each slot in order of arrival. */
+  #takeBatch(lane: Lane): Waiting[] {
+    const { batchMax } = this.#limits;
+    const mayTake = (slot: number): boolean => (this.#taken.get(slot as Slot)?.lane ?? lane) === lane;
     const batch: Waiting[] = [];
-    const stay: Waiting[] = [];
-    const buyers = new Set<string>();
-    let taken = 0;
-    for (const waiting of this.#queue) {
-      if (batch.length >= this.#limits.batchMax) break;
-      taken += 1;
-      const { command } = waiting;
-      const buyer = isBookCommand(command) ? `${command.eventId} ${command.userId}` : undefined;
-      if (waiting.deadline <= now) {
-        // Nobody waits for this answer any more. Work on it would delay those who still wait.
-        this.#observer.shed("deadline");
-        waiting.trace?.wait.failed("deadline");
-        waiting.trace?.wait.end();
-        waiting.resolve(OVERLOADED);
-      } else if (buyer !== undefined && buyers.has(buyer)) {
-        stay.push(waiting);
-      } else {
-        if (buyer !== undefined) buyers.add(buyer);
-        this.#observer.commandWaited((now - waiting.arrived) / 1000);
-        batch.push(waiting);
+    const fill = (queue: FairQueue<Waiting>, sizeMax: number): void => {
+      while (batch.length < sizeMax) {
+        const taken = queue.take(sizeMax - batch.length, mayTake);
+        if (taken.length === 0) break;
+        for (const waiting of taken) if (this.#isWanted(waiting)) batch.push(waiting);
       }
+    };
+    // Thousands of cancellations leave half of the places to those who buy.
+    fill(this.#settling, Math.max(Math.ceil(batchMax / 2), batchMax - this.#booking.length));
+    fill(this.#booking, batchMax);
+    for (const { command, arrived } of batch) {
+      this.#observer.commandWaited((this.#clock.elapsed() - arrived) / 1000);
+      const taken = this.#taken.get(command.slot) ?? { lane, batches: 0 };
+      taken.batches += 1;
+      this.#taken.set(command.slot, taken);
     }
-    this.#queue = stay.concat(this.#queue.slice(taken));
     return batch;
+  }
+
+  /** False for a command that is refused instead: to work on it would delay those who still wait, in vain. */
+  #isWanted(waiting: Waiting): boolean {
+    const { command, deadline, trace, resolve } = waiting;
+    const now = this.#clock.elapsed();
+    const isLocked = isBookCommand(command) && now < (this.#locked.get(command.eventId) ?? 0);
+    if (deadline > now && !isLocked) return true;
+    const reason = isLocked ? "event_locked" : "deadline";
+    trace?.wait.failed(reason);
+    trace?.wait.end();
+    void this.#refused(reason).then(resolve);
+    return false;
+  }
+
+  /** A slot counts each of its commands. */
+  #giveBack(slot: Slot): void {
+    const taken = this.#taken.get(slot);
+    if (taken === undefined) return;
+    taken.batches -= 1;
+    if (taken.batches === 0) this.#taken.delete(slot);
+  }
+
+  /** The events whose locks the batch must not wait for; undefined when it cannot meet one that somebody else holds. */
+  #doubtedIn(batch: readonly Waiting[]): readonly EventId[] | undefined {
+    if (this.#locked.size === 0) return undefined;
+    // A booking's event is known only to the database.
+    const mayMeet = batch.some(({ command }) => !isBookCommand(command) || this.#locked.has(command.eventId));
+    return mayMeet ? [...this.#locked.keys()] : undefined;
+  }
+
+  #noteLocks(
+    commands: readonly Command[],
+    decided: readonly Decided[],
+    lockedEvents: readonly EventId[],
+  ): void {
+    const now = this.#clock.elapsed();
+    for (const command of commands) if (isBookCommand(command)) this.#locked.delete(command.eventId);
+    for (const { result } of decided) if ("booking" in result) this.#locked.delete(result.booking.eventId);
+    for (const event of lockedEvents) this.#locked.set(event, now + LOCK_WAIT_MS);
+    for (const [event, triedAgainAt] of this.#locked) {
+      if (this.#locked.size > LOCKED_EVENTS_MAX || now - triedAgainAt > LOCKED_MAX_MS)
+        this.#locked.delete(event);
+    }
   }
 }
 

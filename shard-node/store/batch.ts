@@ -1,5 +1,5 @@
 /**
- * Decides a batch: commands go to decide_batch() (migrations/shard/0003_decide-batch.sql) as columns, and the decisions
+ * Decides a batch: commands go to decide_batch() (migrations/shard/0006_fair-batches.sql) as columns, and the decisions
  * come back as columns.
  */
 import {
@@ -9,7 +9,7 @@ import {
   type SettleCommand,
 } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
-import type { Decision } from "../../shared/domain/outcomes.ts";
+import type { Decision, Failure } from "../../shared/domain/outcomes.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import type { BookingId, EventId } from "../../shared/domain/ids.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
@@ -21,7 +21,7 @@ import type { Span } from "../../shared/watch/tracing.ts";
 
 const DECIDE_BATCH = bounded(
   "decide-batch",
-  "decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+  "decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
 );
 /** The notice of decide_batch() when it holds the locks of its events. */
 const LOCKED = "locked";
@@ -37,6 +37,7 @@ interface BatchRow {
   /** By position of the booking command, counted from 1. */
   replays: Record<string, BookingRow> | null;
   settled: { outcome: string; booking: BookingRow | null }[] | null;
+  locked: EventId[] | null;
   snapshots: EventRow[];
 }
 
@@ -47,8 +48,10 @@ interface Moment {
 }
 
 export interface BatchDecision {
-  /** One per command, in the order of the commands. */
-  readonly decisions: readonly Decision[];
+  /** One per command, in the order of the commands. `overloaded` says that somebody else holds the event's lock. */
+  readonly decisions: readonly (Decision | Failure)[];
+  /** The events whose locks somebody else holds. Nothing was decided about them. */
+  readonly lockedEvents: readonly EventId[];
   /** Each event of the batch, as the batch left it. */
   readonly snapshots: readonly Snapshot[];
   readonly lockWaitSeconds: number;
@@ -59,6 +62,12 @@ export interface DecideOptions {
   readonly at?: Date;
   /** Called as soon as the batch holds the locks of its events. A batch that asks for them later is decided later. */
   readonly locked?: (() => void) | undefined;
+  /** How long to wait for the lock of an event, in milliseconds; by default the database's lock timeout. */
+  readonly lockWaitMs?: number | undefined;
+  /** Events whose locks somebody else held lately: their locks are not waited for. */
+  readonly doubted?: readonly EventId[] | undefined;
+  /** False: no event's lock is waited for. */
+  readonly waits?: boolean | undefined;
   /** The batch's span, when one of its commands is sampled. */
   readonly span?: Span | undefined;
 }
@@ -72,7 +81,7 @@ export async function decideBatch(
   commands: readonly Command[],
   ids: FreshIds,
   alsoExpire: readonly EventId[],
-  { at, locked, span }: DecideOptions,
+  { at, locked, lockWaitMs, doubted = [], waits = true, span }: DecideOptions,
 ): Promise<BatchDecision> {
   const bookings = commands.filter(isBookCommand);
   const settling = commands.filter((command): command is SettleCommand => !isBookCommand(command));
@@ -98,6 +107,9 @@ export async function decideBatch(
     settling.map((command) => command.userId),
     at ?? null,
     locked !== undefined,
+    lockWaitMs ?? null,
+    plainArray(doubted),
+    waits,
   ];
   const noticed = (message: string | undefined): void => {
     if (message === LOCKED) locked?.();
@@ -112,6 +124,7 @@ export async function decideBatch(
       const index = booking++;
       return bookDecisionFrom(command, index, ids[index], result, positions[index] ?? 0, moment);
     }),
+    lockedEvents: result.locked ?? [],
     snapshots: result.snapshots.map(snapshotFrom),
     lockWaitSeconds: result.lockWaitSeconds,
   };
@@ -124,7 +137,7 @@ function bookDecisionFrom(
   result: BatchRow,
   position: number,
   moment: Moment,
-): Decision {
+): Decision | Failure {
   const asAsked = command.kind === "hold" ? "held" : "booked";
   const outcome = result.outcomes?.[index] ?? asAsked;
   invariant(id !== undefined, "a booking command has an id", { index });
@@ -150,12 +163,14 @@ function bookDecisionFrom(
     case "idempotency_key_reused":
     case "wrong_shard":
       return { outcome };
+    case "event_locked":
+      return { outcome: "overloaded" };
     default:
       throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
   }
 }
 
-function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): Decision {
+function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): Decision | Failure {
   const { outcome, booking } = result.settled?.[index] ?? { outcome: "missing", booking: null };
   switch (outcome) {
     case "confirmed":
@@ -166,6 +181,8 @@ function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): De
     case "booking_not_found":
     case "wrong_shard":
       return { outcome };
+    case "event_locked":
+      return { outcome: "overloaded" };
     default:
       throw new Error(`decide_batch answered an unknown outcome: ${outcome}`);
   }

@@ -73,8 +73,8 @@ export class BookingStore {
   }
 
   /**
-   * Decides a batch in one transaction: confirm and cancel first, then book and hold, each in the given order. At most
-   * one booking command per user and event. Throws DatabaseError.
+   * Decides a batch in one transaction: confirm and cancel first, then book and hold, each in the given order. Throws
+   * DatabaseError.
    */
   async decide(
     commands: readonly Command[],

@@ -44,6 +44,14 @@ export function isBookCommand(command: Command): command is BookCommand {
 }
 
 /**
+ * Whose command for which event it is; undefined for an operator's. The slot stands for the event, because a settling command
+ * does not name the event.
+ */
+export function userKeyOf({ slot, userId }: Command): string | undefined {
+  return userId === null ? undefined : `${slot} ${userId}`;
+}
+
+/**
  * Checks a value from another process. A zod schema would take five times as long, and in a rush a call carries 500 commands.
  * Bounds are not checked here: the router's schemas and the shard's constraints check them.
  */

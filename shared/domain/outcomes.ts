@@ -25,7 +25,7 @@ export const decisionSchemas = [
 export type Decision = Readonly<z.infer<(typeof decisionSchemas)[number]>>;
 
 export const failureSchema = z.object({
-  outcome: z.enum(["overloaded", "shard_unavailable", "outcome_unknown", "internal"]),
+  outcome: z.enum(["overloaded", "rate_limited", "shard_unavailable", "outcome_unknown", "internal"]),
 });
 /** Why there is no decision. Only after `outcome_unknown` may the command have taken effect. */
 export type Failure = Readonly<z.infer<typeof failureSchema>>;
@@ -39,6 +39,7 @@ const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
   "sales_not_open",
   "hold_expired",
   "overloaded",
+  "rate_limited",
   "shard_unavailable",
 ]);
 

@@ -1,6 +1,7 @@
 /**
  * The RPC between a router and a shard node. One call carries the commands of many clients, and its response has a result for
- * each. An answer is a response or a failure of the whole call. Every call carries `Authorization: Bearer <INTERNAL_TOKEN>` and
+ * each. When they are decided at different times, the response is a stream of lines of JSON, each with the results that have
+ * come since the line before, so nobody waits for the slowest. An answer is a response or a failure of the whole call. Every call carries `Authorization: Bearer <INTERNAL_TOKEN>` and
  * the version of the RPC. These schemas check requests and answers, and drop unknown fields.
  */
 import { z } from "zod";
@@ -19,8 +20,10 @@ import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
 /** The header of each call and each answer carries it. Routers and nodes of different versions refuse each other. */
-export const RPC_VERSION = "2";
+export const RPC_VERSION = "3";
 export const RPC_VERSION_HEADER = "onsale-rpc";
+/** The type of an answer that comes in lines of JSON. */
+export const LINES_TYPE = "application/x-ndjson";
 /** Returns why `own` and `other` cannot talk, from the other's header; undefined when they can. */
 export function rpcVersionProblem(
   header: string | undefined,
@@ -53,8 +56,10 @@ export const commandsRequestSchema = z.object({
 });
 export type CommandsRequest = z.infer<typeof commandsRequestSchema>;
 export interface CommandsResponse {
-  /** One per command, in the order of the commands. */
+  /** One per command, in the order of the commands; in a line of a stream, one per position. */
   readonly results: readonly CommandResult[];
+  /** Only in a line of a stream: which commands the results are for. */
+  readonly positions?: readonly number[] | undefined;
   /** The newest version of each event that the commands touched. */
   readonly snapshots: readonly Snapshot[];
   readonly mapVersion: number;
@@ -62,6 +67,7 @@ export interface CommandsResponse {
 export const commandsAnswerSchema: z.ZodType<CommandsResponse | Failure> = z.union([
   z.object({
     results: z.array(z.discriminatedUnion("outcome", [...decisionSchemas, failureSchema])),
+    positions: z.array(z.number().int().min(0)).optional(),
     snapshots: z.array(z.unknown()).transform(snapshotsAmong),
     mapVersion: z.number(),
   }),

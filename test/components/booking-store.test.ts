@@ -11,7 +11,7 @@ import type { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
-import type { Decision } from "../../shared/domain/outcomes.ts";
+import type { Decision, Failure } from "../../shared/domain/outcomes.ts";
 import { tally } from "../support/running-cluster.ts";
 import {
   connectTo,
@@ -80,13 +80,47 @@ test("B1: batches that name the same events in opposite orders do not deadlock",
   expect(tally(outcomes)).toEqual({ booked: 4 });
 });
 
-test("B3: a batch with two booking commands of one user for one event is refused whole", async () => {
-  const id = await givenEvent({ totalTickets: 10, maxPerUser: 1 });
+test("B3 B4 B5: commands of one user in one batch see each other's tickets and keys", async () => {
+  const id = await givenEvent({ totalTickets: 10, maxPerUser: 3 });
 
-  const refused = decide([bookCommand(id, "twice"), bookCommand(id, "twice")]);
+  const [first, again, other, third, surplus] = await decide([
+    bookCommand(id, "greedy", 1, "a"),
+    bookCommand(id, "greedy", 1, "a"),
+    bookCommand(id, "greedy", 2, "a"),
+    bookCommand(id, "greedy", 2, "b"),
+    bookCommand(id, "greedy", 1, "c"),
+  ]);
 
-  await expect(refused).rejects.toMatchObject({ kind: "refused", sqlState: "P0001" });
-  expect(await ticketsOf(id)).toEqual({ available: 10, sold: 0, version: 1 });
+  expect(first).toMatchObject({ outcome: "booked" });
+  expect(again).toEqual({ outcome: "replayed", booking: bookingIn(first) });
+  expect(other).toEqual({ outcome: "idempotency_key_reused" });
+  expect(third).toMatchObject({ outcome: "booked" });
+  expect(surplus).toEqual({ outcome: "user_limit_exceeded", maxPerUser: 3, held: 3 });
+  expect(await ticketsOf(id)).toEqual({ available: 7, sold: 3, version: 2 });
+});
+
+test("L4: an event that somebody else has locked leaves the batch, and only its commands are told", async () => {
+  const [locked, free] = [await givenEvent({ totalTickets: 9 }), await givenEvent({ totalTickets: 9 })];
+  const [held] = await decide([hold(locked, "holder", 60)]);
+  using blocker = await lockEvent(created.url, locked);
+  const commands = [bookCommand(locked, "ada"), bookCommand(free, "ada"), confirm(bookingIn(held))];
+
+  for (const options of [{ waits: false }, { doubted: [locked] }]) {
+    const batch = await store.decide(commands, store.freshIdsFor(commands), options);
+    expect(batch.decisions.map(({ outcome }) => outcome)).toEqual([
+      "overloaded",
+      expect.anything(),
+      "overloaded",
+    ]);
+    expect(batch.lockedEvents).toEqual([locked]);
+    expect(batch.snapshots.map(({ event }) => event.id)).toEqual([free]);
+  }
+  const impatient = store.decide(commands, store.freshIdsFor(commands), { lockWaitMs: 20 });
+  await expect(impatient).rejects.toMatchObject({ sqlState: "55P03" });
+  await blocker.run("rollback");
+
+  expect((await decide(commands)).map(({ outcome }) => outcome)).toEqual(["booked", "replayed", "confirmed"]);
+  expect(await ticketsOf(locked)).toEqual({ available: 7, sold: 2, version: 3 });
 });
 
 test("B3 B5: among many who are new, users who have bookings already are judged", async () => {
@@ -295,7 +329,7 @@ const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1"
 const givenEvent = async ({ totalTickets, maxPerUser }: { totalTickets: number; maxPerUser?: number }) =>
   storeEvent(created.url, totalTickets, maxPerUser);
 
-async function decide(commands: readonly Command[], when?: Date): Promise<readonly Decision[]> {
+async function decide(commands: readonly Command[], when?: Date): Promise<readonly (Decision | Failure)[]> {
   return (await store.decide(commands, store.freshIdsFor(commands), when && { at: when })).decisions;
 }
 
@@ -307,7 +341,7 @@ function confirm({ id, userId }: Booking): Extract<Command, { kind: "confirm" | 
   return settleCommand("confirm", id, userId);
 }
 
-function bookingIn(decision: Decision | undefined): Booking {
+function bookingIn(decision: Decision | Failure | undefined): Booking {
   if (decision === undefined || !("booking" in decision))
     throw new Error(`no booking in ${JSON.stringify(decision)}`);
   return decision.booking;

@@ -98,7 +98,7 @@ async function givenNodes(...answers: Parameters<typeof startFakeNode>[0][]) {
     seedUrls: nodes.map(({ url }) => url),
     internalToken: "a token",
     log: createLog("test", "silent"),
-    limits: { batchMax: 10, inFlightMax: 2, queueMax: 10 },
+    limits: { batchMax: 10, inFlightMax: 2, queueMax: 2 * 10, waitMaxMs: 1_000, perUserMax: 10 },
     readDeadlineMs: 1_000,
     commandDeadlineMs: 1_000,
     clock,

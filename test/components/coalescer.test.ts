@@ -4,13 +4,16 @@ import {
   Coalescer,
   type CoalescerLimits,
   DEADLINE_SLACK_MS,
+  OPEN_CALLS_PER_PLACE,
   type Outgoing,
 } from "../../router/shards/coalescer.ts";
+import type { Slot } from "../../shared/domain/slots.ts";
 import { stoppedClock } from "../support/clock.ts";
 
 afterEach(() => void vi.useRealTimers());
 
-const LIMITS: CoalescerLimits = { batchMax: 3, inFlightMax: 2, queueMax: 4 };
+const LIMITS: CoalescerLimits = { batchMax: 3, inFlightMax: 2, queueMax: 8, waitMaxMs: 1_000 };
+const SLOT = 7 as Slot;
 
 test("F2: a request leaves at once while fewer calls are under way than may be", async () => {
   const { run, calls } = given();
@@ -60,13 +63,58 @@ test("F1: everybody gets the result of their own item", async () => {
   expect(await Promise.all(results)).toEqual(["did a", "did b", "did c"]);
 });
 
+test("L3: each request is answered when its own result comes, and the first result frees the call's place", async () => {
+  const { run, calls } = given({ ...LIMITS, inFlightMax: 1 });
+  const [quick, slow] = [run("quick"), run("slow")];
+  await turn();
+  void run("next");
+  await turn();
+  expect(calls).toHaveLength(1);
+
+  calls[0]?.give(0);
+  expect(await quick).toBe("did quick");
+  await turn();
+
+  expect(calls[1]?.items).toEqual(["next"]);
+  calls[0]?.finish();
+  expect(await slow).toBe("did slow");
+});
+
+test("L3: a call without any result keeps its place for a moment only", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const { run, calls, clock } = given({ ...LIMITS, inFlightMax: 1 });
+  void run("hangs");
+  await turn();
+  void run("next");
+  await turn();
+  expect(calls).toHaveLength(1);
+
+  await pass(clock, 100);
+  await turn();
+
+  expect(calls[1]?.items).toEqual(["next"]);
+});
+
+test("L2: a call is shared by all events, however many requests one of them has", async () => {
+  const { run, calls } = given({ ...LIMITS, inFlightMax: 1, queueMax: 100 });
+  void run("under way");
+  await turn();
+  for (let item = 0; item < 20; item += 1) void run(`hot ${item}`);
+  void run("quiet", undefined, 8 as Slot);
+
+  calls[0]?.finish();
+  await turn();
+
+  expect(calls[1]?.items).toEqual(expect.arrayContaining(["hot 0", "quiet"]));
+});
+
 test("F2: a full queue refuses at once, and takes requests again when it has room", async () => {
   const { run, calls } = given({ ...LIMITS, inFlightMax: 1 });
   void run("under way");
   await turn();
 
   for (const item of ["a", "b", "c", "d"]) void run(item);
-  expect(await run("surplus")).toBe("queue_full");
+  expect(await run("surplus")).toBe("full");
 
   calls[0]?.finish();
   await turn();
@@ -91,23 +139,30 @@ test("F2: a request whose deadline passed while it waited is not sent, and takes
   expect(calls[1]?.items).toEqual(["a", "b", "c"]);
 });
 
-test("F2: a call that hangs keeps nobody beyond their own deadline, whether they were sent or not", async () => {
+test("F2: calls that hang keep nobody beyond their own deadline, whether they were sent or not", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   const { run, calls, clock } = given({ ...LIMITS, inFlightMax: 1 });
-  const sent = run("sent", clock.time + 1_000);
+  const begin = clock.time;
+  const sent: Promise<string>[] = [];
+  for (let call = 0; call < OPEN_CALLS_PER_PLACE; call += 1) {
+    sent.push(run(`sent ${call}`, begin + 2_000));
+    await turn();
+    await pass(clock, 100);
+  }
+  const queued = run("queued", begin + 2_500);
+  const patient = run("patient", begin + 60_000);
   await turn();
-  const queued = run("queued", clock.time + 1_500);
-  const patient = run("patient", clock.time + 60_000);
 
-  await pass(clock, 1_000 + DEADLINE_SLACK_MS + 1);
-  expect(await sent).toBe("unanswered");
+  await pass(clock, begin + 2_000 + DEADLINE_SLACK_MS + 1 - clock.time);
+  expect(new Set(await Promise.all(sent))).toEqual(new Set(["unanswered"]));
   await pass(clock, 501);
   expect(await queued).toBe("deadline");
 
+  expect(calls).toHaveLength(OPEN_CALLS_PER_PLACE);
   calls[0]?.finish();
   await turn();
-  expect(calls[1]?.items).toEqual(["patient"]);
-  calls[1]?.finish();
+  expect(calls.at(-1)?.items).toEqual(["patient"]);
+  calls.at(-1)?.finish();
   expect(await patient).toBe("did patient");
 });
 
@@ -121,15 +176,24 @@ test("F2: when nobody waits any more, nothing is sent", async () => {
 
 function given(limits = LIMITS) {
   const clock = stoppedClock();
-  const calls: { items: string[]; finish: () => void }[] = [];
-  const send = (batch: readonly Outgoing<string>[]): Promise<string[]> =>
+  const calls: { items: string[]; give: (position: number) => void; finish: () => void }[] = [];
+  const send = (
+    batch: readonly Outgoing<string>[],
+    giveResult: (position: number, result: string) => void,
+  ): Promise<void> =>
     new Promise((resolve) => {
       const items = batch.map(({ item }) => item);
-      calls.push({ items, finish: () => resolve(items.map((item) => `did ${item}`)) });
+      const give = (position: number): void => giveResult(position, `did ${items[position]}`);
+      const finish = (): void => {
+        for (const position of items.keys()) give(position);
+        resolve();
+      };
+      calls.push({ items, give, finish });
     });
   const sender = { send, shed: (reason: string) => reason, unanswered: () => "unanswered" };
   const coalescer = new Coalescer<string, string>(limits, sender, clock);
-  const run = (item: string, deadline = clock.time + 1_000): Promise<string> => coalescer.run(item, deadline);
+  const run = (item: string, deadline = clock.time + 1_000, slot = SLOT): Promise<string> =>
+    coalescer.run(slot, item, deadline);
   return { clock, calls, run };
 }
 

@@ -268,17 +268,11 @@ class Names {
     return id;
   }
 
-  /** The commands of a batch; of a user's lines for one event only the first, as lanes see to it. */
+  /** The commands of a batch. */
   commands(lines: readonly (BookLine | SettleLine)[], state: model.State): Command[] {
-    const buyers = new Set<string>();
-    return lines.flatMap((line) => {
-      if ("booking" in line) return this.#settling(line, state);
-      const eventId = this.event(line.event);
-      const buyer = `${eventId} ${line.user}`;
-      if (buyers.has(buyer)) return [];
-      buyers.add(buyer);
-      return this.#booking(line, eventId);
-    });
+    return lines.map((line) =>
+      "booking" in line ? this.#settling(line, state) : this.#booking(line, this.event(line.event)),
+    );
   }
 
   #booking(line: BookLine, eventId: model.EventId): Command {

@@ -137,7 +137,7 @@ async function givenShard(...answers: Parameters<typeof startFakeNode>[0][]) {
   let tries = 0;
   const learned: [readonly Snapshot[], number][] = [];
   const shard = new ShardClient("shard-0" as ShardId, {
-    limits: { batchMax: 10, inFlightMax: 2, queueMax: 10 },
+    limits: { batchMax: 10, inFlightMax: 2, queueMax: 2 * 10, waitMaxMs: 1_000, perUserMax: 10 },
     readDeadlineMs: DEADLINE_MS,
     commandDeadlineMs: DEADLINE_MS,
     clock,

@@ -14,7 +14,7 @@ import {
   tally,
   type TestCluster,
 } from "../support/running-cluster.ts";
-import { administer, lockEvent } from "../support/databases.ts";
+import { administer, connectTo, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { startProxy } from "../support/proxy.ts";
 import { findRedisServer, startRedisServer } from "../support/redis.ts";
@@ -183,22 +183,70 @@ describe("a shard's database", () => {
     expect(report).toMatchObject({ bookings: 300, ticketsSold: 300, violations: [] });
   });
 
-  test("F2: an event that is locked by somebody else does not delay another shard, and its requests have an answer in time", async () => {
-    await using cluster = await startTestCluster({
-      env: { COMMAND_DEADLINE_MS: "1500", LOCK_TIMEOUT_MS: "400" },
-    });
+  test("L1 L3: a buyer who sends without waiting is refused, and nobody else of the shard waits for them", async () => {
+    await using cluster = await startTestCluster({ shards: 1, env: { RATE_LIMIT_PER_USER: "0" } });
     const client = cluster.client();
-    const [stuck, free] = [await eventOn(client, 0), await eventOn(client, 1)];
-    using lock = await lockEvent(shardOf(cluster, stuck).databaseUrl, stuck.id);
+    const [hot, quiet] = [await client.createEvent(), await client.createEvent()];
+    let greedy = true;
+    const answers: { status: number; code: string | undefined; ratelimit: string | null }[] = [];
+    const flood = Array.from({ length: 40 }, async () => {
+      while (greedy) {
+        const { status, body, headers } = await client.book(hot.id, "greedy");
+        answers.push({ status, code: body.code, ratelimit: headers.get("ratelimit") });
+      }
+    });
 
-    const started = performance.now();
-    const [refused, booked] = await Promise.all([client.book(stuck.id, "a"), client.book(free.id, "a")]);
-    expect(booked.status).toBe(201);
-    expect([refused.status, refused.body.code]).toEqual([503, "overloaded"]);
-    expect(performance.now() - started).toBeLessThan(2_500);
+    await eventually("the flood is on", () => answers.length > 200);
+    const times: number[] = [];
+    for (let user = 0; user < 50; user += 1) {
+      const started = performance.now();
+      const { status } = await client.book(user % 2 === 0 ? quiet.id : hot.id, `user-${user}`);
+      times.push(performance.now() - started);
+      expect(status).toBe(201);
+    }
+    greedy = false;
+    await Promise.all(flood);
+
+    const codes = tally(answers.map(({ code }) => code ?? "booked"));
+    expect(Object.keys(codes).toSorted()).toEqual(["booked", "rate_limited", "user_limit_exceeded"]);
+    expect(codes["booked"]).toBe(2);
+    expect(answers.find(({ code }) => code === "rate_limited")).toEqual({
+      status: 429,
+      code: "rate_limited",
+      ratelimit: '"user-under-way";r=0;t=1',
+    });
+    // One batch a command of the greedy buyer would take seconds.
+    expect(times.toSorted((a, b) => a - b)[25]).toBeLessThan(1_000);
+  });
+
+  test("L4: an event that is locked by somebody else is overloaded at once, and every other event of its shard sells on", async () => {
+    await using cluster = await startTestCluster({ shards: 1 });
+    const client = cluster.client();
+    const [stuck, ...free] = await Promise.all(Array.from({ length: 5 }, () => client.createEvent()));
+    if (stuck === undefined) throw new Error("five events");
+    const held = await client.hold(stuck.id, "holder");
+    using lock = await lockEvent(shardOf(cluster, stuck).databaseUrl, stuck.id);
+    const codes = async (round: number) => {
+      const [confirmed, refused, ...booked] = await Promise.all([
+        client.confirm(held.body.id, "holder"),
+        ...[stuck, ...free].map(({ id }) => client.book(id, `user-${round}`)),
+      ]);
+      return { stuck: [confirmed.body.code, refused?.body.code], free: booked.map(({ status }) => status) };
+    };
+
+    for (let round = 0; round < 20; round += 1) {
+      const started = performance.now();
+      expect(await codes(round)).toEqual({ stuck: ["overloaded", "overloaded"], free: [201, 201, 201, 201] });
+      expect(performance.now() - started).toBeLessThan(1_000);
+    }
     await lock.run("rollback");
-    expect((await client.book(stuck.id, "a")).status).toBe(201);
-    expect((await client.readEvent(stuck.id)).availableTickets).toBe(99);
+
+    await eventually(
+      "the event sells again",
+      async () => (await client.book(stuck.id, "late")).status === 201,
+    );
+    expect((await client.confirm(held.body.id, "holder")).status).toBe(200);
+    expect((await client.readEvent(stuck.id)).availableTickets).toBe(98);
   });
 
   test("F2: beyond its queue a router refuses in milliseconds, and what it accepted is still answered", async () => {
@@ -208,7 +256,9 @@ describe("a shard's database", () => {
     });
     const client = cluster.client();
     const event = await client.createEvent();
-    using lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+    using lock = connectTo(cluster.shards[0]?.databaseUrl ?? "");
+    // No batch is decided while somebody moves slots.
+    await lock.run("select pg_advisory_lock(slots_lock_key())");
     const answered: { status: number; code: string | undefined; ms: number }[] = [];
     const requests = Array.from({ length: 100 }, async (_, index) => {
       const started = performance.now();
@@ -218,7 +268,7 @@ describe("a shard's database", () => {
 
     await eventually("the surplus is refused while nothing moves", () => answered.length >= 70);
     for (const { code, ms } of answered) expect([code, ms < 2_000]).toEqual(["overloaded", true]);
-    await lock.run("rollback");
+    await lock.run("select pg_advisory_unlock(slots_lock_key())");
     await Promise.all(requests);
 
     const codes = tally(answered.map(({ code }) => code ?? "booked"));
@@ -328,7 +378,8 @@ describe("a shard node", () => {
     await using cluster = await startTestCluster({ shards: 1, env: PATIENT });
     const client = cluster.client();
     const event = await client.createEvent({ totalTickets: 10_000 });
-    using lock = await lockEvent(cluster.shards[0]?.databaseUrl ?? "", event.id);
+    using lock = connectTo(cluster.shards[0]?.databaseUrl ?? "");
+    await lock.run("select pg_advisory_lock(slots_lock_key())");
     const requests = Array.from({ length: 50 }, async (_, index) => client.book(event.id, `user-${index}`));
     await eventually(
       "they wait for the lock",
@@ -340,7 +391,7 @@ describe("a shard node", () => {
       "it is not ready any more",
       async () => (await fetch(`${router?.adminUrl}/readyz`)).status === 503,
     );
-    await lock.run("rollback");
+    await lock.run("select pg_advisory_unlock(slots_lock_key())");
     await closing;
     const answers = await Promise.all(requests);
 

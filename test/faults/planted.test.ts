@@ -10,7 +10,7 @@ import { migrate } from "../../migrations/runner.ts";
 import { createEmptyDatabase } from "../support/databases.ts";
 import { copySources, type Planting } from "../support/planted-copy.ts";
 
-const FUNCTIONS = "migrations/shard/0003_decide-batch.sql";
+const FUNCTIONS = "migrations/shard/0006_fair-batches.sql";
 const STORE = "test/components/booking-store.test.ts";
 const STORIES = "test/components/booking-store.property.test.ts";
 const DECIDER = "test/components/decider.test.ts";
@@ -36,8 +36,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B1",
     suite: STORE,
     file: FUNCTIONS,
-    find: "    limit 1\n    for update\n",
-    replace: "    limit 1\n",
+    find: "      limit 1\n      for update\n    ) e on true",
+    replace: "      limit 1\n    ) e on true",
   },
   {
     bug: "a ticket more than is left may be sold",
@@ -88,12 +88,20 @@ const PLANTS: readonly Plant[] = [
     replace: "elsif v_command.quantity > v_max[v_position] then",
   },
   {
-    bug: "a lane puts two commands of one buyer into one batch",
+    bug: "commands of one user in one batch do not see each other's tickets",
     rule: "B3",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "if v_outcomes[v_back] is null then",
+    replace: "if false then",
+  },
+  {
+    bug: "two lanes take commands of one slot",
+    rule: "B8",
     suite: LANES,
     file: "shard-node/decide/lanes.ts",
-    find: "} else if (buyer !== undefined && buyers.has(buyer)) {",
-    replace: "} else if (buyer === command.deadline.toString()) {",
+    find: "(this.#taken.get(slot as Slot)?.lane ?? lane) === lane",
+    replace: "slot >= 0 || lane === this.#lanes[0]",
   },
   {
     bug: "a second try takes its own bookings for a client's replay",
@@ -172,8 +180,8 @@ const PLANTS: readonly Plant[] = [
     rule: "R3",
     suite: STORE,
     file: FUNCTIONS,
-    find: "end if;\n\n  perform pg_advisory_xact_lock_shared(slots_lock_key());\n",
-    replace: "end if;\n",
+    find: "  perform pg_advisory_xact_lock_shared(slots_lock_key());\n",
+    replace: "",
   },
   {
     bug: "a shard obeys a change of slot owners that another has overtaken",
@@ -188,7 +196,7 @@ const PLANTS: readonly Plant[] = [
     rule: "G3",
     suite: OLD_SNAPSHOT,
     file: FUNCTIONS,
-    find: "where e.id between x.id and x.id\n    order by e.id desc\n",
+    find: "where e.id between x.id and x.id\n      order by e.id desc\n",
     replace: "where e.id between x.id and x.id\n    order by e.id\n",
   },
   {
@@ -277,8 +285,48 @@ const PLANTS: readonly Plant[] = [
     rule: "F2",
     suite: LANES,
     file: "shard-node/decide/lanes.ts",
-    find: "if (waiting.deadline <= now) {",
-    replace: "if (waiting.deadline <= 0) {",
+    find: "if (deadline > now && !isLocked) return true;",
+    replace: "if (deadline > 0 && !isLocked) return true;",
+  },
+  {
+    bug: "a user may have any number of commands under way",
+    rule: "L1",
+    suite: LANES,
+    file: "shared/process/under-way.ts",
+    find: "if (count >= this.#max) return false;",
+    replace: "",
+  },
+  {
+    bug: "the line that came first takes all of a batch",
+    rule: "L2",
+    suite: LANES,
+    file: "shared/process/fair-queue.ts",
+    find: "const share = Math.max(1, Math.floor((count - taken.length) / open.length));",
+    replace: "const share = count;",
+  },
+  {
+    bug: "a call keeps its place until its last result",
+    rule: "L3",
+    suite: "test/components/coalescer.test.ts",
+    file: "router/shards/coalescer.ts",
+    find: "(position, result) => {\n      leavePlace();",
+    replace: "(position, result) => {",
+  },
+  {
+    bug: "a lane's own batch counts as somebody else's lock",
+    rule: "L4",
+    suite: DECIDER,
+    file: "shard-node/decide/decider.ts",
+    find: "          await before;\n",
+    replace: "",
+  },
+  {
+    bug: "a line takes more however long its first item has waited",
+    rule: "L5",
+    suite: LANES,
+    file: "shared/process/fair-queue.ts",
+    find: 'return "slow";',
+    replace: "void first;",
   },
   {
     bug: "the cache takes an older version for a newer one",
