@@ -1,0 +1,131 @@
+/**
+ * `npm run faults`: a cluster of real processes under load, one fault after the other, and the witness's verdict on each.
+ * With `--minutes N` it mixes them at random. The seed that it prints gives the same faults and the same load again.
+ */
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { seededRandom } from "../../../bench/random.ts";
+import { type LoadedCluster, startLoadedCluster } from "./cluster.ts";
+import { FAULTS, type Fault } from "./faults.ts";
+import { type Round, runRound } from "./round.ts";
+
+const USAGE = `use: npm run faults -- [--only TEXT] [--minutes N] [--seed N] [--list]
+  --only TEXT   those faults whose name contains it
+  --minutes N   at random, some of them two at a time, for about as long
+  --seed N      the same choices again
+  --list        shows what there is, and runs nothing
+`;
+/** How many of the rounds of a mix have two faults. */
+const PAIRS_SHARE = 0.3;
+const PROBLEMS_SHOWN = 20;
+
+const stop = new AbortController();
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop.abort());
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(
+    `faults: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+  );
+  process.exitCode = 1;
+}
+process.exit();
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      only: { type: "string" },
+      minutes: { type: "string" },
+      seed: { type: "string" },
+      list: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help === true) return void process.stdout.write(USAGE);
+  const chosen = FAULTS.filter(({ name }) => name.includes(values.only ?? ""));
+  if (chosen.length === 0) throw new Error(`no fault is called "${values.only}"; --list shows them`);
+  if (values.list === true)
+    return void process.stdout.write(`${chosen.map(({ name }) => name).join("\n")}\n`);
+  const seed = numberOf("seed", values.seed, Math.floor(Math.random() * 2 ** 31));
+  const minutes = values.minutes === undefined ? undefined : numberOf("minutes", values.minutes, 0);
+  const directory = mkdtempSync(join(tmpdir(), "onsale-faults-"));
+  process.stdout.write(`seed ${seed}, logs in ${directory}\n`);
+
+  const random = seededRandom(seed);
+  await using cluster = await startLoadedCluster(seed);
+  const possible = chosen.filter((fault) => isPossible(fault, cluster));
+  const rounds: Round[] = [];
+  const until = performance.now() + (minutes ?? Infinity) * 60_000;
+  for (const faults of minutes === undefined ? possible.map((fault) => [fault]) : mixed(possible, random)) {
+    if (stop.signal.aborted || performance.now() > until) break;
+    const round = await runRound(cluster, faults, {
+      seed: Math.floor(random() * 2 ** 31),
+      directory,
+      number: rounds.length + 1,
+    });
+    rounds.push(round);
+    process.stdout.write(`${rounds.length}. ${lineOf(round)}\n`);
+    for (const problem of round.problems.slice(0, PROBLEMS_SHOWN)) process.stdout.write(`   ${problem}\n`);
+  }
+  const broken = rounds.filter(({ problems }) => problems.length > 0).length;
+  process.stdout.write(
+    `\n${tableOf(rounds)}\nseed ${seed}: ${rounds.length} rounds, ${broken} with broken promises\n`,
+  );
+  if (broken > 0 || rounds.length === 0) process.exitCode = 1;
+}
+
+function numberOf(name: string, given: string | undefined, otherwise: number): number {
+  const number = given === undefined ? otherwise : Number(given);
+  if (Number.isInteger(number) && number >= 0) return number;
+  throw new Error(`--${name} ${given}: give a whole number`);
+}
+
+function isPossible(fault: Fault, cluster: LoadedCluster): boolean {
+  const obstacle = fault.obstacle?.(cluster);
+  if (obstacle !== undefined) process.stdout.write(`SKIPPED: ${fault.name}: ${obstacle}\n`);
+  return obstacle === undefined;
+}
+
+/** All in a random order, then all again; some take another one with them. */
+function* mixed(faults: readonly Fault[], random: () => number): Generator<Fault[]> {
+  for (;;) {
+    const order = faults.map((fault) => ({ fault, place: random() })).toSorted((a, b) => a.place - b.place);
+    while (order.length > 0) {
+      const [first] = order.splice(0, 1).map(({ fault }) => fault);
+      if (first === undefined) break;
+      const other = order.findIndex(({ fault }) => fault.victim !== first.victim);
+      const more = random() < PAIRS_SHARE && other >= 0 ? order.splice(other, 1) : [];
+      yield [first, ...more.map(({ fault }) => fault)];
+    }
+  }
+}
+
+function namesOf({ faults }: Round): string {
+  return faults.map(({ name }) => name).join(" + ");
+}
+
+function lineOf(round: Round): string {
+  const { requests, failures, recoveredMs, othersP99, problems } = round;
+  const failed = Object.entries(failures).map(([reason, times]) => `${times} × ${reason}`);
+  const others = othersP99 === undefined ? "" : `, others' p99 ${othersP99[0]} → ${othersP99[1]} ms`;
+  const verdict = problems.length === 0 ? "kept" : `${problems.length} PROBLEMS`;
+  return `${namesOf(round)}: ${verdict}; ${requests} requests, failed: ${failed.join(", ") || "none"}; recovered in ${recoveredMs} ms${others}`;
+}
+
+function tableOf(rounds: readonly Round[]): string {
+  const rows = rounds.map((round) => {
+    const { requests, bookings, failures, recoveredMs, othersP99, problems } = round;
+    const failed = Object.values(failures).reduce((sum, times) => sum + times, 0);
+    const others = othersP99 === undefined ? "–" : `${othersP99[0]} → ${othersP99[1]}`;
+    const verdict = problems.length === 0 ? "kept" : "broken";
+    return `| ${namesOf(round)} | ${requests} | ${bookings} | ${failed} | ${recoveredMs} | ${others} | ${verdict} |`;
+  });
+  return [
+    "| fault | requests | bookings | failed | recovered in ms | others' p99 before → during, ms | promises |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+    ...rows,
+  ].join("\n");
+}
