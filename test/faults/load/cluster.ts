@@ -17,9 +17,11 @@ import {
 } from "../../../deploy/embedded/postgres-server.ts";
 import { findRedis, redisSpec, redisUrl } from "../../../deploy/embedded/redis-server.ts";
 import { roleSpec } from "../../../deploy/embedded/roles.ts";
+import { STANDBY_NAME, startStandbyServer } from "../../../deploy/embedded/standby-server.ts";
 import { serviceUser } from "../../../deploy/embedded/service-user.ts";
 import { migrate } from "../../../migrations/runner.ts";
 import { settleShards } from "../../../migrations/shards.ts";
+import { Connection } from "../../../shared/database/connection.ts";
 import type { EventId, ShardId } from "../../../shared/domain/ids.ts";
 import { SLOT_COUNT, slotOf } from "../../../shared/domain/slots.ts";
 import { INTERNAL_TOKEN, SECRET } from "../../support/secrets.ts";
@@ -36,6 +38,8 @@ export interface LoadedCluster extends AsyncDisposable {
   readonly databases: readonly Part[];
   /** A second node of shard 1, not started. */
   readonly spare: Part;
+  /** Of shard 1; undefined when the cluster was not asked for one. */
+  readonly replica: { promote(): Promise<void> } | undefined;
   readonly redis: Part;
   readonly catalog: Part;
   readonly catalogUrl: string;
@@ -57,7 +61,8 @@ const DISK_BYTES = 1024 ** 3;
 /** The shard of an event; slots that hold events do not move. */
 export const shardOf = (eventId: string): Shard => (slotOf(eventId as EventId) < SLOT_COUNT / 2 ? 0 : 1);
 
-export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
+/** With `replicated`, shard 1 has a synchronous replica. */
+export async function startLoadedCluster(seed: number, replicated: boolean): Promise<LoadedCluster> {
   await using started = new AsyncDisposableStack();
   const random = seededRandom(seed);
   const directory = mkdtempSync(join(tmpdir(), "onsale-load-"));
@@ -98,12 +103,19 @@ export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
     await startDatabase("PostgreSQL 0", "shard-0", "shard"),
     await startDatabase("PostgreSQL 1", "shard-1", "shard"),
   ];
+  const [, second] = databases;
+  const replica =
+    replicated && second !== undefined ? await startReplica(second, directory, started) : undefined;
+  const hostsOf = (ports: readonly number[]) => ports.map((port) => `127.0.0.1:${port}`).join(",");
+  const databaseUrls = databases.map(({ port, url }, shard) =>
+    url.replace(
+      hostsOf([port]),
+      hostsOf(shard === 1 && replica !== undefined ? [port, replica.port] : [port]),
+    ),
+  );
   await settleShards(
     catalog.url,
-    databases.map(({ url }, shard) => ({
-      id: SHARDS[shard as Shard] as string as ShardId,
-      databaseUrl: url,
-    })),
+    databaseUrls.map((url, shard) => ({ id: SHARDS[shard as Shard] as string as ShardId, databaseUrl: url })),
   );
 
   const program = findRedis(process.env["PATH"] ?? "", user);
@@ -129,7 +141,8 @@ export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
     const database = databases[shard];
     const url = `http://127.0.0.1:${await link(`routers – ${name}`, port)}`;
     nodeUrls.push(url);
-    const through = await link(`${name} – PostgreSQL ${shard}`, database?.port ?? 0);
+    const through = [await link(`${name} – PostgreSQL ${shard}`, database?.port ?? 0)];
+    if (shard === 1 && replica !== undefined) through.push(await link(`${name} – its replica`, replica.port));
     const env = {
       ...common,
       ...(isClocked ? clock?.env : {}),
@@ -137,7 +150,7 @@ export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
       ADMIN_PORT: String(adminPort),
       SHARD_ID: SHARDS[shard],
       ADVERTISE_URL: url,
-      DATABASE_URL: databaseUrl({ port: through, password: PASSWORD }, "shard"),
+      DATABASE_URL: database?.url.replace(hostsOf([database.port]), hostsOf(through)),
       CATALOG_URL: catalog.url,
       REDIS_URL: await redisThrough(name),
     };
@@ -173,7 +186,8 @@ export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
     nodes,
     spare,
     databases: databases.map(({ part }) => part),
-    databaseUrls: databases.map(({ url }) => url),
+    databaseUrls,
+    replica,
     redis,
     catalog: catalog.part,
     catalogUrl: catalog.url,
@@ -183,6 +197,32 @@ export async function startLoadedCluster(seed: number): Promise<LoadedCluster> {
     surprises,
     [Symbol.asyncDispose]: async () => running.disposeAsync(),
   };
+}
+
+/** Follows synchronously: what the primary confirms, the replica has. */
+async function startReplica(
+  { url, port }: { url: string; port: number },
+  directory: string,
+  started: AsyncDisposableStack,
+): Promise<{ port: number; promote(): Promise<void> }> {
+  const server = await startStandbyServer({
+    url: databaseUrl({ port, password: PASSWORD }, "postgres"),
+    password: PASSWORD,
+    dataDir: join(directory, "replica", "data"),
+    durable: true,
+  });
+  started.use(server);
+  await runOn(
+    url,
+    `alter system set synchronous_standby_names = '${STANDBY_NAME}'`,
+    "select pg_reload_conf()",
+  );
+  return { port: server.port, promote: async () => runOn(server.url("shard"), "select pg_promote()") };
+}
+
+async function runOn(url: string, ...statements: string[]): Promise<void> {
+  using connection = new Connection({ url, session: { application_name: "faults" }, statementMs: 30_000 });
+  for (const statement of statements) await connection.run(statement);
 }
 
 /** A file system of its own, where this process may mount one: only a full one is full for root and everybody. */

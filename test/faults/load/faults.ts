@@ -23,6 +23,8 @@ export interface Fault {
   readonly recoverMs: number;
   /** How old a read may be meanwhile (C3). */
   readonly staleMs: number;
+  /** It needs a cluster with a replica, and nothing else can be tried with that afterwards. */
+  readonly replicated?: boolean;
   /** Why it cannot be tried with this cluster; undefined when it can. */
   obstacle?(cluster: LoadedCluster): string | undefined;
   /** Does it, and gives what ends it. */
@@ -184,6 +186,20 @@ const fullDisk: Fault = {
   },
 };
 
+const promotion: Fault = {
+  ...DEFAULTS,
+  name: "PostgreSQL 1: lost, its replica is promoted, and it comes back",
+  victim: "PostgreSQL 1",
+  touches: SHARD_1,
+  replicated: true,
+  async begin({ databases, replica = never() }) {
+    const primary = databases[1] ?? never();
+    await primary.kill();
+    await replica.promote();
+    return async () => primary.start();
+  },
+};
+
 const clock = (hours: 1 | -1): Fault => ({
   ...DEFAULTS,
   name: `node 1: its clock jumps by ${hours > 0 ? "+" : "−"}1 h`,
@@ -267,4 +283,5 @@ export const FAULTS: readonly Fault[] = [
   staleMaps,
   clock(1),
   clock(-1),
+  promotion,
 ];

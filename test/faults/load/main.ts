@@ -55,14 +55,17 @@ async function main(): Promise<void> {
   process.stdout.write(`seed ${seed}, logs in ${directory}\n`);
 
   const random = seededRandom(seed);
-  await using cluster = await startLoadedCluster(seed);
-  const possible = chosen.filter((fault) => isPossible(fault, cluster));
   const rounds: Round[] = [];
   const until = performance.now() + (minutes ?? Infinity) * 60_000;
-  for (const faults of minutes === undefined ? possible.map((fault) => [fault]) : mixed(possible, random)) {
+  await using clusters = new Clusters(seed);
+  for (const faults of minutes === undefined ? chosen.map((fault) => [fault]) : mixed(chosen, random)) {
     if (stop.signal.aborted || performance.now() > until) break;
-    const round = await runRound(cluster, faults, {
-      seed: Math.floor(random() * 2 ** 31),
+    const roundSeed = Math.floor(random() * 2 ** 31);
+    const cluster = await clusters.for(faults);
+    const possible = faults.filter((fault) => isPossible(fault, cluster));
+    if (possible.length === 0) continue;
+    const round = await runRound(cluster, possible, {
+      seed: roundSeed,
       directory,
       number: rounds.length + 1,
     });
@@ -83,11 +86,37 @@ function numberOf(name: string, given: string | undefined, otherwise: number): n
   throw new Error(`--${name} ${given}: give a whole number`);
 }
 
+/** The cluster that rounds share, until one of them needs another or has used it up. */
+class Clusters implements AsyncDisposable {
+  readonly #seed: number;
+  #cluster: LoadedCluster | undefined;
+
+  constructor(seed: number) {
+    this.#seed = seed;
+  }
+
+  async for(faults: readonly Fault[]): Promise<LoadedCluster> {
+    const replicated = faults.some((fault) => fault.replicated === true);
+    const isUsedUp = this.#cluster?.replica !== undefined;
+    if (replicated || isUsedUp) await this[Symbol.asyncDispose]();
+    return (this.#cluster ??= await startLoadedCluster(this.#seed, replicated));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const cluster = this.#cluster;
+    this.#cluster = undefined;
+    await cluster?.[Symbol.asyncDispose]();
+  }
+}
+
 function isPossible(fault: Fault, cluster: LoadedCluster): boolean {
   const obstacle = fault.obstacle?.(cluster);
   if (obstacle !== undefined) process.stdout.write(`SKIPPED: ${fault.name}: ${obstacle}\n`);
   return obstacle === undefined;
 }
+
+const canMeet = (one: Fault, other: Fault): boolean =>
+  one.victim !== other.victim && one.replicated !== true && other.replicated !== true;
 
 /** All in a random order, then all again; some take another one with them. */
 function* mixed(faults: readonly Fault[], random: () => number): Generator<Fault[]> {
@@ -96,7 +125,7 @@ function* mixed(faults: readonly Fault[], random: () => number): Generator<Fault
     while (order.length > 0) {
       const [first] = order.splice(0, 1).map(({ fault }) => fault);
       if (first === undefined) break;
-      const other = order.findIndex(({ fault }) => fault.victim !== first.victim);
+      const other = order.findIndex(({ fault }) => canMeet(first, fault));
       const more = random() < PAIRS_SHARE && other >= 0 ? order.splice(other, 1) : [];
       yield [first, ...more.map(({ fault }) => fault)];
     }
