@@ -259,7 +259,7 @@ const staleMaps: Fault = {
 const ofRouter = { touches: { shards: [], routers: [0] } };
 const ofNode = { touches: SHARD_1, staleMs: STALE_UNPUBLISHED_MS };
 const ofDatabase = { touches: SHARD_1 };
-const ofRedis = { mayFail: false, staleMs: STALE_UNPUBLISHED_MS };
+const ofRedis = { mayFail: false };
 const router = ({ routers }: LoadedCluster) => routers[0];
 const node = ({ nodes }: LoadedCluster) => nodes[1];
 const database = ({ databases }: LoadedCluster) => databases[1];
@@ -274,7 +274,7 @@ export const FAULTS: readonly Fault[] = [
   ...stormy("routers – node 1", ofNode),
   ...stormy("node 1 – PostgreSQL 1", ofNode),
   ...stormy("router 0 – Redis", ofRedis),
-  ...stormy("node 1 – Redis", ofRedis),
+  ...stormy("node 1 – Redis", { ...ofRedis, staleMs: STALE_UNPUBLISHED_MS }),
   withoutFiles("router 0", router, ofRouter),
   withoutFiles("node 1", node, ofNode),
   terminated,

@@ -16,7 +16,7 @@ export interface LoadOptions {
   /** Parts of the cluster, such as shards: each gets the same load. */
   readonly labels: readonly string[];
   readonly labelOf: (eventId: string) => string;
-  /** About; a third of them are reads. */
+  /** About; half of them are reads of an event. */
   readonly requestsPerSecond: number;
 }
 
@@ -80,13 +80,13 @@ export class Load {
     const buyers = stages.length * BUYERS_PER_STAGE;
     for (const stage of stages) {
       for (const router of urls.keys())
-        this.#repeat((readers / requestsPerSecond) * 3_000, async () =>
+        this.#repeat((readers / requestsPerSecond) * 2_000, async () =>
           this.#client.ask({ operation: "read", event: stage.event.id }, router),
         );
       for (let buyer = 0; buyer < BUYERS_PER_STAGE; buyer += 1) {
         const owned: Owned[] = [];
         const random = this.#fork();
-        this.#repeat((buyers / requestsPerSecond) * 1_500, async () => this.#buy(stage, owned, random));
+        this.#repeat((buyers / requestsPerSecond) * 2_000, async () => this.#buy(stage, owned, random));
       }
     }
   }
@@ -153,7 +153,7 @@ export class Load {
       owned.push({ user, booking: answer.booking.id, event });
       if (owned.length > OWNED_MAX) owned.shift();
       // The router that took it shows it at once.
-      if (random() < 0.2) await this.#client.ask({ operation: "read", event }, router);
+      if (random() < 0.5) await this.#client.ask({ operation: "read", event }, router);
       // Some ask again all the same, and get the same booking.
       if (random() < 0.05 && request.key !== undefined) await this.#insist(request, random);
     } else if (answer.status === 409) {
