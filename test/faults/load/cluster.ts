@@ -53,6 +53,8 @@ export interface LoadedCluster extends AsyncDisposable {
   readonly setClock: ((seconds: number) => void) | undefined;
   /** What ended by itself. */
   readonly surprises: string[];
+  /** Everything runs that a cluster starts with. */
+  readonly isWhole: boolean;
 }
 
 const PASSWORD = "throw-away";
@@ -195,6 +197,10 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     disk,
     setClock: clock?.set,
     surprises,
+    get isWhole() {
+      const parts = [...routers, ...nodes, ...databases.map(({ part }) => part), redis, catalog.part];
+      return parts.every((part) => part.isRunning);
+    },
     [Symbol.asyncDispose]: async () => running.disposeAsync(),
   };
 }

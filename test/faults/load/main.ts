@@ -7,8 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { seededRandom } from "../../../bench/random.ts";
-import { type LoadedCluster, startLoadedCluster } from "./cluster.ts";
+import type { LoadedCluster } from "./cluster.ts";
+import { Clusters } from "./clusters.ts";
 import { FAULTS, type Fault } from "./faults.ts";
+import { lineOf, tableOf } from "./report.ts";
 import { type Round, runRound } from "./round.ts";
 
 const USAGE = `use: npm run faults -- [--only TEXT] [--minutes N] [--seed N] [--list]
@@ -86,37 +88,15 @@ function numberOf(name: string, given: string | undefined, otherwise: number): n
   throw new Error(`--${name} ${given}: give a whole number`);
 }
 
-/** The cluster that rounds share, until one of them needs another or has used it up. */
-class Clusters implements AsyncDisposable {
-  readonly #seed: number;
-  #cluster: LoadedCluster | undefined;
-
-  constructor(seed: number) {
-    this.#seed = seed;
-  }
-
-  async for(faults: readonly Fault[]): Promise<LoadedCluster> {
-    const replicated = faults.some((fault) => fault.replicated === true);
-    const isUsedUp = this.#cluster?.replica !== undefined;
-    if (replicated || isUsedUp) await this[Symbol.asyncDispose]();
-    return (this.#cluster ??= await startLoadedCluster(this.#seed, replicated));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    const cluster = this.#cluster;
-    this.#cluster = undefined;
-    await cluster?.[Symbol.asyncDispose]();
-  }
-}
-
 function isPossible(fault: Fault, cluster: LoadedCluster): boolean {
   const obstacle = fault.obstacle?.(cluster);
   if (obstacle !== undefined) process.stdout.write(`SKIPPED: ${fault.name}: ${obstacle}\n`);
   return obstacle === undefined;
 }
 
-const canMeet = (one: Fault, other: Fault): boolean =>
-  one.victim !== other.victim && one.replicated !== true && other.replicated !== true;
+function canMeet(one: Fault, other: Fault): boolean {
+  return one.victim !== other.victim && one.replicated !== true && other.replicated !== true;
+}
 
 /** All in a random order, then all again; some take another one with them. */
 function* mixed(faults: readonly Fault[], random: () => number): Generator<Fault[]> {
@@ -130,31 +110,4 @@ function* mixed(faults: readonly Fault[], random: () => number): Generator<Fault
       yield [first, ...more.map(({ fault }) => fault)];
     }
   }
-}
-
-function namesOf({ faults }: Round): string {
-  return faults.map(({ name }) => name).join(" + ");
-}
-
-function lineOf(round: Round): string {
-  const { requests, failures, recoveredMs, othersP99, problems } = round;
-  const failed = Object.entries(failures).map(([reason, times]) => `${times} × ${reason}`);
-  const others = othersP99 === undefined ? "" : `, others' p99 ${othersP99[0]} → ${othersP99[1]} ms`;
-  const verdict = problems.length === 0 ? "kept" : `${problems.length} PROBLEMS`;
-  return `${namesOf(round)}: ${verdict}; ${requests} requests, failed: ${failed.join(", ") || "none"}; recovered in ${recoveredMs} ms${others}`;
-}
-
-function tableOf(rounds: readonly Round[]): string {
-  const rows = rounds.map((round) => {
-    const { requests, bookings, failures, recoveredMs, othersP99, problems } = round;
-    const failed = Object.values(failures).reduce((sum, times) => sum + times, 0);
-    const others = othersP99 === undefined ? "–" : `${othersP99[0]} → ${othersP99[1]}`;
-    const verdict = problems.length === 0 ? "kept" : "broken";
-    return `| ${namesOf(round)} | ${requests} | ${bookings} | ${failed} | ${recoveredMs} | ${others} | ${verdict} |`;
-  });
-  return [
-    "| fault | requests | bookings | failed | recovered in ms | others' p99 before → during, ms | promises |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
-    ...rows,
-  ].join("\n");
 }
