@@ -9,6 +9,7 @@ import { slotOf } from "../../shared/domain/slots.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { SECRET, startTestCluster, testRedisUrl } from "../support/cluster.ts";
 import { administer, connectTo } from "../support/databases.ts";
+import { start } from "../support/run.ts";
 import { check } from "./witness/check.ts";
 import { Client } from "./witness/client.ts";
 import { factsFromApi, factsFromDatabases } from "./witness/facts.ts";
@@ -61,6 +62,15 @@ test("F10 F1 F3 H4: while one shard's backends are killed again and again, every
     const facts = await factsFromDatabases(cluster.catalogUrl, entries);
     expect(check(entries, facts, PROMISES)).toEqual([]);
     expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
+
+    await using program = start("test/faults/witness/main.ts", {}, [
+      ...["--url", client.urls.join(","), "--secret", SECRET, "--catalog", cluster.catalogUrl],
+      ...["--seconds", "1", "--log", join(directory, "of the program")],
+    ]);
+    expect(await program.exited).toMatchObject({
+      code: 0,
+      stdout: expect.stringContaining("every promise kept") as string,
+    });
 
     using connection = connectTo(harmed);
     const [gone] = await connection.run<{ id: string }>(

@@ -246,7 +246,7 @@ interface Sight {
 }
 
 function checkReads(attempts: readonly Attempt[], facts: Facts, promises: Promises, say: Say): void {
-  const lives = livesOf(attempts);
+  const lifeOf = livesOf(attempts);
   for (const [event, all] of Map.groupBy(attempts, ({ sent }) => sent.event)) {
     const reads = all.flatMap(({ sent, answer }) =>
       sent.operation === "read" && answer?.event !== undefined
@@ -257,7 +257,10 @@ function checkReads(attempts: readonly Attempt[], facts: Facts, promises: Promis
     const sights = sightsOf(all, reads);
     const anywhere = new Newest(sights);
     const here = new Map(
-      [...Map.groupBy(sights, ({ router }) => router)].map(([router, own]) => [router, new Newest(own)]),
+      [...Map.groupBy(sights, ({ router, at }) => lifeOf(router, at))].map(([life, own]) => [
+        life,
+        new Newest(own),
+      ]),
     );
     for (const { sent, version } of reads) {
       const where = `request ${sent.id}, router ${sent.router}: version ${version} of ${event}`;
@@ -266,7 +269,7 @@ function checkReads(attempts: readonly Attempt[], facts: Facts, promises: Promis
       const old = anywhere.before(sent.at - promises.staleMs);
       if (version < old) say("fresh", `${where}; ${old} was there ${promises.staleMs} ms before it was sent`);
       if (!promises.oneRouterEach) continue;
-      const own = here.get(sent.router)?.before(sent.at, lives(sent.router, sent.at)) ?? 0;
+      const own = here.get(lifeOf(sent.router, sent.at))?.before(sent.at) ?? 0;
       if (version < own) say("forward", `${where}; the same router had ${own} before it was sent`);
     }
   }
@@ -290,43 +293,50 @@ function sightsOf(
   return [...shown, ...made];
 }
 
-/** The newest version that was seen up to a moment. */
+/** The newest version that was seen before a moment. */
 class Newest {
-  readonly #sights: readonly Sight[];
+  readonly #times: readonly number[];
   readonly #newest: number[] = [];
 
   constructor(sights: readonly Sight[]) {
-    this.#sights = sights.toSorted((a, b) => a.at - b.at);
-    for (const { version } of this.#sights) this.#newest.push(Math.max(version, this.#newest.at(-1) ?? 0));
+    const inOrder = sights.toSorted((a, b) => a.at - b.at);
+    this.#times = inOrder.map(({ at }) => at);
+    for (const { version } of inOrder) this.#newest.push(Math.max(version, this.#newest.at(-1) ?? 0));
   }
 
-  /** 0 when nothing was seen after `since` and before `at`. */
-  before(at: number, since = -Infinity): number {
-    const end = this.#firstFrom(at) - 1;
-    if (since === -Infinity) return this.#newest[end] ?? 0;
-    return this.#sights
-      .slice(this.#firstFrom(since), end + 1)
-      .reduce((most, { version }) => Math.max(most, version), 0);
-  }
-
-  #firstFrom(at: number): number {
-    let [low, high] = [0, this.#sights.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((this.#sights[middle]?.at ?? 0) >= at) high = middle;
-      else low = middle + 1;
-    }
-    return low;
+  /** 0 when nothing was seen before. */
+  before(at: number): number {
+    return this.#newest[countBefore(this.#times, at) - 1] ?? 0;
   }
 }
 
-/** When the router that answers at a moment began, as far as its clients can know: a request without an answer may mean a new one. */
-function livesOf(attempts: readonly Attempt[]): (router: number, at: number) => number {
-  const ends = Map.groupBy(
-    attempts.flatMap(({ sent, answer }) =>
-      answer?.status === null ? [{ router: sent.router, at: answer.at }] : [],
-    ),
-    ({ router }) => router,
-  );
-  return (router, at) => ends.get(router)?.findLast((end) => end.at <= at)?.at ?? -Infinity;
+/**
+ * Names the router that answers at a URL at a moment, as far as its clients can know: after a request without an answer it
+ * may be a new one, with an empty memory.
+ */
+function livesOf(attempts: readonly Attempt[]): (router: number, at: number) => string {
+  const ends = new Map<number, number[]>();
+  for (const { sent, answer } of attempts) {
+    if (answer?.status !== null) continue;
+    const times = ends.get(sent.router);
+    if (times === undefined) ends.set(sent.router, [answer.at]);
+    else times.push(answer.at);
+  }
+  for (const [router, times] of ends)
+    ends.set(
+      router,
+      times.toSorted((a, b) => a - b),
+    );
+  return (router, at) => `${router} ${countBefore(ends.get(router) ?? [], at)}`;
+}
+
+/** How many of the times, which rise, are before this one. */
+function countBefore(times: readonly number[], at: number): number {
+  let [low, high] = [0, times.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((times[middle] ?? 0) >= at) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
