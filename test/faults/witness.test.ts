@@ -63,10 +63,9 @@ test("F10 F1 F3 H4: while one shard's backends are killed again and again, every
     expect(check(entries, facts, PROMISES)).toEqual([]);
     expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
 
-    await using program = start("test/faults/witness/main.ts", {}, [
-      ...["--url", client.urls.join(","), "--secret", SECRET, "--catalog", cluster.catalogUrl],
-      ...["--seconds", "1", "--log", join(directory, "of the program")],
-    ]);
+    const target = ["--url", client.urls.join(","), "--secret", SECRET, "--catalog", cluster.catalogUrl];
+    const run = ["--seconds", "1", "--log", join(directory, "of the program")];
+    await using program = start("test/faults/witness/main.ts", {}, target.concat(run));
     expect(await program.exited).toMatchObject({
       code: 0,
       stdout: expect.stringContaining("every promise kept") as string,

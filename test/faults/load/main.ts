@@ -13,8 +13,9 @@ import { FAULTS, type Fault } from "./faults.ts";
 import { lineOf, tableOf } from "./report.ts";
 import { type Round, runRound } from "./round.ts";
 
-const USAGE = `use: npm run faults -- [--only TEXT] [--minutes N] [--seed N] [--list]
+const USAGE = `use: npm run faults -- [--only TEXT] [--with TEXT] [--minutes N] [--seed N] [--list]
   --only TEXT   those faults whose name contains it
+  --with TEXT   each together with the first whose name contains this
   --minutes N   at random, some of them two at a time, for about as long
   --seed N      the same choices again
   --list        shows what there is, and runs nothing
@@ -40,6 +41,7 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       only: { type: "string" },
+      with: { type: "string" },
       minutes: { type: "string" },
       seed: { type: "string" },
       list: { type: "boolean" },
@@ -51,6 +53,10 @@ async function main(): Promise<void> {
   if (chosen.length === 0) throw new Error(`no fault is called "${values.only}"; --list shows them`);
   if (values.list === true)
     return void process.stdout.write(`${chosen.map(({ name }) => name).join("\n")}\n`);
+  const companion =
+    values.with === undefined ? undefined : FAULTS.find(({ name }) => name.includes(values.with ?? ""));
+  if (values.with !== undefined && companion === undefined)
+    throw new Error(`no fault is called "${values.with}"`);
   const seed = numberOf("seed", values.seed, Math.floor(Math.random() * 2 ** 31));
   const minutes = values.minutes === undefined ? undefined : numberOf("minutes", values.minutes, 0);
   const directory = mkdtempSync(join(tmpdir(), "onsale-faults-"));
@@ -60,7 +66,7 @@ async function main(): Promise<void> {
   const rounds: Round[] = [];
   const until = performance.now() + (minutes ?? Infinity) * 60_000;
   await using clusters = new Clusters(seed);
-  for (const faults of minutes === undefined ? chosen.map((fault) => [fault]) : mixed(chosen, random)) {
+  for (const faults of minutes === undefined ? oneByOne(chosen, companion) : mixed(chosen, random)) {
     if (stop.signal.aborted || performance.now() > until) break;
     const roundSeed = Math.floor(random() * 2 ** 31);
     const cluster = await clusters.for(faults);
@@ -96,6 +102,11 @@ function isPossible(fault: Fault, cluster: LoadedCluster): boolean {
 
 function canMeet(one: Fault, other: Fault): boolean {
   return one.victim !== other.victim && one.replicated !== true && other.replicated !== true;
+}
+
+function oneByOne(faults: readonly Fault[], companion: Fault | undefined): Fault[][] {
+  if (companion === undefined) return faults.map((fault) => [fault]);
+  return faults.filter((fault) => canMeet(fault, companion)).map((fault) => [fault, companion]);
 }
 
 /** All in a random order, then all again; some take another one with them. */

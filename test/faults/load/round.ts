@@ -95,9 +95,7 @@ function measure(
   const touched = (outcome: Outcome, among = faults) =>
     among.some(({ touches }) => isTouched(outcome, touches));
   const mayFail = faults.filter((fault) => fault.mayFail);
-  const during = outcomes.filter(
-    ({ sent, ms }) => sent.at + (ms ?? 0) >= began && sent.at < ended + recoverMs,
-  );
+  const during = outcomes.filter(({ sent, endedAt }) => endedAt >= began && sent.at < ended + recoverMs);
   const failed = outcomes.filter(({ failure }) => failure !== undefined);
   const wrong = failed.filter(
     (outcome) =>
@@ -106,7 +104,7 @@ function measure(
   const after = outcomes.filter(({ sent, failure }) => sent.at > ended && failure === undefined);
   const silent = SHARDS.filter((shard) => !after.some(({ label }) => label === shard));
   const others = outcomes.filter((outcome) => !touched(outcome));
-  const before = others.filter(({ sent, ms }) => sent.at + (ms ?? 0) < began);
+  const before = others.filter(({ endedAt }) => endedAt < began);
   const meanwhile = others.filter((outcome) => during.includes(outcome) && outcome.sent.at < ended);
   const othersP99 = [quantile(before, 0.99), quantile(meanwhile, 0.99)] as const;
   const p99Max = Math.max(OTHERS_P99_FACTOR * othersP99[0], OTHERS_P99_MS);

@@ -10,6 +10,8 @@ export type Content = Omit<Answer, "type" | "id" | "at">;
 /** Beyond the deadline of every command (ARCHITECTURE.md, bounds). */
 const ANSWER_MAX_MS = 8_000;
 const HOLD_SECONDS = 5;
+/** About every so many requests one is the last on its connection: a router that takes no new ones cannot hide behind the old. */
+const REQUESTS_PER_CONNECTION = 20;
 const TOKEN_TTL_SECONDS = 24 * 3600;
 const TOKENS_MAX = 10_000;
 
@@ -19,6 +21,7 @@ export class Client {
   readonly #log: WitnessLog;
   readonly #tokens = new Map<string, Promise<string>>();
   #requests = 0;
+  #sent = 0;
 
   /** `secret` signs tokens that the cluster takes. */
   constructor(urls: readonly string[], secret: string, log: WitnessLog) {
@@ -79,7 +82,9 @@ export class Client {
       body,
     }: { user?: string | undefined; role?: Role; key?: string | undefined; body?: object },
   ): Promise<Content> {
+    this.#sent += 1;
     const headers = {
+      ...(this.#sent % REQUESTS_PER_CONNECTION === 0 ? { connection: "close" } : {}),
       ...(user === undefined ? {} : { authorization: `Bearer ${await this.#tokenOf(user, role)}` }),
       ...(key === undefined ? {} : { "idempotency-key": key }),
       ...(body === undefined ? {} : { "content-type": "application/json" }),

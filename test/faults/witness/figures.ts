@@ -9,6 +9,8 @@ export interface Outcome {
   readonly label: string;
   /** Until its answer; undefined when there was none. */
   readonly ms: number | undefined;
+  /** When its answer came, or its loss was noticed. */
+  readonly endedAt: number;
   /** Why it has no decision: no answer, or an answer that blames the cluster. */
   readonly failure: string | undefined;
 }
@@ -22,6 +24,7 @@ export function outcomesIn(entries: readonly Entry[]): Outcome[] {
     sent,
     label: labels.get(sent.event) ?? "",
     ms: answer === undefined || answer.status === null ? undefined : answer.at - sent.at,
+    endedAt: answer?.at ?? Infinity,
     failure: failureOf(answer),
   }));
 }
