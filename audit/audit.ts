@@ -98,9 +98,7 @@ const SLOTS_PAGE: Statement = {
 
 /** Audits every shard of the catalog. Throws DatabaseError when a shard does not answer, or its server was replaced. */
 export async function audit(catalogUrl: string): Promise<AuditReport> {
-  const shards = await withDatabase(catalogUrl, async (catalog) =>
-    catalog.query<{ id: string; databaseUrl: string; timeline: number; slots: number[] }>(SHARDS),
-  );
+  const shards = await shardsIn(catalogUrl);
   const parts = await Promise.all(
     shards.map(async (shard) =>
       withDatabase(shard.databaseUrl, async (database) => auditShard(shard, database), shard.timeline),
@@ -127,6 +125,13 @@ export async function audit(catalogUrl: string): Promise<AuditReport> {
     ticketsSold: sum((part) => part.ticketsSold),
     violations: [...slotViolations, ...parts.flatMap((part) => part.violations)],
   };
+}
+
+/** Where the shards are, and which slots the catalog gives them. Throws DatabaseError when the catalog does not answer. */
+export async function shardsIn(
+  catalogUrl: string,
+): Promise<{ id: string; databaseUrl: string; timeline: number; slots: number[] }[]> {
+  return withDatabase(catalogUrl, async (catalog) => catalog.query(SHARDS));
 }
 
 interface ShardAudit {
@@ -163,8 +168,8 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
   };
 }
 
-/** A server of an older timeline was replaced; its rows are not the shard's any more. */
-async function withDatabase<T>(
+/** Opens it for `use`. A server of an older timeline was replaced: its rows are not the shard's any more. */
+export async function withDatabase<T>(
   url: string,
   use: (database: Database) => Promise<T>,
   timeline = 0,

@@ -126,9 +126,10 @@ export class SnapshotFeed {
     this.#redis = connect(url, log, READS_GO_ON);
     this.#redis.on("message", (_channel, message) => heard(snapshotsFrom(message)));
     this.#redis.on("ready", () => {
-      this.#redis
-        .subscribe(CHANNEL)
-        .catch((error: unknown) => log.warn({ err: error }, "cannot subscribe to snapshots"));
+      this.#redis.subscribe(CHANNEL).catch((error: unknown) => {
+        log.warn({ err: error }, "cannot subscribe to snapshots");
+        this.#redis.disconnect(true); // a connection that hears nothing is of no use: the next one tries again
+      });
     });
   }
 
@@ -142,6 +143,8 @@ function connect(url: string, log: Log, meanwhile: string): Redis {
     enableOfflineQueue: false,
     enableAutoPipelining: true,
     maxRetriesPerRequest: 0,
+    // ioredis would subscribe again by itself, and let nobody catch it when that fails: an end of the process (F8).
+    autoResubscribe: false,
     commandTimeout: COMMAND_TIMEOUT_MS,
     connectTimeout: 2_000,
     retryStrategy: (attempt) => Math.min(attempt * 50, RECONNECT_MAX_MS),

@@ -14,9 +14,9 @@ import type { Event } from "../../shared/domain/events.ts";
 import { RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { eventually } from "./eventually.ts";
+import { INTERNAL_TOKEN, SECRET } from "./secrets.ts";
 
-export const SECRET = "a-secret-that-only-tests-ever-use-0000";
-export const INTERNAL_TOKEN = "an-internal-token-only-tests-ever-use";
+export { INTERNAL_TOKEN, SECRET };
 
 /** What a router says with each call to a node. */
 export const RPC_HEADERS = rpcHeadersWith(INTERNAL_TOKEN);

@@ -1,0 +1,26 @@
+/** Rounds share a cluster as long as they can. */
+import { type LoadedCluster, startLoadedCluster } from "./cluster.ts";
+import type { Fault } from "./faults.ts";
+
+/** The cluster that rounds share, until one of them needs another or has used it up. */
+export class Clusters implements AsyncDisposable {
+  readonly #seed: number;
+  #cluster: LoadedCluster | undefined;
+
+  constructor(seed: number) {
+    this.#seed = seed;
+  }
+
+  async for(faults: readonly Fault[]): Promise<LoadedCluster> {
+    const replicated = faults.some((fault) => fault.replicated === true);
+    const isUsedUp = this.#cluster?.isWhole === false || this.#cluster?.replica !== undefined;
+    if (replicated || isUsedUp) await this[Symbol.asyncDispose]();
+    return (this.#cluster ??= await startLoadedCluster(this.#seed, replicated));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const cluster = this.#cluster;
+    this.#cluster = undefined;
+    await cluster?.[Symbol.asyncDispose]();
+  }
+}
