@@ -58,6 +58,8 @@ export const routerConfig = z
     RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
     RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
     TRUSTED_PROXIES: trustedProxies,
+    /** Whether a change of an event must say which version it is made for. */
+    IF_MATCH_REQUIRED: z.enum(["true", "false"], { error: "must be true or false" }).default("false"),
     ...tracingSettings,
   })
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {

@@ -78,6 +78,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     log,
     tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
+    ifMatchRequired: config.IF_MATCH_REQUIRED === "true",
     connectionsMax: config.CONNECTIONS_MAX,
     writeLimits,
     clientAddress: clientAddressBehind(config.TRUSTED_PROXIES),

@@ -1,5 +1,4 @@
 /** Bookings: book, hold, confirm, cancel and read them. */
-import type { IncomingMessage } from "node:http";
 import { z } from "@hono/zod-openapi";
 import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
 import {
@@ -7,7 +6,6 @@ import {
   type EventId,
   type IdempotencyKey,
   newIdempotencyKey,
-  parseIdempotencyKey,
   slotOfBooking,
   type UserId,
 } from "../../shared/domain/ids.ts";
@@ -19,8 +17,8 @@ import type { EventCache } from "../cache/event-cache.ts";
 import { type Caller, ROLES } from "../callers/tokens.ts";
 import type { RouterMetrics } from "../metrics.ts";
 import type { Cluster } from "../shards/cluster.ts";
-import { invalid } from "./input.ts";
-import { Problem, problemOf } from "./problems.ts";
+import { KEY_HEADER, keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } from "./responses.ts";
 import type { Routes, SecuredRequest } from "./routes.ts";
@@ -33,9 +31,6 @@ export interface BookingParts {
   readonly clock: Clock;
   readonly commandDeadlineMs: number;
 }
-
-const KEY_HEADER = "idempotency-key";
-const REPLAYED_HEADER = "idempotency-replayed";
 
 /** Nearly every client gets this problem once the last ticket is gone, so its response is prepared. */
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
@@ -76,7 +71,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       if (result.outcome === "replayed" && clientKey !== undefined) headers[REPLAYED_HEADER] = "true";
       return jsonResponse(201, result.booking, requestId, headers);
     }
-    const problem = result.outcome === "outcome_unknown" ? unknownBooking(key) : problemOf(result);
+    const problem = result.outcome === "outcome_unknown" ? unknownUnder(key) : problemOf(result);
     return problemResponse(problem, requestId, traceId);
   };
 
@@ -199,23 +194,4 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
 /** The user who must own the booking; null for an operator, who may act on every booking. */
 function requiredOwner({ userId, role }: Caller): UserId | null {
   return role === "operator" ? null : userId;
-}
-
-/** The client needs the key for a retry, even when it sent none. */
-function unknownBooking(key: IdempotencyKey): Problem {
-  const detail =
-    "The shard's answer was lost. Send the request again with the Idempotency-Key of this response.";
-  return new Problem("outcome_unknown", detail, {}, { [KEY_HEADER]: key });
-}
-
-function keyOf(incoming: IncomingMessage): IdempotencyKey | undefined {
-  const header = incoming.headers[KEY_HEADER];
-  if (header === undefined) return undefined;
-  // Node.js joins repeated headers with a comma. Only a value with a comma may come from two headers, which are invalid.
-  const isOne =
-    typeof header === "string" &&
-    (!header.includes(",") || incoming.headersDistinct[KEY_HEADER]?.length === 1);
-  const key = isOne ? parseIdempotencyKey(header) : undefined;
-  if (key !== undefined) return key;
-  throw invalid("header", [{ path: KEY_HEADER, message: "must be 1 to 128 visible ASCII characters" }]);
 }

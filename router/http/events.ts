@@ -1,11 +1,16 @@
 /** Events: create, list, read and change them. */
+import { hash } from "node:crypto";
 import { z } from "@hono/zod-openapi";
 import type { Event } from "../../shared/domain/events.ts";
 import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { newEventIdFor } from "../../shared/domain/slots.ts";
 import type { Clock } from "../../shared/process/clock.ts";
 import type { EventResult } from "../../shared/wire/rpc.ts";
+import { etagOf } from "../cache/cached-event.ts";
 import { type CachedRead, type EventCache, type MissedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
 import type { Cluster } from "../shards/cluster.ts";
+import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { isKnown, versionsIn } from "./preconditions.ts";
 import { Problem, problemOf } from "./problems.ts";
 import { JSON_TYPE, jsonResponse, type ResponseHeaders } from "./responses.ts";
 import type { RouteRequest, Routes } from "./routes.ts";
@@ -23,11 +28,18 @@ export interface EventParts {
   readonly cluster: Cluster;
   readonly cache: EventCache;
   readonly clock: Clock;
+  /** Whether a change without `If-Match` is refused. */
+  readonly ifMatchRequired: boolean;
 }
+
+const NO_PRECONDITION = new Problem(
+  "precondition_required",
+  "Send If-Match with the ETag of the version that you have read.",
+);
 
 const CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
 
-export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventParts): void {
+export function addEventRoutes(routes: Routes, { cluster, cache, clock, ifMatchRequired }: EventParts): void {
   const theEvent = { description: "The event.", schema: eventSchema };
 
   routes.secured(
@@ -40,10 +52,17 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       responses: { 201: theEvent },
     },
     ["organizer"],
-    async ({ body, requestId, span }) => {
-      const id = newEventId(clock.now());
-      const event = savedEvent(id, await cluster.createEvent({ id, ...body }, span));
-      return jsonResponse(201, event, requestId, { location: `/v1/events/${event.id}` });
+    async ({ incoming, caller: { userId }, body, requestId, span }) => {
+      const key = keyOf(incoming);
+      const now = clock.now();
+      const id = key === undefined ? newEventId(now) : newEventIdFor(userId, key, now);
+      const claim = key && { organizer: userId, key, content: hash("sha256", JSON.stringify(body)) };
+      const result = await cluster.createEvent({ id, ...body, claim }, span);
+      if (key !== undefined && result.outcome === "outcome_unknown") throw unknownUnder(key);
+      const event = savedEvent(id, result);
+      const headers: ResponseHeaders = { location: `/v1/events/${event.id}`, etag: etagOf(event) };
+      if (event.id !== id) headers[REPLAYED_HEADER] = "true";
+      return jsonResponse(201, event, requestId, headers);
     },
   );
 
@@ -102,9 +121,12 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       responses: { 200: theEvent },
     },
     ["organizer"],
-    async ({ id, body, requestId, span }) => {
-      const result = await cluster.changeEvent({ id, changes: body }, span);
-      return jsonResponse(200, savedEvent(id, result), requestId);
+    async ({ incoming, id, body, requestId, span }) => {
+      const ifMatch = incoming.headers["if-match"];
+      const versions = versionsIn(ifMatch);
+      if (ifMatch === undefined && ifMatchRequired) throw NO_PRECONDITION;
+      const event = savedEvent(id, await cluster.changeEvent({ id, changes: body, versions }, span));
+      return jsonResponse(200, event, requestId, { etag: etagOf(event) });
     },
   );
 }
@@ -123,7 +145,7 @@ function readResponse(
     "cache-status": CACHE_STATUS[tier],
     "x-request-id": requestId,
   };
-  if (matches(incoming.headers["if-none-match"], event.etag))
+  if (isKnown(incoming.headers["if-none-match"], event.etag))
     return new Response(null, { status: 304, headers });
   headers["content-type"] = JSON_TYPE;
   headers["content-length"] = event.body.bytes;
@@ -135,14 +157,6 @@ const CACHE_STATUS = {
   redis: "onsale; hit; detail=redis",
   shard: "onsale; fwd=miss",
 } as const satisfies Record<CachedRead["tier"], string>;
-
-/** If-None-Match, by weak comparison (RFC 9110 §13.1.2). */
-function matches(ifNoneMatch: string | undefined, etag: string): boolean {
-  if (ifNoneMatch === undefined) return false;
-  if (ifNoneMatch === etag || ifNoneMatch.trim() === "*") return true;
-  const opaque = etag.replace(/^W\//, "");
-  return ifNoneMatch.split(",").some((candidate) => candidate.trim().replace(/^W\//, "") === opaque);
-}
 
 function savedEvent(id: EventId, result: EventResult): Event {
   if (result.outcome === "saved") return result.snapshot.event;
