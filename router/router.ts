@@ -79,6 +79,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     ifMatchRequired: config.IF_MATCH_REQUIRED === "true",
+    corsOrigins: config.CORS_ORIGINS,
     connectionsMax: config.CONNECTIONS_MAX,
     writeLimits,
     clientAddress: clientAddressBehind(config.TRUSTED_PROXIES),
