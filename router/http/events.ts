@@ -4,15 +4,17 @@ import { z } from "@hono/zod-openapi";
 import type { Event } from "../../shared/domain/events.ts";
 import { type EventId, newEventId } from "../../shared/domain/ids.ts";
 import { newEventIdFor } from "../../shared/domain/slots.ts";
+import type { Failure } from "../../shared/domain/outcomes.ts";
 import type { Clock } from "../../shared/process/clock.ts";
 import type { EventResult } from "../../shared/wire/rpc.ts";
 import { etagOf } from "../cache/cached-event.ts";
-import { type CachedRead, type EventCache, type MissedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
+import { type CachedRead, type EventCache, type MissedRead } from "../cache/event-cache.ts";
+import type { Page, PageCache } from "../cache/page-cache.ts";
 import type { Cluster } from "../shards/cluster.ts";
 import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
 import { isKnown, versionsIn } from "./preconditions.ts";
 import { Problem, problemOf } from "./problems.ts";
-import { JSON_TYPE, jsonResponse, type ResponseHeaders } from "./responses.ts";
+import { JSON_TYPE, jsonResponse, jsonTextResponse, type ResponseHeaders } from "./responses.ts";
 import type { RouteRequest, Routes } from "./routes.ts";
 import {
   cursorOf,
@@ -27,6 +29,7 @@ import {
 export interface EventParts {
   readonly cluster: Cluster;
   readonly cache: EventCache;
+  readonly pages: PageCache;
   readonly clock: Clock;
   /** Whether a change without `If-Match` is refused. */
   readonly ifMatchRequired: boolean;
@@ -39,7 +42,22 @@ const NO_PRECONDITION = new Problem(
 
 const CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
 
-export function addEventRoutes(routes: Routes, { cluster, cache, clock, ifMatchRequired }: EventParts): void {
+export function addEventRoutes(
+  routes: Routes,
+  { cluster, cache, pages, clock, ifMatchRequired }: EventParts,
+): void {
+  const texts = new WeakMap<Page, { readonly items: readonly Event[]; readonly text: string }>();
+  /** A page as JSON. It is made again only when memory knows a newer version of an event in it. */
+  const textOf = (page: Page, limit: number): string => {
+    const items = page.events.slice(0, limit).map((event) => cache.newest(event));
+    const known = texts.get(page);
+    if (known?.items.every((item, index) => item === items[index]) === true) return known.text;
+    const last = items.at(-1);
+    const nextCursor = page.events.length > limit && last !== undefined ? cursorOf(last.id) : null;
+    const text = JSON.stringify({ items, nextCursor });
+    texts.set(page, { items, text });
+    return text;
+  };
   const theEvent = { description: "The event.", schema: eventSchema };
 
   routes.secured(
@@ -60,6 +78,7 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, ifMatchR
       const result = await cluster.createEvent({ id, ...body, claim }, span);
       if (key !== undefined && result.outcome === "outcome_unknown") throw unknownUnder(key);
       const event = savedEvent(id, result);
+      pages.created();
       const headers: ResponseHeaders = { location: `/v1/events/${event.id}`, etag: etagOf(event) };
       if (event.id !== id) headers[REPLAYED_HEADER] = "true";
       return jsonResponse(201, event, requestId, headers);
@@ -75,19 +94,14 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock, ifMatchR
       query: listQuery,
       responses: { 200: { description: "A page of events.", schema: eventListSchema } },
     },
-    async ({ query: { limit, cursor }, requestId, span }) => {
+    ({ query: { limit, cursor }, requestId, span }) => {
+      const respond = (page: Page | Failure): Response => {
+        if (!("events" in page)) throw problemOf(page);
+        return jsonTextResponse(200, textOf(page, limit), requestId);
+      };
       // One event more than the page holds shows whether there is a next page.
-      const listNotBefore = async (moment: number) =>
-        cluster.listEvents(cursor ?? null, limit + 1, moment, span);
-      let list = await listNotBefore(cache.forgottenUntil);
-      // During the call the cache may have learned and forgotten a newer version than the list has.
-      if ("events" in list && list.asOf < cache.forgottenUntil) list = await listNotBefore(PRIMARY_ONLY);
-      if (!("events" in list)) throw problemOf(list);
-      // The cache may know a newer version than a replica's list.
-      const items = list.events.slice(0, limit).map((event) => cache.newest(event));
-      const last = items.at(-1);
-      const nextCursor = list.events.length > limit && last !== undefined ? cursorOf(last.id) : null;
-      return jsonResponse(200, { items, nextCursor }, requestId);
+      const page = pages.read(cursor ?? null, limit + 1, span);
+      return page instanceof Promise ? page.then(respond) : respond(page);
     },
   );
 
