@@ -8,7 +8,9 @@ const globalSetup = "test/support/global-setup.ts";
 const LONG = [
   "faults/planted",
   "cluster/npm-start.test",
+  "cluster/schemathesis",
   "bench/k6",
+  "cluster/http-surface",
   "cluster/bad-input",
   "faults/replicas",
   "cluster/npm-start.refusals",

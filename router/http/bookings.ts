@@ -1,5 +1,4 @@
 /** Bookings: book, hold, confirm, cancel and read them. */
-import { z } from "@hono/zod-openapi";
 import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
 import {
   type BookingId,
@@ -17,12 +16,20 @@ import type { EventCache } from "../cache/event-cache.ts";
 import { type Caller, ROLES } from "../callers/tokens.ts";
 import type { RouterMetrics } from "../metrics.ts";
 import type { Cluster } from "../shards/cluster.ts";
-import { KEY_HEADER, keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
-import { problemOf } from "./problems.ts";
+import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { type ProblemCode, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } from "./responses.ts";
 import type { Routes, SecuredRequest } from "./routes.ts";
-import { bookingBody, bookingId, bookingSchema, emptyBody, eventId, holdBody } from "./schemas.ts";
+import {
+  bookingBody,
+  bookingId,
+  bookingSchema,
+  emptyBody,
+  eventId,
+  holdBody,
+  keyHeaders,
+} from "./schemas.ts";
 
 export interface BookingParts {
   readonly cluster: Cluster;
@@ -32,6 +39,16 @@ export interface BookingParts {
   readonly commandDeadlineMs: number;
 }
 
+const BOOKING_REFUSALS = [
+  "event_not_found",
+  "sold_out",
+  "insufficient_tickets",
+  "user_limit_exceeded",
+  "sales_not_open",
+  "idempotency_key_reused",
+  "outcome_unknown",
+] as const satisfies readonly ProblemCode[];
+
 /** Nearly every client gets this problem once the last ticket is gone, so its response is prepared. */
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
 const soldOutResponse = preparedProblem(SOLD_OUT);
@@ -39,7 +56,6 @@ const soldOutResponse = preparedProblem(SOLD_OUT);
 export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
-  const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
   // Whole milliseconds: a fraction has a dozen more digits to write, send and read.
   const deadline = (): number => Math.round(clock.elapsed()) + commandDeadlineMs;
 
@@ -95,7 +111,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: keyHeaders,
       body: bookingBody,
-      responses: { 201: theBooking },
+      responses: { 201: { ...theBooking, headers: ["location"] } },
+      refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
     (request) => {
@@ -121,7 +138,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: keyHeaders,
       body: holdBody,
-      responses: { 201: theBooking },
+      responses: { 201: { ...theBooking, headers: ["location"] } },
+      refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
     (request) => {
@@ -148,6 +166,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: bookingId,
       body: emptyBody,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "hold_expired", "outcome_unknown"],
     },
     ROLES,
     // Not even an operator confirms somebody else's hold.
@@ -163,6 +182,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: bookingId,
       body: emptyBody,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "outcome_unknown"],
     },
     ROLES,
     (request) => settle(request, "cancel", requiredOwner(request.caller)),
@@ -176,6 +196,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       tag: "bookings",
       id: bookingId,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "shard_unavailable"],
     },
     ROLES,
     async ({ id, caller, requestId, span }) => {

@@ -1,6 +1,5 @@
 /** Events: create, list, read and change them. */
 import { hash } from "node:crypto";
-import { z } from "@hono/zod-openapi";
 import type { Event } from "../../shared/domain/events.ts";
 import { type EventId, newEventId } from "../../shared/domain/ids.ts";
 import { newEventIdFor } from "../../shared/domain/slots.ts";
@@ -17,12 +16,14 @@ import { Problem, problemOf } from "./problems.ts";
 import { JSON_TYPE, jsonResponse, jsonTextResponse, type ResponseHeaders } from "./responses.ts";
 import type { RouteRequest, Routes } from "./routes.ts";
 import {
-  cursorOf,
   eventBody,
   eventChanges,
   eventId,
   eventListSchema,
   eventSchema,
+  ifMatchHeaders,
+  ifNoneMatchHeaders,
+  keyHeaders,
   listQuery,
 } from "./schemas.ts";
 
@@ -53,7 +54,7 @@ export function addEventRoutes(
     const known = texts.get(page);
     if (known?.items.every((item, index) => item === items[index]) === true) return known.text;
     const last = items.at(-1);
-    const nextCursor = page.events.length > limit && last !== undefined ? cursorOf(last.id) : null;
+    const nextCursor = page.events.length > limit && last !== undefined ? last.id : null;
     const text = JSON.stringify({ items, nextCursor });
     texts.set(page, { items, text });
     return text;
@@ -66,8 +67,10 @@ export function addEventRoutes(
       path: "/v1/events",
       summary: "Create an event",
       tag: "events",
+      headers: keyHeaders,
       body: eventBody,
-      responses: { 201: theEvent },
+      responses: { 201: { ...theEvent, headers: ["location", "etag"] } },
+      refusals: ["idempotency_key_reused", "outcome_unknown"],
     },
     ["organizer"],
     async ({ incoming, caller: { userId }, body, requestId, span }) => {
@@ -93,6 +96,7 @@ export function addEventRoutes(
       tag: "events",
       query: listQuery,
       responses: { 200: { description: "A page of events.", schema: eventListSchema } },
+      refusals: ["shard_unavailable"],
     },
     ({ query: { limit, cursor }, requestId, span }) => {
       const respond = (page: Page | Failure): Response => {
@@ -113,8 +117,12 @@ export function addEventRoutes(
       description: "Availability is advisory; a booking alone decides.",
       tag: "events",
       id: eventId,
-      headers: z.object({ "if-none-match": z.string().optional() }),
-      responses: { 200: theEvent, 304: { description: "The event is as you have it.", schema: null } },
+      headers: ifNoneMatchHeaders,
+      responses: {
+        200: { ...theEvent, headers: ["etag", "cache-control", "cache-status"] },
+        304: { description: "The event is as you have it.", schema: null, headers: ["etag"] },
+      },
+      refusals: ["event_not_found", "shard_unavailable"],
     },
     (request) => {
       const read = cache.read(request.id, request.span);
@@ -131,8 +139,16 @@ export function addEventRoutes(
       summary: "Change an event",
       tag: "events",
       id: eventId,
+      headers: ifMatchHeaders,
       body: eventChanges,
-      responses: { 200: theEvent },
+      responses: { 200: { ...theEvent, headers: ["etag"] } },
+      refusals: [
+        "event_not_found",
+        "below_sold",
+        "version_mismatch",
+        "precondition_required",
+        "outcome_unknown",
+      ],
     },
     ["organizer"],
     async ({ incoming, id, body, requestId, span }) => {

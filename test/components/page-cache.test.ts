@@ -90,11 +90,11 @@ function given() {
     loads,
     forget: (until: number) => (forgottenUntil = until),
     /** All loads under way, from a source that is so far behind. */
-    answer(ageMs = 0): void {
+    answer: (ageMs = 0): void => {
       for (const { askedAt, resolve } of waiting.splice(0))
         resolve({ events: [snapshot(1).event], asOf: askedAt - ageMs });
     },
-    fail(): void {
+    fail: (): void => {
       for (const { resolve } of waiting.splice(0)) resolve({ outcome: "overloaded" });
     },
   };
