@@ -51,10 +51,13 @@ test("C8 C1: while 300 strangers list, organizers create and change events, and 
         body: { name: `changed ${round}` },
       });
       expect(changed.status).toBe(200);
-      const shown = async () => (await client.send<{ items: Event[] }>("GET", "/v1/events?limit=1")).body;
       // The list has to wait for a place among those of the strangers, and is refused when there is none.
-      await eventually("the list is answered", async () => (await shown()).items !== undefined);
-      expect((await shown()).items).toEqual([changed.body]);
+      let items: Event[] | undefined;
+      await eventually("the list is answered", async () => {
+        ({ items } = (await client.send<{ items?: Event[] }>("GET", "/v1/events?limit=1")).body);
+        return items !== undefined;
+      });
+      expect(items).toEqual([changed.body]);
     }
   } finally {
     ended = true;
