@@ -12,7 +12,9 @@ const ALONE =
 const LONG = [
   "faults/planted",
   "cluster/npm-start.test",
+  "cluster/schemathesis",
   "bench/k6",
+  "cluster/http-surface",
   "cluster/bad-input",
   "faults/replicas",
   "cluster/npm-start.refusals",

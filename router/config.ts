@@ -27,6 +27,22 @@ const trustedProxies = z
     return z.NEVER;
   });
 
+/** Origins as browsers write them (RFC 6454 §6.2): exactly these are compared. */
+const corsOrigins = z
+  .string()
+  .optional()
+  .transform((list, context) => {
+    const origins = list?.split(",").map((origin) => origin.trim()) ?? [];
+    if (
+      origins.every(
+        (origin) => /^https?:/.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin,
+      )
+    )
+      return new Set(origins);
+    context.addIssue("must be origins such as https://shop.example, separated by commas");
+    return z.NEVER;
+  });
+
 export const routerConfig = z
   .object({
     NODE_URLS: urlListOf("http", "https"),
@@ -62,6 +78,10 @@ export const routerConfig = z
     RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
     RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
     TRUSTED_PROXIES: trustedProxies,
+    /** Whose pages may use the API. */
+    CORS_ORIGINS: corsOrigins,
+    /** Whether a change of an event must say which version it is made for. */
+    IF_MATCH_REQUIRED: z.enum(["true", "false"], { error: "must be true or false" }).default("false"),
     ...tracingSettings,
   })
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {

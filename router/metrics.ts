@@ -34,6 +34,12 @@ export function createRouterMetrics(registry: Registry) {
     "Event reads by the tier that was asked and what it had.",
     ["tier", "result"],
   );
+  const lists = counters(
+    "onsale_list_cache_requests_total",
+    "Lists of events by whether memory had the page.",
+    "result",
+    ["hit", "miss"],
+  );
   const batchSize = labelled(
     "onsale_shard_rpc_batch_size",
     "Commands or reads carried by one call to a shard.",
@@ -68,6 +74,7 @@ export function createRouterMetrics(registry: Registry) {
     outcome: (outcome: CommandResult["outcome"]) => outcomes.of({ outcome }).add(),
     soldOutFast: () => soldOutFast.add(),
     cacheRead: (tier: CacheTier, result: "hit" | "miss") => tiers[tier][result].add(),
+    listRead: (result: "hit" | "miss") => lists(result),
     called(shard: ShardId, size: number, seconds: number): void {
       batchSize.labels(shard).observe(size);
       duration.labels(shard).observe(seconds);

@@ -11,6 +11,7 @@ import { TokenVerifier } from "./callers/tokens.ts";
 import { Cluster } from "./shards/cluster.ts";
 import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./cache/event-cache.ts";
+import { PageCache } from "./cache/page-cache.ts";
 import { clientAddressBehind } from "./callers/client-address.ts";
 import { createRouterServer } from "./http/server.ts";
 import { createWriteLimits } from "./callers/write-limits.ts";
@@ -57,6 +58,12 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     learned: (snapshots, askedAt) => cache.learn(snapshots, askedAt),
     log,
   });
+  const pages = new PageCache({
+    clock,
+    forgottenUntil: () => cache.forgottenUntil,
+    load: async (before, limit, notBefore, span) => cluster.listEvents(before, limit, notBefore, span),
+    counted: (result) => metrics.listRead(result),
+  });
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
   const { RATE_LIMIT_PER_USER: perUser, RATE_LIMIT_PER_ADDRESS: perAddress, REDIS_URL: redisUrl } = config;
@@ -64,6 +71,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const server = createRouterServer({
     cluster,
     cache,
+    pages,
     verifier: new TokenVerifier(
       {
         keys:
@@ -80,6 +88,8 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     log,
     tracing,
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
+    ifMatchRequired: config.IF_MATCH_REQUIRED === "true",
+    corsOrigins: config.CORS_ORIGINS,
     connectionsMax: config.CONNECTIONS_MAX,
     writeLimits,
     clientAddress: clientAddressBehind(config.TRUSTED_PROXIES),

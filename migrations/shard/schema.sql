@@ -13,6 +13,12 @@ create table bookings (
 create table event_ids (
   id uuid not null
 );
+create table event_keys (
+  organizer text not null,
+  idempotency_key text not null,
+  event_id uuid not null,
+  content text not null
+);
 create table events (
   id uuid not null,
   slot smallint not null,
@@ -47,6 +53,8 @@ alter table bookings add constraint r1_id_carries_slot CHECK (((((get_byte(uuid_
 alter table bookings add constraint bookings_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);
 alter table bookings add constraint bookings_pkey PRIMARY KEY (id);
 alter table event_ids add constraint event_ids_pkey PRIMARY KEY (id);
+alter table event_keys add constraint event_keys_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id) DEFERRABLE INITIALLY DEFERRED;
+alter table event_keys add constraint b12_one_event_per_key PRIMARY KEY (organizer, idempotency_key);
 alter table events add constraint b1_never_oversold CHECK (((available_tickets >= 0) AND (available_tickets <= total_tickets)));
 alter table events add constraint b3_highest_limit CHECK ((highest_max_per_user >= max_per_user));
 alter table events add constraint events_max_per_user_check CHECK (((max_per_user >= 1) AND (max_per_user <= 100)));
@@ -67,6 +75,7 @@ CREATE UNIQUE INDEX b4_one_booking_per_key ON public.bookings USING btree (event
 CREATE INDEX bookings_held ON public.bookings USING btree (event_id, expires_at) WHERE (status = 'held'::text);
 CREATE UNIQUE INDEX bookings_pkey ON public.bookings USING btree (id);
 CREATE UNIQUE INDEX event_ids_pkey ON public.event_ids USING btree (id);
+CREATE UNIQUE INDEX b12_one_event_per_key ON public.event_keys USING btree (organizer, idempotency_key);
 CREATE UNIQUE INDEX events_pkey ON public.events USING btree (id) WITH (deduplicate_items=off);
 CREATE UNIQUE INDEX owned_slots_pkey ON public.owned_slots USING btree (slot);
 CREATE UNIQUE INDEX slots_token_pkey ON public.slots_token USING btree (singleton);
@@ -81,7 +90,7 @@ begin
   on conflict do nothing;
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_versions bigint[] DEFAULT NULL::bigint[])
  RETURNS json
  LANGUAGE plpgsql
 AS $function$
@@ -99,6 +108,9 @@ begin
   select * into v_before from events e where e.id = p_id for update;
   if not found then
     return json_build_object('outcome', 'event_not_found');
+  end if;
+  if v_before.version <> all (p_versions) then
+    return json_build_object('outcome', 'version_mismatch', 'snapshots', snapshots_of(array[p_id]));
   end if;
   v_now := coalesce(p_now, now_ms());
   -- A due hold is not sold (B6); without this it could refuse a smaller total.
@@ -135,10 +147,12 @@ begin
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.create_event(p_id uuid, p_slot smallint, p_name text, p_venue text, p_starts_at timestamp with time zone, p_sales_start_at timestamp with time zone, p_sales_end_at timestamp with time zone, p_total_tickets integer, p_max_per_user integer, p_created_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION public.create_event(p_id uuid, p_slot smallint, p_name text, p_venue text, p_starts_at timestamp with time zone, p_sales_start_at timestamp with time zone, p_sales_end_at timestamp with time zone, p_total_tickets integer, p_max_per_user integer, p_created_at timestamp with time zone, p_organizer text DEFAULT NULL::text, p_key text DEFAULT NULL::text, p_content text DEFAULT NULL::text)
  RETURNS json
  LANGUAGE plpgsql
 AS $function$
+declare
+  v_first event_keys;
 begin
   perform pg_advisory_xact_lock_shared(slots_lock_key());
   if not exists (select from owned_slots o where o.slot = p_slot) then
@@ -146,6 +160,18 @@ begin
   end if;
   if p_sales_start_at >= p_sales_end_at then
     return json_build_object('outcome', 'invalid_sales_window');
+  end if;
+  if p_key is not null then
+    -- Waits for whoever is creating an event under the same key.
+    insert into event_keys (organizer, idempotency_key, event_id, content) values (p_organizer, p_key, p_id, p_content)
+    on conflict (organizer, idempotency_key) do nothing;
+    if not found then
+      select * into v_first from event_keys k where k.organizer = p_organizer and k.idempotency_key = p_key;
+      if v_first.content <> p_content then
+        return json_build_object('outcome', 'idempotency_key_reused');
+      end if;
+      return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[v_first.event_id]));
+    end if;
   end if;
   insert into event_ids (id) values (p_id) on conflict (id) do nothing;
   insert into events

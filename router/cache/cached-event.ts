@@ -19,7 +19,7 @@ export class CachedEvent {
 
   constructor(snapshot: Snapshot, confirmed: Confirmation, learnedAt: number) {
     this.snapshot = snapshot;
-    this.etag = `W/"${snapshot.event.version}"`;
+    this.etag = etagOf(snapshot.event);
     this.learnedAt = learnedAt;
     this.confirmed = confirmed;
   }
@@ -31,6 +31,11 @@ export class CachedEvent {
   get body(): { readonly text: string; readonly bytes: string } {
     return (this.#body ??= bodyOf(this.snapshot.event));
   }
+}
+
+/** One version is one text, so the tag is a strong one (RFC 9110 §8.8.1). */
+export function etagOf({ version }: Event): string {
+  return `"${version}"`;
 }
 
 function bodyOf(event: Event): { text: string; bytes: string } {

@@ -1,13 +1,10 @@
 /** Bookings: book, hold, confirm, cancel and read them. */
-import type { IncomingMessage } from "node:http";
-import { z } from "@hono/zod-openapi";
 import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
 import {
   type BookingId,
   type EventId,
   type IdempotencyKey,
   newIdempotencyKey,
-  parseIdempotencyKey,
   slotOfBooking,
   type UserId,
 } from "../../shared/domain/ids.ts";
@@ -19,12 +16,20 @@ import type { EventCache } from "../cache/event-cache.ts";
 import { type Caller, ROLES } from "../callers/tokens.ts";
 import type { RouterMetrics } from "../metrics.ts";
 import type { Cluster } from "../shards/cluster.ts";
-import { invalid } from "./input.ts";
-import { Problem, problemOf } from "./problems.ts";
+import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { type ProblemCode, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } from "./responses.ts";
 import type { Routes, SecuredRequest } from "./routes.ts";
-import { bookingBody, bookingId, bookingSchema, emptyBody, eventId, holdBody } from "./schemas.ts";
+import {
+  bookingBody,
+  bookingId,
+  bookingSchema,
+  emptyBody,
+  eventId,
+  holdBody,
+  keyHeaders,
+} from "./schemas.ts";
 
 export interface BookingParts {
   readonly cluster: Cluster;
@@ -34,8 +39,15 @@ export interface BookingParts {
   readonly commandDeadlineMs: number;
 }
 
-const KEY_HEADER = "idempotency-key";
-const REPLAYED_HEADER = "idempotency-replayed";
+const BOOKING_REFUSALS = [
+  "event_not_found",
+  "sold_out",
+  "insufficient_tickets",
+  "user_limit_exceeded",
+  "sales_not_open",
+  "idempotency_key_reused",
+  "outcome_unknown",
+] as const satisfies readonly ProblemCode[];
 
 /** Nearly every client gets this problem once the last ticket is gone, so its response is prepared. */
 const SOLD_OUT = problemOf({ outcome: "sold_out" });
@@ -44,7 +56,6 @@ const soldOutResponse = preparedProblem(SOLD_OUT);
 export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
-  const keyHeaders = z.object({ [KEY_HEADER]: z.string().optional() });
   // Whole milliseconds: a fraction has a dozen more digits to write, send and read.
   const deadline = (): number => Math.round(clock.elapsed()) + commandDeadlineMs;
 
@@ -76,7 +87,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       if (result.outcome === "replayed" && clientKey !== undefined) headers[REPLAYED_HEADER] = "true";
       return jsonResponse(201, result.booking, requestId, headers);
     }
-    const problem = result.outcome === "outcome_unknown" ? unknownBooking(key) : problemOf(result);
+    const problem = result.outcome === "outcome_unknown" ? unknownUnder(key) : problemOf(result);
     return problemResponse(problem, requestId, traceId);
   };
 
@@ -100,7 +111,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: keyHeaders,
       body: bookingBody,
-      responses: { 201: theBooking },
+      responses: { 201: { ...theBooking, headers: ["location"] } },
+      refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
     (request) => {
@@ -126,7 +138,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: keyHeaders,
       body: holdBody,
-      responses: { 201: theBooking },
+      responses: { 201: { ...theBooking, headers: ["location"] } },
+      refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
     (request) => {
@@ -153,6 +166,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: bookingId,
       body: emptyBody,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "hold_expired", "outcome_unknown"],
     },
     ROLES,
     // Not even an operator confirms somebody else's hold.
@@ -168,6 +182,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: bookingId,
       body: emptyBody,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "outcome_unknown"],
     },
     ROLES,
     (request) => settle(request, "cancel", requiredOwner(request.caller)),
@@ -181,6 +196,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       tag: "bookings",
       id: bookingId,
       responses: { 200: theBooking },
+      refusals: ["booking_not_found", "shard_unavailable"],
     },
     ROLES,
     async ({ id, caller, requestId, span }) => {
@@ -199,23 +215,4 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
 /** The user who must own the booking; null for an operator, who may act on every booking. */
 function requiredOwner({ userId, role }: Caller): UserId | null {
   return role === "operator" ? null : userId;
-}
-
-/** The client needs the key for a retry, even when it sent none. */
-function unknownBooking(key: IdempotencyKey): Problem {
-  const detail =
-    "The shard's answer was lost. Send the request again with the Idempotency-Key of this response.";
-  return new Problem("outcome_unknown", detail, {}, { [KEY_HEADER]: key });
-}
-
-function keyOf(incoming: IncomingMessage): IdempotencyKey | undefined {
-  const header = incoming.headers[KEY_HEADER];
-  if (header === undefined) return undefined;
-  // Node.js joins repeated headers with a comma. Only a value with a comma may come from two headers, which are invalid.
-  const isOne =
-    typeof header === "string" &&
-    (!header.includes(",") || incoming.headersDistinct[KEY_HEADER]?.length === 1);
-  const key = isOne ? parseIdempotencyKey(header) : undefined;
-  if (key !== undefined) return key;
-  throw invalid("header", [{ path: KEY_HEADER, message: "must be 1 to 128 visible ASCII characters" }]);
 }

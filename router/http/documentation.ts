@@ -80,7 +80,7 @@ function fileResponse({ type, plain, zipped, tag }: ServedFile, incoming: Incomi
   const etag = isZipped ? `"${tag}-gzip"` : `"${tag}"`;
   const headers: Record<string, string> = {
     etag,
-    vary: "accept-encoding",
+    vary: "accept-encoding, origin",
     "cache-control": "public, max-age=60",
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",

@@ -1,33 +1,64 @@
 /** Events: create, list, read and change them. */
-import { z } from "@hono/zod-openapi";
+import { hash } from "node:crypto";
 import type { Event } from "../../shared/domain/events.ts";
 import { type EventId, newEventId } from "../../shared/domain/ids.ts";
+import { newEventIdFor } from "../../shared/domain/slots.ts";
+import type { Failure } from "../../shared/domain/outcomes.ts";
 import type { Clock } from "../../shared/process/clock.ts";
 import type { EventResult } from "../../shared/wire/rpc.ts";
-import { type CachedRead, type EventCache, type MissedRead, PRIMARY_ONLY } from "../cache/event-cache.ts";
+import { etagOf } from "../cache/cached-event.ts";
+import { type CachedRead, type EventCache, type MissedRead } from "../cache/event-cache.ts";
+import type { Page, PageCache } from "../cache/page-cache.ts";
 import type { Cluster } from "../shards/cluster.ts";
+import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { isKnown, versionsIn } from "./preconditions.ts";
 import { Problem, problemOf } from "./problems.ts";
-import { JSON_TYPE, jsonResponse, type ResponseHeaders } from "./responses.ts";
+import { JSON_TYPE, jsonResponse, jsonTextResponse, type ResponseHeaders } from "./responses.ts";
 import type { RouteRequest, Routes } from "./routes.ts";
 import {
-  cursorOf,
   eventBody,
   eventChanges,
   eventId,
   eventListSchema,
   eventSchema,
+  ifMatchHeaders,
+  ifNoneMatchHeaders,
+  keyHeaders,
   listQuery,
 } from "./schemas.ts";
 
 export interface EventParts {
   readonly cluster: Cluster;
   readonly cache: EventCache;
+  readonly pages: PageCache;
   readonly clock: Clock;
+  /** Whether a change without `If-Match` is refused. */
+  readonly ifMatchRequired: boolean;
 }
+
+const NO_PRECONDITION = new Problem(
+  "precondition_required",
+  "Send If-Match with the ETag of the version that you have read.",
+);
 
 const CACHE_CONTROL = "public, max-age=1, stale-while-revalidate=5";
 
-export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventParts): void {
+export function addEventRoutes(
+  routes: Routes,
+  { cluster, cache, pages, clock, ifMatchRequired }: EventParts,
+): void {
+  const texts = new WeakMap<Page, { readonly items: readonly Event[]; readonly text: string }>();
+  /** A page as JSON. It is made again only when memory knows a newer version of an event in it. */
+  const textOf = (page: Page, limit: number): string => {
+    const items = page.events.slice(0, limit).map((event) => cache.newest(event));
+    const known = texts.get(page);
+    if (known?.items.every((item, index) => item === items[index]) === true) return known.text;
+    const last = items.at(-1);
+    const nextCursor = page.events.length > limit && last !== undefined ? last.id : null;
+    const text = JSON.stringify({ items, nextCursor });
+    texts.set(page, { items, text });
+    return text;
+  };
   const theEvent = { description: "The event.", schema: eventSchema };
 
   routes.secured(
@@ -36,14 +67,24 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       path: "/v1/events",
       summary: "Create an event",
       tag: "events",
+      headers: keyHeaders,
       body: eventBody,
-      responses: { 201: theEvent },
+      responses: { 201: { ...theEvent, headers: ["location", "etag"] } },
+      refusals: ["idempotency_key_reused", "outcome_unknown"],
     },
     ["organizer"],
-    async ({ body, requestId, span }) => {
-      const id = newEventId(clock.now());
-      const event = savedEvent(id, await cluster.createEvent({ id, ...body }, span));
-      return jsonResponse(201, event, requestId, { location: `/v1/events/${event.id}` });
+    async ({ incoming, caller: { userId }, body, requestId, span }) => {
+      const key = keyOf(incoming);
+      const now = clock.now();
+      const id = key === undefined ? newEventId(now) : newEventIdFor(userId, key, now);
+      const claim = key && { organizer: userId, key, content: hash("sha256", JSON.stringify(body)) };
+      const result = await cluster.createEvent({ id, ...body, claim }, span);
+      if (key !== undefined && result.outcome === "outcome_unknown") throw unknownUnder(key);
+      const event = savedEvent(id, result);
+      pages.created();
+      const headers: ResponseHeaders = { location: `/v1/events/${event.id}`, etag: etagOf(event) };
+      if (event.id !== id) headers[REPLAYED_HEADER] = "true";
+      return jsonResponse(201, event, requestId, headers);
     },
   );
 
@@ -55,20 +96,16 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       tag: "events",
       query: listQuery,
       responses: { 200: { description: "A page of events.", schema: eventListSchema } },
+      refusals: ["shard_unavailable"],
     },
-    async ({ query: { limit, cursor }, requestId, span }) => {
+    ({ query: { limit, cursor }, requestId, span }) => {
+      const respond = (page: Page | Failure): Response => {
+        if (!("events" in page)) throw problemOf(page);
+        return jsonTextResponse(200, textOf(page, limit), requestId);
+      };
       // One event more than the page holds shows whether there is a next page.
-      const listNotBefore = async (moment: number) =>
-        cluster.listEvents(cursor ?? null, limit + 1, moment, span);
-      let list = await listNotBefore(cache.forgottenUntil);
-      // During the call the cache may have learned and forgotten a newer version than the list has.
-      if ("events" in list && list.asOf < cache.forgottenUntil) list = await listNotBefore(PRIMARY_ONLY);
-      if (!("events" in list)) throw problemOf(list);
-      // The cache may know a newer version than a replica's list.
-      const items = list.events.slice(0, limit).map((event) => cache.newest(event));
-      const last = items.at(-1);
-      const nextCursor = list.events.length > limit && last !== undefined ? cursorOf(last.id) : null;
-      return jsonResponse(200, { items, nextCursor }, requestId);
+      const page = pages.read(cursor ?? null, limit + 1, span);
+      return page instanceof Promise ? page.then(respond) : respond(page);
     },
   );
 
@@ -80,8 +117,12 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       description: "Availability is advisory; a booking alone decides.",
       tag: "events",
       id: eventId,
-      headers: z.object({ "if-none-match": z.string().optional() }),
-      responses: { 200: theEvent, 304: { description: "The event is as you have it.", schema: null } },
+      headers: ifNoneMatchHeaders,
+      responses: {
+        200: { ...theEvent, headers: ["etag", "cache-control", "cache-status"] },
+        304: { description: "The event is as you have it.", schema: null, headers: ["etag"] },
+      },
+      refusals: ["event_not_found", "shard_unavailable"],
     },
     (request) => {
       const read = cache.read(request.id, request.span);
@@ -98,13 +139,24 @@ export function addEventRoutes(routes: Routes, { cluster, cache, clock }: EventP
       summary: "Change an event",
       tag: "events",
       id: eventId,
+      headers: ifMatchHeaders,
       body: eventChanges,
-      responses: { 200: theEvent },
+      responses: { 200: { ...theEvent, headers: ["etag"] } },
+      refusals: [
+        "event_not_found",
+        "below_sold",
+        "version_mismatch",
+        "precondition_required",
+        "outcome_unknown",
+      ],
     },
     ["organizer"],
-    async ({ id, body, requestId, span }) => {
-      const result = await cluster.changeEvent({ id, changes: body }, span);
-      return jsonResponse(200, savedEvent(id, result), requestId);
+    async ({ incoming, id, body, requestId, span }) => {
+      const ifMatch = incoming.headers["if-match"];
+      const versions = versionsIn(ifMatch);
+      if (ifMatch === undefined && ifMatchRequired) throw NO_PRECONDITION;
+      const event = savedEvent(id, await cluster.changeEvent({ id, changes: body, versions }, span));
+      return jsonResponse(200, event, requestId, { etag: etagOf(event) });
     },
   );
 }
@@ -123,7 +175,7 @@ function readResponse(
     "cache-status": CACHE_STATUS[tier],
     "x-request-id": requestId,
   };
-  if (matches(incoming.headers["if-none-match"], event.etag))
+  if (isKnown(incoming.headers["if-none-match"], event.etag))
     return new Response(null, { status: 304, headers });
   headers["content-type"] = JSON_TYPE;
   headers["content-length"] = event.body.bytes;
@@ -135,14 +187,6 @@ const CACHE_STATUS = {
   redis: "onsale; hit; detail=redis",
   shard: "onsale; fwd=miss",
 } as const satisfies Record<CachedRead["tier"], string>;
-
-/** If-None-Match, by weak comparison (RFC 9110 §13.1.2). */
-function matches(ifNoneMatch: string | undefined, etag: string): boolean {
-  if (ifNoneMatch === undefined) return false;
-  if (ifNoneMatch === etag || ifNoneMatch.trim() === "*") return true;
-  const opaque = etag.replace(/^W\//, "");
-  return ifNoneMatch.split(",").some((candidate) => candidate.trim().replace(/^W\//, "") === opaque);
-}
 
 function savedEvent(id: EventId, result: EventResult): Event {
   if (result.outcome === "saved") return result.snapshot.event;

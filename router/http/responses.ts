@@ -17,7 +17,16 @@ export function jsonResponse(
   requestId: string,
   headers: ResponseHeaders = {},
 ): Response {
-  return new Response(JSON.stringify(value), {
+  return jsonTextResponse(status, JSON.stringify(value), requestId, headers);
+}
+
+export function jsonTextResponse(
+  status: number,
+  text: string,
+  requestId: string,
+  headers: ResponseHeaders = {},
+): Response {
+  return new Response(text, {
     status,
     headers: { "x-request-id": requestId, "content-type": JSON_TYPE, ...headers },
   });

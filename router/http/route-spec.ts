@@ -1,6 +1,7 @@
 /** The description of a route. The same schemas document the route and check its requests. */
 import type { RouteConfig } from "@hono/zod-openapi";
 import type { z } from "zod";
+import { type ProblemCode, PROBLEMS } from "./problems.ts";
 import { type IdKind, problemSchema } from "./schemas.ts";
 
 export interface RouteSpec<Id, Query, Body> {
@@ -17,8 +18,32 @@ export interface RouteSpec<Id, Query, Body> {
   /** For the document only; the handler checks them. */
   readonly headers?: z.ZodObject;
   /** The successful responses by status; `schema` is null when the response has no body. */
-  readonly responses: Readonly<Record<number, { description: string; schema: z.ZodType | null }>>;
+  readonly responses: Readonly<Record<number, SuccessSpec>>;
+  /** What only this route refuses; what all routes of its kind refuse is added. */
+  readonly refusals: readonly ProblemCode[];
 }
+
+interface SuccessSpec {
+  readonly description: string;
+  readonly schema: z.ZodType | null;
+  /** Beside `X-Request-Id`. */
+  readonly headers?: readonly (keyof typeof HEADERS)[];
+}
+
+const HEADERS = {
+  "cache-control": { schema: { type: "string" as const }, example: "public, max-age=1" },
+  "cache-status": { schema: { type: "string" as const }, example: "onsale; hit; detail=memory" },
+  etag: { schema: { type: "string" as const, pattern: '^"[0-9]+"$' }, example: '"7"' },
+  location: {
+    schema: { type: "string" as const, format: "uri-reference" },
+    example: "/v1/events/01a20409-0c00-7c2b-af63-0abca586c6cb",
+  },
+  "retry-after": { schema: { type: "integer" as const, minimum: 1 }, example: 1 },
+  "x-request-id": {
+    schema: { type: "string" as const, pattern: "^[A-Za-z0-9._-]{1,64}$" },
+    example: "828f3e16-5b48-4",
+  },
+};
 
 /** A secured route needs a bearer token. */
 export function openApiOf<Id, Query, Body>(
@@ -27,9 +52,13 @@ export function openApiOf<Id, Query, Body>(
 ): RouteConfig {
   const { id, query, headers, body, description } = spec;
   const json = (schema: z.ZodType) => ({ "application/json": { schema } });
-  const responses = Object.entries(spec.responses).map(([status, { description: text, schema }]) => [
+  const responses = Object.entries(spec.responses).map(([status, response]) => [
     status,
-    schema === null ? { description: text } : { description: text, content: json(schema) },
+    {
+      description: response.description,
+      headers: headersOf(["x-request-id", ...(response.headers ?? [])]),
+      ...(response.schema && { content: json(response.schema) }),
+    },
   ]);
   return {
     method: spec.method,
@@ -44,15 +73,50 @@ export function openApiOf<Id, Query, Body>(
       ...(headers && { headers }),
       ...(body && { body: { content: json(body), required: !body.safeParse(undefined).success } }),
     },
-    responses: { ...Object.fromEntries(responses), default: PROBLEM_RESPONSE },
+    responses: {
+      ...refusalsOf(spec, isSecured),
+      ...Object.fromEntries(responses),
+      default: problem("Refused; `code` says why."),
+    },
   };
 }
 
-const PROBLEM_RESPONSE = {
-  description: "Refused; `code` says why.",
-  headers: {
-    "X-Request-Id": { schema: { type: "string" as const } },
-    "Retry-After": { schema: { type: "integer" as const } },
-  },
-  content: { "application/problem+json": { schema: problemSchema } },
-};
+/** One response per status, which names its codes. */
+function refusalsOf<Id, Query, Body>(
+  spec: RouteSpec<Id, Query, Body>,
+  isSecured: boolean,
+): RouteConfig["responses"] {
+  const codes: ProblemCode[] = [
+    "invalid_request",
+    "overloaded",
+    "shard_unavailable",
+    "internal",
+    ...spec.refusals,
+  ];
+  if (isSecured) codes.push("unauthenticated", "forbidden");
+  if (isSecured && spec.method !== "get") codes.push("rate_limited");
+  if (spec.body) codes.push("body_too_large", "unsupported_media_type");
+  const byStatus = Map.groupBy(new Set(codes), (code) => PROBLEMS[code].status);
+  return Object.fromEntries(
+    [...byStatus].map(([status, all]) => {
+      const waits: readonly (keyof typeof HEADERS)[] =
+        status === 503 || status === 429 ? ["retry-after"] : [];
+      return [
+        String(status),
+        problem(all.map((code) => `\`${code}\`: ${PROBLEMS[code].title}`).join(" "), waits),
+      ];
+    }),
+  );
+}
+
+function problem(description: string, headers: readonly (keyof typeof HEADERS)[] = []) {
+  return {
+    description,
+    headers: headersOf(["x-request-id", ...headers]),
+    content: { "application/problem+json": { schema: problemSchema } },
+  };
+}
+
+function headersOf(names: readonly (keyof typeof HEADERS)[]) {
+  return Object.fromEntries(names.map((name) => [name, HEADERS[name]]));
+}

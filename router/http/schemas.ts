@@ -6,28 +6,45 @@ import { EVENT_STATUSES } from "../../shared/domain/events.ts";
 import { LIMITS } from "../../shared/domain/limits.ts";
 import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
-const VISIBLE = /^[^\p{Cc}\p{Cs}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}]*$/u;
+/** Written so that JavaScript, Python and Rust read it alike: tools make text of it. */
+const CONTROLS = "\\u0000-\\u001f\\u007f-\\u009f";
+/** Spaces, format characters, fillers, and what only one's own font knows. */
+const INVISIBLE =
+  " \\u00a0\\u00ad\\u034f\\u061c\\u115f\\u1160\\u1680\\u17b4\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f" +
+  "\\u205f-\\u206f\\u2800\\u3000\\u3164\\ue000-\\uf8ff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\uffff\u{e0000}-\u{10ffff}";
+/** The first two parts have no character in common, so there is one way to read a text, and the time for it is linear. */
+const VISIBLE = `^[${INVISIBLE}]*[^${CONTROLS}${INVISIBLE}][^${CONTROLS}]*$`;
+const visible = new RegExp(VISIBLE, "u");
 
-/** Text for people: no control characters, and at least one character to see. */
+/** Text for people: no control characters, and at least one character to see. JSON Schema and PostgreSQL count code points. */
 const text = z
   .string()
-  .min(1)
-  .max(LIMITS.nameCharactersMax)
-  .regex(VISIBLE, "must be visible text without control characters")
-  .openapi({ pattern: VISIBLE.source });
+  .refine(
+    (value) =>
+      value.length <= 2 * LIMITS.nameCharactersMax && Array.from(value).length <= LIMITS.nameCharactersMax,
+    { message: `must have at most ${LIMITS.nameCharactersMax} characters`, abort: true },
+  )
+  .refine(
+    (value) => visible.test(value) && value.isWellFormed(),
+    "must be visible text without control characters",
+  )
+  .openapi({ minLength: 1, maxLength: LIMITS.nameCharactersMax, pattern: VISIBLE, example: "First night" });
 
 /** RFC 3339 with an offset, in years that both PostgreSQL and JavaScript know. Parsing makes it canonical UTC. */
-const time = z.iso.datetime({ offset: true }).transform((value, context) => {
-  const utc = new Date(value);
-  const year = utc.getUTCFullYear();
-  if (year >= 1 && year <= 9999) return utc.toISOString();
-  context.addIssue({ code: "custom", message: "must be a time of the years 1 to 9999 in UTC" });
-  return z.NEVER;
-});
+const time = z.iso
+  .datetime({ offset: true })
+  .transform((value, context) => {
+    const utc = new Date(value);
+    const year = utc.getUTCFullYear();
+    if (year >= 1 && year <= 9999) return utc.toISOString();
+    context.addIssue({ code: "custom", message: "must be a time of the years 1 to 9999 in UTC" });
+    return z.NEVER;
+  })
+  .openapi({ format: "date-time", example: "2030-06-01T20:00:00Z" });
 
-const totalTickets = z.int().min(1).max(LIMITS.ticketsPerEventMax);
-const maxPerUser = z.int().min(1).max(LIMITS.ticketsPerBookingMax);
-const quantity = z.int().min(1).max(LIMITS.ticketsPerBookingMax);
+const totalTickets = z.int().min(1).max(LIMITS.ticketsPerEventMax).openapi({ example: 500 });
+const maxPerUser = z.int().min(1).max(LIMITS.ticketsPerBookingMax).openapi({ example: 2 });
+const quantity = z.int().min(1).max(LIMITS.ticketsPerBookingMax).openapi({ example: 2 });
 
 export const eventBody = z
   .strictObject({
@@ -74,14 +91,20 @@ export interface IdKind<Id> {
   /** Returns the canonical id, or undefined when `text` is no id. */
   readonly parse: (text: string) => Id | undefined;
 }
-const params = z.object({ id: z.uuid() });
+/** Every version of UUID is an id: one that onsale did not make names nothing. */
+const uuid = z.string().openapi({
+  format: "uuid",
+  pattern: "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
+  example: "01a20409-0c00-7c2b-af63-0abca586c6cb",
+});
+const params = z.object({ id: uuid });
 export const eventId: IdKind<EventId> = { params, parse: parseEventId };
 export const bookingId: IdKind<BookingId> = { params, parse: parseBookingId };
 
 /** A cursor is the id of the last event of the previous page, so new events do not move a page. */
-const cursor = z.string().transform((value, context) => {
-  const id = parseEventId(Buffer.from(value, "base64url").toString());
-  if (id !== undefined && cursorOf(id) === value) return id;
+const cursor = uuid.transform((value, context) => {
+  const id = parseEventId(value);
+  if (id !== undefined) return id;
   context.addIssue({ code: "custom", message: "must be a nextCursor of an earlier answer" });
   return z.NEVER;
 });
@@ -92,45 +115,68 @@ export const listQuery = z.strictObject({
     .transform(Number)
     .pipe(z.number().min(1).max(LIMITS.pageItemsMax))
     .default(LIMITS.pageItemsDefault)
-    .openapi({ type: "integer", minimum: 1, maximum: LIMITS.pageItemsMax }),
+    .openapi({ type: "integer", minimum: 1, maximum: LIMITS.pageItemsMax, example: 20 }),
   cursor: cursor.optional(),
 });
 
-export function cursorOf(eventId: string): string {
-  return Buffer.from(eventId).toString("base64url");
-}
+/** Header fields of requests, for the document; what reads them checks them. */
+export const keyHeaders = z.object({
+  "idempotency-key": z.string().optional().openapi({
+    description: "A request that is sent again under its key gets the result of the first one.",
+    pattern: "^[!-~]([ -~]{0,126}[!-~])?$",
+    minLength: 1,
+    maxLength: 128,
+    example: "order-17",
+  }),
+});
+export const ifMatchHeaders = z.object({
+  "if-match": z.string().optional().openapi({
+    description: "The change is made only when the newest version is one of these (RFC 9110 §13.1.1).",
+    pattern: '^([*]|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
+    example: '"7"',
+  }),
+});
+export const ifNoneMatchHeaders = z.object({
+  "if-none-match": z
+    .string()
+    .optional()
+    .openapi({ description: "ETags that the client has.", example: '"7"' }),
+});
 
-const timeOut = z.iso.datetime();
+const timeOut = z.iso.datetime().openapi({ example: "2030-06-01T20:00:00.000Z" });
 export const eventSchema = z
   .object({
-    id: z.uuid(),
-    name: z.string(),
-    venue: z.string().nullable(),
+    id: uuid,
+    name: z.string().openapi({ example: "First night" }),
+    venue: z.string().nullable().openapi({ example: "Great Hall" }),
     startsAt: timeOut,
     salesStartAt: timeOut.nullable(),
     salesEndAt: timeOut.nullable(),
     status: z.enum(EVENT_STATUSES),
-    totalTickets: z.int(),
+    totalTickets,
     availableTickets: z
       .int()
+      .min(0)
+      .max(LIMITS.ticketsPerEventMax)
       .describe(
         "Advisory: usually under a second old, and about a second more after a hold has ended. A booking alone decides.",
-      ),
-    maxPerUser: z.int(),
-    version: z.int(),
+      )
+      .openapi({ example: 498 }),
+    maxPerUser,
+    version: z.int().min(1).openapi({ example: 7 }),
     createdAt: timeOut,
     updatedAt: timeOut,
   })
   .meta({ id: "Event" });
 export const eventListSchema = z
-  .object({ items: z.array(eventSchema), nextCursor: z.string().nullable() })
+  .object({ items: z.array(eventSchema).max(LIMITS.pageItemsMax), nextCursor: uuid.nullable() })
   .meta({ id: "EventList" });
 export const bookingSchema = z
   .object({
-    id: z.uuid(),
-    eventId: z.uuid(),
-    userId: z.string(),
-    quantity: z.int(),
+    id: uuid,
+    eventId: uuid,
+    userId: z.string().min(1).openapi({ example: "ada" }),
+    quantity,
     status: z.enum(BOOKING_STATUSES),
     expiresAt: timeOut
       .nullable()
@@ -142,13 +188,13 @@ export const bookingSchema = z
 
 export const problemSchema = z
   .object({
-    type: z.string(),
-    title: z.string(),
-    status: z.int(),
-    detail: z.string(),
+    type: z.string().openapi({ example: "urn:onsale:problem:sold_out" }),
+    title: z.string().openapi({ example: PROBLEMS.sold_out.title }),
+    status: z.int().min(400).max(599).openapi({ example: PROBLEMS.sold_out.status }),
+    detail: z.string().openapi({ example: "Every ticket of the event is sold or held." }),
     code: z.enum(Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]]),
-    requestId: z.string(),
-    traceId: z.string().optional(),
+    requestId: z.string().openapi({ example: "828f3e16-5b48-4" }),
+    traceId: z.string().optional().openapi({ example: "4bf92f3577b34da6a3ce929d0e0e4736" }),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
     availableTickets: z.int().optional(),
     maxPerUser: z.int().optional(),

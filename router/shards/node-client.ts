@@ -38,9 +38,12 @@ export class CallError extends Error {
 const BREAKER_FAILURES = 3;
 const BREAKER_OPEN_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 1_000;
-/** Calls that are not coalesced (lists, event changes): how many may run, and how many may wait. */
-const DIRECT_CALLS_MAX = 16;
-const DIRECT_WAITING_MAX = 200;
+/**
+ * Calls that are not coalesced: how many of each kind may run, and how many may wait. Anybody may list, so lists have places
+ * of their own and few of them: they must not take an organizer's, nor the node's time from bookings.
+ */
+const DIRECT_MAX = { list: { calls: 4, waiting: 200 }, change: { calls: 16, waiting: 200 } };
+export type DirectKind = keyof typeof DIRECT_MAX;
 
 const NEVER_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"]);
 
@@ -66,7 +69,10 @@ export class NodeClient {
     halfOpenAfter: BREAKER_OPEN_MS,
     breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
   });
-  readonly #bulkhead = bulkhead(DIRECT_CALLS_MAX, DIRECT_WAITING_MAX);
+  readonly #bulkheads = {
+    list: bulkhead(DIRECT_MAX.list.calls, DIRECT_MAX.list.waiting),
+    change: bulkhead(DIRECT_MAX.change.calls, DIRECT_MAX.change.waiting),
+  } satisfies Record<DirectKind, unknown>;
   readonly #understanding: Outage;
 
   constructor(url: string, internalToken: string, connections: number, log: Log) {
@@ -77,7 +83,7 @@ export class NodeClient {
       [RPC_VERSION_HEADER]: RPC_VERSION,
     };
     this.#pool = new Pool(new URL(url).origin, {
-      connections: connections + DIRECT_CALLS_MAX,
+      connections: connections + DIRECT_MAX.list.calls + DIRECT_MAX.change.calls,
       connect: { timeout: CONNECT_TIMEOUT_MS },
       keepAliveTimeout: 30_000,
     });
@@ -108,9 +114,9 @@ export class NodeClient {
   }
 
   /** The same for calls that the caller does not bound. */
-  async direct<Answer>(call: Call<Answer>): Promise<Answer> {
+  async direct<Answer>(kind: DirectKind, call: Call<Answer>): Promise<Answer> {
     try {
-      return await this.#bulkhead.execute(async () => this.call(call));
+      return await this.#bulkheads[kind].execute(async () => this.call(call));
     } catch (error) {
       if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
       throw error;

@@ -37,7 +37,7 @@ import {
   type Outgoing,
   type Sender,
 } from "./coalescer.ts";
-import { type Call, CallError, type NodeClient } from "./node-client.ts";
+import { type Call, CallError, type DirectKind, type NodeClient } from "./node-client.ts";
 
 export interface ShardLimits extends CoalescerLimits {
   /** Commands of a user for an event that may be under way. */
@@ -62,6 +62,7 @@ export interface ShardObserver {
 }
 
 const ATTEMPTS = 2;
+const UNAVAILABLE = { outcome: "shard_unavailable" } as const satisfies Failure;
 /** JSON has no infinity, and a node allows far less than this. */
 const AGE_MAX_MS = 60_000;
 
@@ -156,7 +157,8 @@ export class ShardClient {
     // The list must hold what was created or changed here (C1).
     const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
     const list = { path: RPC.list, body: { before, limit, maxAgeMs }, answer: listAnswerSchema };
-    return this.#direct(list, this.#options.readDeadlineMs, span);
+    const { answer } = await this.#direct("list", list, this.#options.readDeadlineMs, span);
+    return answer ?? UNAVAILABLE;
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -170,12 +172,13 @@ export class ShardClient {
   async #saveEvent(path: string, request: unknown, span: Span | undefined): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
     const save = { path, body: request, answer: eventAnswerSchema };
-    const result = await this.#direct(save, this.#options.commandDeadlineMs, span);
+    const { answer, lost } = await this.#direct("change", save, this.#options.commandDeadlineMs, span);
+    const result = answer ?? UNAVAILABLE;
     if ("snapshot" in result) {
       this.#options.learned([result.snapshot], askedAt);
       this.#savedAt = this.#options.clock.elapsed();
     }
-    return result;
+    return lost ? afterLostTry(result) : result;
   }
 
   async #sendCommands(
@@ -260,23 +263,22 @@ export class ShardClient {
 
   /** One call that is not coalesced. Reads and saves of events may be repeated, so it is. */
   async #direct<Answer>(
+    kind: DirectKind,
     call: Omit<Call<Answer>, "timeoutMs">,
     deadlineMs: number,
     span: Span | undefined,
-  ): Promise<Answer | Failure> {
+  ): Promise<{ answer: Answer | Failure | undefined; lost: boolean }> {
     try {
       const always = (): boolean => true;
-      const { answer, lost } = await this.#tried(this.#in(deadlineMs), always, (node, timeoutMs) =>
+      return await this.#tried(this.#in(deadlineMs), always, (node, timeoutMs) =>
         inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
-          node.direct({ ...call, timeoutMs, span: callSpan }),
+          node.direct(kind, { ...call, timeoutMs, span: callSpan }),
         ),
       );
-      if (answer !== undefined) return answer;
-      return { outcome: lost && call.path !== RPC.list ? "outcome_unknown" : "shard_unavailable" };
     } catch (error) {
       if (!(error instanceof CallError)) throw error;
       this.#options.observer.shed("node_busy");
-      return { outcome: "overloaded" };
+      return { answer: { outcome: "overloaded" }, lost: false };
     }
   }
 
@@ -299,7 +301,7 @@ export class ShardClient {
   /**
    * Asks one node after the other until an answer is `final` or nothing is left to try; then the last answer counts.
    * `lost` is true when a call went without an answer and so may have taken effect; `ask` hears whether one before it did.
-   * Throws CallError `busy`.
+   * Throws CallError `busy` when none was sent.
    */
   async #tried<Answer>(
     deadline: number,
@@ -315,7 +317,7 @@ export class ShardClient {
         answer = await ask(node, timeoutMs, lost);
         if (final(answer)) break;
       } catch (error) {
-        if (!(error instanceof CallError) || error.kind === "busy") throw error;
+        if (!(error instanceof CallError) || (error.kind === "busy" && !lost)) throw error;
         lost ||= error.kind === "unanswered";
       }
     }

@@ -25,8 +25,11 @@ import type { Database, Statement } from "../../shared/database/database.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
-const CREATE_EVENT = bounded("create-event", "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
-const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6)");
+const CREATE_EVENT = bounded(
+  "create-event",
+  "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+);
+const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6, $7)");
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -92,7 +95,7 @@ export class BookingStore {
     return (await decideBatch(this.#others, [], [], events, {})).snapshots;
   }
 
-  /** Creates an event. A second request with the same id gets the event that the first one created. */
+  /** Creates an event. A second request with the same id or claim gets the event that the first one created. */
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
     const values = [
       request.id,
@@ -105,12 +108,19 @@ export class BookingStore {
       request.totalTickets,
       request.maxPerUser,
       new Date(timeOf(request.id)),
+      request.claim?.organizer,
+      request.claim?.key,
+      request.claim?.content,
     ];
     return this.#saveEvent(CREATE_EVENT, values, span);
   }
 
-  /** Changes the given fields of an event. */
-  async changeEvent({ id, changes }: ChangeEventRequest, at?: Date, span?: Span): Promise<EventResult> {
+  /** Changes the given fields of an event, if it has one of `versions`. */
+  async changeEvent(
+    { id, changes, versions }: ChangeEventRequest,
+    at?: Date,
+    span?: Span,
+  ): Promise<EventResult> {
     const columns = {
       name: changes.name,
       venue: changes.venue,
@@ -121,7 +131,8 @@ export class BookingStore {
       max_per_user: changes.maxPerUser,
       status: changes.status,
     };
-    return this.#saveEvent(CHANGE_EVENT, [id, slotOf(id), JSON.stringify(columns), at ?? null], span);
+    const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions];
+    return this.#saveEvent(CHANGE_EVENT, values, span);
   }
 
   async readEvents(ids: readonly EventId[], span?: Span): Promise<ReadResult<Snapshot>[]> {

@@ -32,12 +32,16 @@ export type Failure = Readonly<z.infer<typeof failureSchema>>;
 
 export type CommandResult = Decision | Failure;
 
-const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
+const MAY_CHANGE: ReadonlySet<string> = new Set([
   "sold_out",
   "insufficient_tickets",
   "user_limit_exceeded",
   "sales_not_open",
   "hold_expired",
+  "below_sold",
+  "invalid_sales_window",
+  // The lost try itself may have made the newer version.
+  "version_mismatch",
   "overloaded",
   "rate_limited",
   "shard_unavailable",
@@ -47,6 +51,6 @@ const MAY_CHANGE: ReadonlySet<CommandResult["outcome"]> = new Set([
  * The result of a second try when the shard may still decide the lost first try. A refusal becomes `outcome_unknown`, because
  * the first try may yet succeed (F1).
  */
-export function afterLostTry(result: CommandResult): CommandResult {
+export function afterLostTry<Result extends { readonly outcome: string }>(result: Result): Result | Failure {
   return MAY_CHANGE.has(result.outcome) ? { outcome: "outcome_unknown" } : result;
 }

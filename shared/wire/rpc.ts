@@ -144,6 +144,8 @@ export const createEventRequestSchema = z.object({
   salesEndAt: time.nullable(),
   totalTickets: z.number().int(),
   maxPerUser: z.number().int(),
+  /** The organizer's Idempotency-Key. `content` is a digest of the request: under one key it must be one (B12). */
+  claim: z.object({ organizer: z.string(), key: z.string(), content: z.string() }).optional(),
 });
 export type CreateEventRequest = z.infer<typeof createEventRequestSchema>;
 
@@ -159,15 +161,21 @@ export const changeEventRequestSchema = z.object({
     maxPerUser: z.number().int().optional(),
     status: z.enum(EVENT_STATUSES).optional(),
   }),
+  /** The event must have one of them. Without it, every version will do. */
+  versions: z.array(z.number().int()).optional(),
 });
 export type ChangeEventRequest = z.infer<typeof changeEventRequestSchema>;
 
 /** The answer when an event is created or changed. */
 export const eventAnswerSchema = z.discriminatedUnion("outcome", [
+  /** Of a key that was used before, the event that it created. */
   z.object({ outcome: z.literal("saved"), snapshot: snapshotSchema }),
-  /** A snapshot too, because the node may have ended holds that were due. */
-  z.object({ outcome: z.enum(["below_sold", "invalid_sales_window"]), snapshot: snapshotSchema }),
-  z.object({ outcome: z.enum(["event_not_found", "wrong_shard"]) }),
+  /** A snapshot too: the node may have ended holds that were due, and a client with an old version asks for the newest. */
+  z.object({
+    outcome: z.enum(["below_sold", "invalid_sales_window", "version_mismatch"]),
+    snapshot: snapshotSchema,
+  }),
+  z.object({ outcome: z.enum(["event_not_found", "idempotency_key_reused", "wrong_shard"]) }),
   failureSchema,
 ]);
 export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;

@@ -1,11 +1,9 @@
 import { connect } from "node:net";
 import { createHmac, generateKeyPairSync, sign } from "node:crypto";
 import { text } from "node:stream/consumers";
-import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PROBLEMS, type ProblemCode } from "../../router/http/problems.ts";
 import type { Event } from "../../shared/domain/events.ts";
-import { audit } from "../../audit/audit.ts";
 import {
   type Answer,
   type Client,
@@ -365,82 +363,4 @@ test("F2 S2: a user who writes faster than the limit is told to slow down", asyn
   if (refused !== undefined) expectProblem(refused, "rate_limited");
   expect(refused?.headers.get("retry-after")).toBe("1");
   expect((await cluster.client(limited).book(event.id, "patient")).status).toBe(201);
-});
-
-const anyMethod = fc.constantFrom("GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS");
-const anyId = fc.oneof(fc.uuid(), fc.constant("EVENT"), fc.string({ maxLength: 50 }).map(encodeURIComponent));
-const anyPath = fc.oneof(
-  fc
-    .tuple(
-      fc.constantFrom("/v1/events/", "/v1/bookings/", "/"),
-      anyId,
-      fc.constantFrom("", "/bookings", "/holds", "/confirm", "/x"),
-    )
-    .map((parts) => parts.join("")),
-  fc
-    .record({ limit: fc.string({ maxLength: 5 }), cursor: fc.base64String({ maxLength: 60 }) })
-    .map((query) => `/v1/events?${new URLSearchParams(query).toString()}`),
-);
-const nearlyValidBody = fc.record(
-  {
-    quantity: fc.oneof(fc.integer(), fc.double(), fc.string(), fc.constant(1)),
-    ttlSeconds: fc.oneof(fc.integer(), fc.constant(5)),
-    name: fc.string({ unit: "binary", maxLength: 250 }),
-    venue: fc.oneof(fc.string({ unit: "binary" }), fc.constant(null)),
-    startsAt: fc.oneof(
-      fc.date({ noInvalidDate: true }).map((date) => date.toISOString()),
-      fc.string(),
-    ),
-    salesStartAt: fc.oneof(
-      fc.constant(null),
-      fc.date({ noInvalidDate: true }).map((date) => date.toISOString()),
-    ),
-    totalTickets: fc.oneof(fc.integer(), fc.constant(3)),
-    maxPerUser: fc.oneof(fc.integer(), fc.constant(2)),
-    status: fc.oneof(fc.string(), fc.constantFrom("on_sale", "paused", "closed")),
-  },
-  { requiredKeys: [] },
-);
-const anyBody = fc.oneof(
-  fc.constant(undefined),
-  fc.json(),
-  fc.string(),
-  nearlyValidBody.map((body) => JSON.stringify(body)),
-);
-const anyHeaders = fc.record(
-  {
-    "content-type": fc.constantFrom("application/json", "text/plain", "application/json; charset=utf-8", "x"),
-    "idempotency-key": fc.string({ maxLength: 140 }).filter((key) => /^[\x20-\x7e]*$/.test(key)),
-    "if-none-match": fc.string({ maxLength: 20 }).filter((tag) => /^[\x20-\x7e]*$/.test(tag)),
-    "x-request-id": fc.string({ maxLength: 80 }).filter((id) => /^[\x20-\x7e]*$/.test(id)),
-  },
-  { requiredKeys: [] },
-);
-const anyCaller = fc.constantFrom("buyer", "organizer", "operator", undefined);
-
-// A failing run prints its seed; TEST_SEED=<seed> npx vitest run test/cluster/bad-input runs it again.
-test("S2: no input yields a 500, and everything refused is in the catalogue", async () => {
-  const seed = Number(process.env["TEST_SEED"] ?? Date.now() % 2 ** 31);
-  await fc.assert(
-    fc.asyncProperty(
-      anyMethod,
-      anyPath,
-      anyBody,
-      anyHeaders,
-      anyCaller,
-      async (method, path, body, headers, role) => {
-        const answer = await client.send(method, path.replace("EVENT", event.id), {
-          headers,
-          ...(role === undefined ? {} : { as: "fuzzer", role }),
-          ...(body === undefined || method === "GET" || method === "HEAD" ? {} : { body }),
-        });
-        expect(answer.status).toBeLessThan(500);
-        expect(answer.headers.get("x-request-id")).toMatch(/^[A-Za-z0-9._-]{1,64}$/);
-        const catalogued = method === "HEAD" || (answer.body?.code ?? "") in PROBLEMS;
-        expect([answer.status, answer.status < 400 || catalogued]).toEqual([answer.status, true]);
-      },
-    ),
-    { numRuns: 3_000, seed },
-  );
-  expect((await audit(cluster.catalogUrl)).violations).toEqual([]);
 });

@@ -1,6 +1,8 @@
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
+import type { Event } from "../../shared/domain/events.ts";
+import { newEventId } from "../../shared/domain/ids.ts";
+import { PATIENT, startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 
 describe("without Redis", () => {
@@ -25,6 +27,42 @@ describe("without Redis", () => {
       });
     }
   });
+});
+
+test("C8 C1: while 300 strangers list, organizers create and change events, and see them in the list at once", async () => {
+  await using cluster = await startTestCluster({ env: PATIENT });
+  const client = cluster.client();
+  let ended = false;
+  const strangers = Array.from({ length: 300 }, async () => {
+    while (!ended) {
+      // A page that nobody has asked for before, so memory cannot answer it.
+      const cursor = newEventId(Date.now());
+      const { status } = await client.send("GET", `/v1/events?limit=100&cursor=${cursor}`);
+      expect([200, 503]).toContain(status);
+    }
+  });
+  try {
+    for (let round = 0; round < 3; round += 1) {
+      // createEvent() throws when the answer is not 201.
+      const { id } = await client.createEvent();
+      const changed = await client.send("PATCH", `/v1/events/${id}`, {
+        as: "the-organizer",
+        role: "organizer",
+        body: { name: `changed ${round}` },
+      });
+      expect(changed.status).toBe(200);
+      // The list has to wait for a place among those of the strangers, and is refused when there is none.
+      let items: Event[] | undefined;
+      await eventually("the list is answered", async () => {
+        ({ items } = (await client.send<{ items?: Event[] }>("GET", "/v1/events?limit=1")).body);
+        return items !== undefined;
+      });
+      expect(items).toEqual([changed.body]);
+    }
+  } finally {
+    ended = true;
+    await Promise.all(strangers);
+  }
 });
 
 describe.skipIf(testRedisUrl() === null)("with Redis", () => {

@@ -178,7 +178,7 @@ test("R5: a node refuses by name a router of another version, and one that names
     expect([answer.status, answer.headers.get(RPC_VERSION_HEADER), await answer.json()]).toEqual([
       400,
       RPC_VERSION,
-      { error: `this node speaks RPC 2; the router ${spoken}` },
+      { error: `this node speaks RPC ${RPC_VERSION}; the router ${spoken}` },
     ]);
   }
   expect((await client.readEvent(id)).availableTickets).toBe(100);

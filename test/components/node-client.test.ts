@@ -80,12 +80,13 @@ test.for<[string, z.ZodType, object]>([
 });
 
 test("R5: a node that speaks another version has done nothing, and the log says so once", async () => {
-  await using given = await givenNode(() => ({ ...json({ error: "no" }, "3"), status: 400 }));
+  await using given = await givenNode(() => ({ ...json({ error: "no" }, "1"), status: 400 }));
 
   for (let call = 0; call < 2; call += 1)
     await expect(given.client.call(COMMANDS)).rejects.toMatchObject({ kind: "unsent" });
 
-  expect(given.warnings).toEqual([expect.stringContaining("this router speaks RPC 2; the node spoke 3")]);
+  const said = `this router speaks RPC ${RPC_VERSION}; the node spoke 1`;
+  expect(given.warnings).toEqual([expect.stringContaining(said)]);
 });
 
 test("F1: nobody knows what became of a call that the node hung up on, or did not answer in time", async () => {
@@ -149,16 +150,18 @@ test("F3: a node that knows the map but whose database is away stays left alone"
   expect(given.client.open).toBe(false);
 });
 
-test("F2: calls that are not coalesced are bounded, and the surplus is refused without being sent", async () => {
+test("F2: calls that are not coalesced are bounded by kind, and the surplus is refused without being sent", async () => {
   const gate = Promise.withResolvers<Said>();
   await using given = await givenNode(() => gate.promise);
 
-  const calls = Array.from({ length: 217 }, async () => given.client.direct(COMMANDS));
+  const calls = Array.from({ length: 217 }, async () => given.client.direct("change", COMMANDS));
   await expect(calls.at(-1)).rejects.toMatchObject({ kind: "busy" });
-  await expect.poll(() => given.node.calls.length).toBe(16);
+  const lists = Array.from({ length: 205 }, async () => given.client.direct("list", COMMANDS));
+  await expect(lists.at(-1)).rejects.toMatchObject({ kind: "busy" });
+  await expect.poll(() => given.node.calls.length).toBe(16 + 4);
   gate.resolve(resultsOf([booked]));
 
-  expect(await Promise.all(calls.slice(0, -1))).toHaveLength(216);
+  expect(await Promise.all([...calls.slice(0, -1), ...lists.slice(0, -1)])).toHaveLength(216 + 204);
 });
 
 async function givenNode(answer: Parameters<typeof startFakeNode>[0]) {

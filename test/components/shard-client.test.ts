@@ -112,6 +112,19 @@ test("F1: a lost list is unavailable, and a lost change of an event is outcome_u
   expect(await given.shard.changeEvent({ id: ID, changes: {} })).toEqual({ outcome: "outcome_unknown" });
 });
 
+test("F1: a change that meets a newer version after a lost try may have made it, so it is outcome_unknown", async () => {
+  const mismatch = json({ outcome: "version_mismatch", snapshot: snapshot(2) });
+  await using lost = await givenShard(
+    () => "hang_up",
+    () => mismatch,
+  );
+  await using sure = await givenShard(() => mismatch);
+  const change = { id: ID, changes: {}, versions: [1] };
+
+  expect(await lost.shard.changeEvent(change)).toEqual({ outcome: "outcome_unknown" });
+  expect(await sure.shard.changeEvent(change)).toMatchObject({ outcome: "version_mismatch" });
+});
+
 test("C1: what a shard says of an event is learned, as of the moment at which it was asked", async () => {
   await using given = await givenShard((path) => {
     given.clock.time += 5;

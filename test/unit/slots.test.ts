@@ -4,12 +4,14 @@ import {
   newEventId,
   parseBookingId,
   parseEventId,
+  type IdempotencyKey,
   type ShardId,
   slotOfBooking,
   timeOf,
+  type UserId,
 } from "../../shared/domain/ids.ts";
 import { ownerOf } from "../../shared/domain/shard-map.ts";
-import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
+import { newEventIdFor, SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
 import { rangesOf, readShardMap } from "../../shared/wire/shard-map.ts";
 import { tally } from "../support/running-cluster.ts";
 
@@ -41,6 +43,21 @@ test("R1: a booking id is a UUIDv7 that carries its slot, for every slot", () =>
     expect(slotOfBooking(parseBookingId(id.toUpperCase()) ?? id)).toBe(slot);
     expect(timeOf(id as never)).toBe(1_795_000_000_000);
   }
+});
+
+test("R1 B12: all new event ids under an organizer's key are of one slot, which differs from key to key", () => {
+  const idOf = (key: string, nowMs: number) => newEventIdFor("ada" as UserId, key as IdempotencyKey, nowMs);
+  const first = idOf("the key", 1_795_000_000_000);
+  const later = idOf("the key", 1_795_000_000_001);
+
+  expect(first).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  expect(timeOf(first)).toBe(1_795_000_000_000);
+  expect(later > first).toBe(true);
+  // A golden value: another hash would look for a key's event on another shard.
+  expect([slotOf(first), slotOf(later)]).toEqual([3814, 3814]);
+  expect(
+    new Set(Array.from({ length: 20 }, (_, each) => slotOf(idOf(`key ${each}`, 0)))).size,
+  ).toBeGreaterThan(15);
 });
 
 test("R2: a map that leaves a slot without an owner, or gives it two, is refused", () => {

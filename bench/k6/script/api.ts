@@ -48,7 +48,7 @@ export class Api {
     const isSound =
       isEvent(body) &&
       body.id === id &&
-      etag === `W/"${body.version}"` &&
+      etag === `"${body.version}"` &&
       headers["Cache-Control"] === "public, max-age=1, stale-while-revalidate=5" &&
       headers["Cache-Status"] !== undefined;
     accept(answer, "read", "200 is the event, its version is the ETag, caches are told how long", isSound);

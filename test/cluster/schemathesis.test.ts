@@ -1,0 +1,69 @@
+/** schemathesis asks a cluster for what the OpenAPI document allows and forbids, and compares every answer with it. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { existsSync } from "node:fs";
+import { execa } from "execa";
+import { expect, test } from "vitest";
+import { startTestCluster, tokenOf } from "../support/running-cluster.ts";
+
+const program = (process.env["PATH"] ?? "")
+  .split(delimiter)
+  .map((folder) => join(folder, "schemathesis"))
+  .find((path) => existsSync(path));
+if (program === undefined) console.warn("SKIPPED: schemathesis (none on PATH)");
+
+/** Requests of each operation, whole and broken. All phases together take about a minute. */
+const EXAMPLES = "40";
+
+test.skipIf(program === undefined)(
+  "S2 A7: schemathesis, with all its checks, finds nothing",
+  async () => {
+    await using cluster = await startTestCluster();
+    const { id } = await cluster.client().createEvent({ totalTickets: 1_000 });
+    const folder = await mkdtemp(join(tmpdir(), "onsale-schemathesis-"));
+    const config = join(folder, "schemathesis.toml");
+    await writeFile(config, configuration(await tokenOf("buyer"), await tokenOf("o", "organizer"), id));
+    const seed = process.env["TEST_SEED"] ?? String(Math.trunc(Math.random() * 2 ** 31));
+    const location = `${cluster.client().url}/openapi.json`;
+    const options = `--checks all --max-examples ${EXAMPLES} --seed ${seed} --no-color`.split(" ");
+    const run = await execa(program ?? "", ["--config-file", config, "run", location, ...options], {
+      cwd: folder,
+      reject: false,
+      all: true,
+      timeout: 150_000,
+    });
+    await rm(folder, { recursive: true });
+    if (run.exitCode !== 0) console.log(`TEST_SEED=${seed}\n${run.all}`);
+    expect(run.exitCode).toBe(0);
+  },
+  180_000,
+);
+
+/** Each operation with the token of who may use it, and the refusals that a valid request may meet beside the usual ones. */
+function configuration(buyer: string, organizer: string, eventId: string): string {
+  return `
+[headers]
+Authorization = "Bearer ${buyer}"
+
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", "304", "404", "409", "412", "422"]
+# DELETE cancels a booking, and its owner can read it on.
+use_after_free.enabled = false
+
+[[operations]]
+include-name = "POST /v1/events"
+headers = { Authorization = "Bearer ${organizer}" }
+# No schema says that one time is before another.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "422"]
+
+[[operations]]
+include-name = "PATCH /v1/events/{id}"
+headers = { Authorization = "Bearer ${organizer}" }
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "412"]
+
+[[operations]]
+include-path = ["/v1/events/{id}/bookings", "/v1/events/{id}/holds"]
+parameters = { id = "${eventId}" }
+`;
+}
