@@ -47,7 +47,7 @@ create table slots_token (
 
 alter table bookings add constraint bookings_quantity_check CHECK (((quantity >= 1) AND (quantity <= 100)));
 alter table bookings add constraint bookings_status_check CHECK ((status = ANY (ARRAY['held'::text, 'confirmed'::text, 'cancelled'::text, 'expired'::text])));
-alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 64)));
+alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 255))) NOT VALID;
 alter table bookings add constraint holds_expire CHECK (((status <> ALL (ARRAY['held'::text, 'expired'::text])) OR (expires_at IS NOT NULL)));
 alter table bookings add constraint r1_id_carries_slot CHECK (((((get_byte(uuid_send(id), 6) % 16) * 256) + get_byte(uuid_send(id), 7)) = slot));
 alter table bookings add constraint bookings_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);

@@ -276,6 +276,17 @@ describe("bookings", () => {
     expect((await client.book(ABSENT, "b", 1)).body.code).toBe("event_not_found");
   });
 
+  test("B3 S1: a user is the same one in every spelling, with up to 255 characters", async () => {
+    const event = await client.createEvent({ maxPerUser: 1 });
+    const long = "x".repeat(255);
+
+    expect((await client.book(event.id, "Andr\u00e9")).status).toBe(201);
+    expect((await client.book(event.id, "Andre\u0301")).body.code).toBe("user_limit_exceeded");
+    const booked = await client.book(event.id, long);
+    expect(booked.body.userId).toBe(long);
+    expect((await client.readBooking(booked.body.id, long)).body).toEqual(booked.body);
+  });
+
   test("B4 B5: a key books once; the same request again is the same booking, another one is refused", async () => {
     const event = await client.createEvent({ totalTickets: 4 });
     const key = { "idempotency-key": "order 17" };
