@@ -34,7 +34,8 @@ create table events (
   status text not null default 'on_sale'::text,
   version bigint not null default 1,
   created_at timestamp with time zone not null,
-  updated_at timestamp with time zone not null
+  updated_at timestamp with time zone not null,
+  owner_id text
 ) with (fillfactor=50);
 create table owned_slots (
   slot smallint not null,
@@ -59,6 +60,7 @@ alter table events add constraint b1_never_oversold CHECK (((available_tickets >
 alter table events add constraint b3_highest_limit CHECK ((highest_max_per_user >= max_per_user));
 alter table events add constraint events_max_per_user_check CHECK (((max_per_user >= 1) AND (max_per_user <= 100)));
 alter table events add constraint events_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)));
+alter table events add constraint events_owner_id_check CHECK (((char_length(owner_id) >= 1) AND (char_length(owner_id) <= 255)));
 alter table events add constraint events_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
 alter table events add constraint events_status_check CHECK ((status = ANY (ARRAY['on_sale'::text, 'paused'::text, 'closed'::text])));
 alter table events add constraint events_total_tickets_check CHECK (((total_tickets >= 1) AND (total_tickets <= 10000000)));
@@ -90,7 +92,7 @@ begin
   on conflict do nothing;
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_versions bigint[] DEFAULT NULL::bigint[])
+CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_versions bigint[] DEFAULT NULL::bigint[], p_organizer text DEFAULT NULL::text)
  RETURNS json
  LANGUAGE plpgsql
 AS $function$
@@ -108,6 +110,9 @@ begin
   select * into v_before from events e where e.id = p_id for update;
   if not found then
     return json_build_object('outcome', 'event_not_found');
+  end if;
+  if v_before.owner_id is not null and v_before.owner_id is distinct from p_organizer then
+    return json_build_object('outcome', 'forbidden');
   end if;
   if v_before.version <> all (p_versions) then
     return json_build_object('outcome', 'version_mismatch', 'snapshots', snapshots_of(array[p_id]));
@@ -175,10 +180,10 @@ begin
   end if;
   insert into event_ids (id) values (p_id) on conflict (id) do nothing;
   insert into events
-    (id, slot, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
+    (id, slot, owner_id, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
      highest_max_per_user, created_at, updated_at)
   values
-    (p_id, p_slot, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
+    (p_id, p_slot, p_organizer, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
      p_max_per_user, p_max_per_user, p_created_at, p_created_at)
   on conflict (id) do nothing;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));

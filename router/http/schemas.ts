@@ -147,6 +147,11 @@ const timeOut = z.iso.datetime().openapi({ example: "2030-06-01T20:00:00.000Z" }
 export const eventSchema = z
   .object({
     id: uuid,
+    ownerId: z
+      .string()
+      .nullable()
+      .describe("The organizer who created the event, and alone may change it; null for some of before 0.3.")
+      .openapi({ example: "grace" }),
     name: z.string().openapi({ example: "First night" }),
     venue: z.string().nullable().openapi({ example: "Great Hall" }),
     startsAt: timeOut,

@@ -29,7 +29,7 @@ const CREATE_EVENT = bounded(
   "create-event",
   "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
 );
-const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6, $7)");
+const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6, $7, $8)");
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -108,16 +108,16 @@ export class BookingStore {
       request.totalTickets,
       request.maxPerUser,
       new Date(timeOf(request.id)),
-      request.claim?.organizer,
+      request.ownerId,
       request.claim?.key,
       request.claim?.content,
     ];
     return this.#saveEvent(CREATE_EVENT, values, span);
   }
 
-  /** Changes the given fields of an event, if it has one of `versions`. */
+  /** Changes the given fields of an event, if it is the organizer's and has one of `versions`. */
   async changeEvent(
-    { id, changes, versions }: ChangeEventRequest,
+    { id, organizer, changes, versions }: ChangeEventRequest,
     at?: Date,
     span?: Span,
   ): Promise<EventResult> {
@@ -131,7 +131,7 @@ export class BookingStore {
       max_per_user: changes.maxPerUser,
       status: changes.status,
     };
-    const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions];
+    const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions, organizer];
     return this.#saveEvent(CHANGE_EVENT, values, span);
   }
 

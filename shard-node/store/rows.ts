@@ -1,11 +1,12 @@
 /** The rows of PostgreSQL in JSON, and how they become what travels on the wire. */
-import type { BookingId, EventId } from "../../shared/domain/ids.ts";
+import type { BookingId, EventId, UserId } from "../../shared/domain/ids.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 
 /** A row of `events` as JSON, with what snapshots_of() adds. */
 export interface EventRow {
   id: EventId;
+  owner_id: UserId | null;
   name: string;
   venue: string | null;
   starts_at: string;
@@ -57,6 +58,7 @@ export function snapshotFrom(row: EventRow): Snapshot {
 export function eventFrom(row: EventRow): Event {
   return {
     id: row.id,
+    ownerId: row.owner_id,
     name: row.name,
     venue: row.venue,
     startsAt: iso(row.starts_at),

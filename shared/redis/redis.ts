@@ -2,7 +2,7 @@
  * Redis keeps snapshots and spreads them. This file is the only door to ioredis. Losing Redis costs time, never truth: every
  * call fails fast instead of queueing, and each connection tells its loss and its return in one log line.
  *
- * A snapshot is a hash `onsale:1:event:{id}` with the fields `version` and `snapshot`. One script sets it only if it is
+ * A snapshot is a hash `onsale:2:event:{id}` with the fields `version` and `snapshot`. One script sets it only if it is
  * newer (C2) and publishes it in the same step, so no router ever hears of a version that Redis does not hold.
  */
 import { Redis } from "ioredis";
@@ -11,7 +11,7 @@ import type { Log } from "../process/log.ts";
 import { type Snapshot, snapshotsAmong } from "../domain/events.ts";
 
 /** The number stands for the form of a snapshot: releases with different forms do not read each other's. */
-const NAMESPACE = "onsale:1";
+const NAMESPACE = "onsale:2";
 const CHANNEL = `${NAMESPACE}:snapshots`;
 /** The last defence against an entry that nobody corrected (C4). */
 const ENTRY_TTL_MS = 5_000;

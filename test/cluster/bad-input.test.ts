@@ -13,6 +13,7 @@ import {
   type TestCluster,
   tokenOf,
 } from "../support/cluster.ts";
+import { ORGANIZER } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";
 
 let cluster: TestCluster;
@@ -133,7 +134,7 @@ test("S2: events with impossible fields are refused", async () => {
     expectProblem(await create({ ...valid, ...change }), "invalid_request");
   }
   const change = (body: unknown) =>
-    client.send("PATCH", `/v1/events/${event.id}`, { as: "o", role: "organizer", body });
+    client.send("PATCH", `/v1/events/${event.id}`, { as: ORGANIZER, role: "organizer", body });
   for (const body of [
     { salesEndAt: "9999-12-31T23:59:59-14:00" },
     { status: "sold" },

@@ -1,17 +1,17 @@
-import { bookCommand, settleCommand } from "../support/commands.ts";
 /**
  * What random stories cannot show: batches that meet each other, and what the database itself refuses. A connection of
  * the test holds a lock until the batches are seen to wait for it, so every order here is forced, never hoped for.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
-import { type EventId, type IdempotencyKey, newEventId } from "../../shared/domain/ids.ts";
+import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/domain/ids.ts";
 import { Refusal } from "../../shared/database/connection.ts";
 import { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
+import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import { tally } from "../support/cluster.ts";
 import { connectTo, createDatabase, lockEvent, type TestDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
@@ -183,9 +183,9 @@ test("B7: an expired hold is not confirmed over the user's limit, nor while sale
 
   const [overLimit] = await decide([confirm(bookingIn(held))], at(61));
   await decide([{ ...confirm(bookingIn(instead)), kind: "cancel" }], at(62));
-  await store.changeEvent({ id, changes: { status: "paused" } }, at(63));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "paused" } }, at(63));
   const [whilePaused] = await decide([confirm(bookingIn(held))], at(64));
-  await store.changeEvent({ id, changes: { status: "on_sale" } }, at(65));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "on_sale" } }, at(65));
   const [onSale] = await decide([confirm(bookingIn(held))], at(66));
 
   expect([overLimit, whilePaused, onSale].map((decision) => decision?.outcome)).toEqual([
@@ -247,7 +247,11 @@ test("R3: commands for slots that the shard does not own are refused, and the ot
     bookCommand(foreign, "user"),
     confirm(bookingIn(booked)),
   ]);
-  const changed = await store.changeEvent({ id: foreign, changes: { status: "paused" } });
+  const changed = await store.changeEvent({
+    id: foreign,
+    organizer: ORGANIZER,
+    changes: { status: "paused" },
+  });
 
   expect(decisions).toMatchObject([
     { outcome: "booked" },
@@ -290,6 +294,38 @@ test("R3: a slot is given away only after running batches, and never with its ev
   expect(await released).toBe("55006"); // object_in_use
 });
 
+test("S9: whose an event is, the shard decides under the event's lock, also for who names nobody", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  const change = async (organizer: string) =>
+    (await store.changeEvent({ id, organizer: organizer as UserId, changes: { status: "paused" } })).outcome;
+  using operator = await lockEvent(created.url, id);
+  await operator.run("update events set owner_id = 'new' where id = $1", [id]);
+
+  const waiting = [change(ORGANIZER), change("new")];
+  await untilBlocked("both wait for the event", 2);
+  await operator.run("commit");
+
+  expect(await Promise.all(waiting)).toEqual(["forbidden", "saved"]);
+  const unnamed = {
+    name: "change-unnamed",
+    text: "select change_event($1, $2, '{}')->>'outcome' as outcome",
+  };
+  expect(await database.query(unnamed, [id, slotOf(id)])).toEqual([{ outcome: "forbidden" }]);
+});
+
+test("S9: an event of before owners is changed by every organizer, and nobody gets it by that", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  await database.query({ name: "disinherit", text: "update events set owner_id = null where id = $1" }, [id]);
+
+  for (const [organizer, status] of [
+    ["a", "paused"],
+    ["b", "on_sale"],
+  ] as const) {
+    const result = await store.changeEvent({ id, organizer: organizer as UserId, changes: { status } });
+    expect(result).toMatchObject({ outcome: "saved", snapshot: { event: { status, ownerId: null } } });
+  }
+});
+
 const OWN = { name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" };
 const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
 
@@ -298,6 +334,7 @@ async function givenEvent(fields: { totalTickets: number; maxPerUser?: number })
   await database.query(OWN, [slotOf(id)]);
   const result = await store.createEvent({
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
     startsAt: "2040-01-01T20:00:00Z",

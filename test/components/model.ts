@@ -85,15 +85,17 @@ export function sweep(state: State, eventIds: Iterable<EventId>, now: string): S
   return commit(draft);
 }
 
-/** Changes an event. Its due holds expire even when the change is refused (B6). */
+/** Changes an event of the organizer. Its due holds expire even when the change is refused (B6). */
 export function changeEvent(
   state: State,
-  { id, changes }: ChangeEventRequest,
+  { id, organizer, changes }: ChangeEventRequest,
   now: string,
 ): { readonly state: State; readonly result: EventResult } {
   const before = state.events.get(id);
   if (!state.owns(slotOf(id))) return { state, result: { outcome: "wrong_shard" } };
   if (before === undefined) return { state, result: { outcome: "event_not_found" } };
+  if (before.ownerId !== null && before.ownerId !== organizer)
+    return { state, result: { outcome: "forbidden" } }; // S9
 
   const draft = draftOf(state, now);
   expireDue(draft, id);

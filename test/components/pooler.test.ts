@@ -1,4 +1,4 @@
-import { bookCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER } from "../support/commands.ts";
 /**
  * A pooler that shares sessions ignores the settings that a connection is opened with. A URL that sets them to nothing does
  * the same to a connection.
@@ -25,6 +25,7 @@ async function givenLockedEvent(bounds: { lockTimeoutMs: number; statementTimeou
   await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
   await store.createEvent({
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
     startsAt: "2040-01-01T20:00:00Z",
@@ -67,7 +68,8 @@ test.each([
     const { store, database, id } = given;
 
     await expect(book(store, id)).rejects.toMatchObject({ kind: "refused", sqlState });
-    await expect(store.changeEvent({ id, changes: { name: "Other" } })).rejects.toMatchObject({
+    const change = { id, organizer: ORGANIZER, changes: { name: "Other" } };
+    await expect(store.changeEvent(change)).rejects.toMatchObject({
       kind: "refused",
       sqlState,
     });

@@ -6,7 +6,7 @@
  * means the same whenever it is told, and fast-check can shrink it. Every story has fresh events: one database
  * serves thousands of them.
  */
-import { bookCommand, settleCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import fc from "fast-check";
 import { expect } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
@@ -56,7 +56,7 @@ interface EventLine {
 type Step = { readonly afterMs: number } & (
   | { readonly kind: "batch"; readonly lines: readonly (BookLine | SettleLine)[]; readonly tries: 1 | 2 }
   | { readonly kind: "sweep"; readonly events: readonly number[] }
-  | { readonly kind: "change"; readonly event: number; readonly changes: Changes }
+  | { readonly kind: "change"; readonly event: number; readonly by: string; readonly changes: Changes }
 );
 
 interface Changes {
@@ -163,6 +163,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
       kind: fc.constant("change" as const),
       afterMs,
       event,
+      by: fc.constantFrom(ORGANIZER, ORGANIZER, ORGANIZER, ORGANIZER, "another-organizer"),
       changes: fc.record(
         {
           totalTickets,
@@ -215,7 +216,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
 
   for (const [index, line] of events.entries()) {
     const created = createdEvent(names.event(index), line);
-    const result = await store.createEvent(created);
+    const result = await store.createEvent({ ...created, ownerId: ORGANIZER });
     state = model.addEvent(state, created);
     expect(result).toEqual({ outcome: "saved", snapshot: model.snapshotOf(state, created.id) });
   }
@@ -243,7 +244,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
         break;
       }
       case "change": {
-        const request = changeRequest(names.event(step.event), step.changes);
+        const request = changeRequest(names.event(step.event), step.by as UserId, step.changes);
         const expected = model.changeEvent(state, request, now());
         expect(await store.changeEvent(request, new Date(nowMs))).toEqual(expected.result);
         state = expected.state;
@@ -339,6 +340,7 @@ function createdEvent(id: model.EventId, { totalTickets, maxPerUser, sales }: Ev
   const createdAt = new Date(timeOf(id)).toISOString();
   return {
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
     startsAt: "2032-01-01T20:00:00.000Z",
@@ -362,10 +364,14 @@ function salesWindow([start, end]: EventLine["sales"]): {
   return { salesStartAt: timeAfter(start), salesEndAt: inOrder ? timeAfter(end) : null };
 }
 
-function changeRequest(id: model.EventId, { sales, ...changes }: Changes): ChangeEventRequest {
+function changeRequest(
+  id: model.EventId,
+  organizer: UserId,
+  { sales, ...changes }: Changes,
+): ChangeEventRequest {
   const window =
     sales === undefined ? {} : { salesStartAt: timeAfter(sales[0]), salesEndAt: timeAfter(sales[1]) };
-  return { id, changes: { ...changes, ...window } };
+  return { id, organizer, changes: { ...changes, ...window } };
 }
 
 function timeAfter(seconds: number | null): string | null {
@@ -420,6 +426,7 @@ function expectedRows(state: model.State): Rows {
   const events = [...state.events.values()].map((event) => ({
     id: event.id,
     slot: slotOf(event.id),
+    owner_id: event.ownerId,
     name: event.name,
     venue: event.venue,
     starts_at: event.startsAt,

@@ -1,4 +1,4 @@
-import { bookCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER } from "../support/commands.ts";
 /**
  * The store and the snapshot store against the servers that a deployment runs: the images of PostgreSQL and Redis, each
  * started for this file alone. Where no Docker engine answers, or an image is neither here nor to be had soon, these
@@ -170,6 +170,7 @@ async function givenEvent(store: BookingStore, totalTickets: number): Promise<Ev
   await database.query({ name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" }, [slotOf(id)]);
   const result = await store.createEvent({
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
     startsAt: "2040-01-01T20:00:00Z",
@@ -185,6 +186,7 @@ async function givenEvent(store: BookingStore, totalTickets: number): Promise<Ev
 function snapshotOf(id: EventId, version: number): Snapshot {
   const event = {
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
     startsAt: "2040-01-01T20:00:00.000Z",

@@ -13,6 +13,7 @@ export function snapshot(
 ): Snapshot {
   const event: Event = {
     id: SNAPSHOT_ID,
+    ownerId: null,
     name: `version ${version}`,
     venue: null,
     startsAt: "2030-01-01T00:00:00.000Z",

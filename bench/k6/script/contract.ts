@@ -37,6 +37,7 @@ const oneOf =
 
 const EVENT: Shape<Event> = {
   id,
+  ownerId: orNull(text),
   name: text,
   venue: orNull(text),
   startsAt: time,
