@@ -1,5 +1,6 @@
 -- why: whoever may create events could change those of everybody else (S9). An event belongs to the organizer who created it,
 --      and what changes events decides under the event's lock whose it is, so there is no way around it.
+--      Sales that have no end of their own end when the event starts, so they must begin before that.
 --      Nodes of the version before name no organizer: they create events without an owner, and change only such.
 
 -- Null for events of before: nobody knows whose they are, and they must not be out of their organizers' reach. Every organizer
@@ -32,7 +33,7 @@ begin
   if not exists (select from owned_slots o where o.slot = p_slot) then
     return json_build_object('outcome', 'wrong_shard');
   end if;
-  if p_sales_start_at >= p_sales_end_at then
+  if p_sales_start_at >= coalesce(p_sales_end_at, p_starts_at) then
     return json_build_object('outcome', 'invalid_sales_window');
   end if;
   if p_key is not null then
@@ -105,7 +106,7 @@ begin
 
   v_row := jsonb_populate_record(v_before, p_changes);
   v_row.available_tickets := v_row.total_tickets - v_sold;
-  if v_row.available_tickets < 0 or v_row.sales_start_at >= v_row.sales_end_at then
+  if v_row.available_tickets < 0 or v_row.sales_start_at >= coalesce(v_row.sales_end_at, v_row.starts_at) then
     -- Holds that were due stay expired, so the event must show it.
     update events e
     set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now

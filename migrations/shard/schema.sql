@@ -130,7 +130,7 @@ begin
 
   v_row := jsonb_populate_record(v_before, p_changes);
   v_row.available_tickets := v_row.total_tickets - v_sold;
-  if v_row.available_tickets < 0 or v_row.sales_start_at >= v_row.sales_end_at then
+  if v_row.available_tickets < 0 or v_row.sales_start_at >= coalesce(v_row.sales_end_at, v_row.starts_at) then
     -- Holds that were due stay expired, so the event must show it.
     update events e
     set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now
@@ -163,7 +163,7 @@ begin
   if not exists (select from owned_slots o where o.slot = p_slot) then
     return json_build_object('outcome', 'wrong_shard');
   end if;
-  if p_sales_start_at >= p_sales_end_at then
+  if p_sales_start_at >= coalesce(p_sales_end_at, p_starts_at) then
     return json_build_object('outcome', 'invalid_sales_window');
   end if;
   if p_key is not null then
@@ -238,11 +238,13 @@ begin
   perform pg_advisory_xact_lock_shared(slots_lock_key());
 
   if cardinality(p_settle_bookings) > 0 then
-    -- Which event a booking belongs to never changes, so it can be read before the lock.
+    -- Which event a booking belongs to, and whose it is, never changes, so it can be read before the lock. For somebody else's
+    -- booking no lock is taken: the refusal takes as long as that of a booking that does not exist (S3).
     select p_event_ids || coalesce(array_agg(distinct b.event_id), '{}')
     into v_event_ids
-    from bookings b
-    where b.id = any (p_settle_bookings) and b.event_id <> all (p_event_ids);
+    from unnest(p_settle_bookings, p_settle_users) as c(booking, user_id)
+    join bookings b on b.id = c.booking and b.user_id = coalesce(c.user_id, b.user_id)
+    where b.event_id <> all (p_event_ids);
   end if;
 
   -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1). What a locking
@@ -283,7 +285,7 @@ begin
          array_agg((x.event).max_per_user order by x.position),
          array_agg((x.event).status = 'on_sale'
                    and ((x.event).sales_start_at is null or (x.event).sales_start_at <= v_now)
-                   and ((x.event).sales_end_at is null or (x.event).sales_end_at > v_now) order by x.position),
+                   and coalesce((x.event).sales_end_at, (x.event).starts_at) > v_now order by x.position),
          array_agg(f.tickets is not null order by x.position)
   into v_available, v_max, v_sales_open, v_changed
   from (select unnest(v_stored) as event, generate_subscripts(v_stored, 1) as position) x
@@ -313,6 +315,8 @@ begin
       end if;
     elsif v_booking.status = 'confirmed' then
       v_outcome := 'confirmed';
+    elsif v_booking.status = 'held' and not v_sales_open[v_position] then
+      v_outcome := 'sales_not_open';
     elsif v_booking.status = 'held'
       -- An expired hold may claim its tickets again, by the rules of a new booking (B7).
       or v_booking.status = 'expired'

@@ -111,7 +111,11 @@ export function problemOf(result: RefusalOrFailure): Problem {
   }
   if (result.outcome === "invalid_sales_window") {
     const errors = [{ path: "salesEndAt", message: "must be after salesStartAt" }];
-    return new Problem("invalid_request", "The sales window would end before it begins.", { errors });
+    return new Problem(
+      "invalid_request",
+      "The sales window would end before it begins; without salesEndAt it ends at startsAt.",
+      { errors },
+    );
   }
   const code = result.outcome === "wrong_shard" ? "shard_unavailable" : result.outcome;
   return new Problem(code, DETAILS[code]);

@@ -57,8 +57,8 @@ export const eventBody = z
     salesEndAt: time.nullable().default(null),
   })
   .refine(
-    ({ salesStartAt, salesEndAt }) =>
-      salesStartAt === null || salesEndAt === null || salesStartAt < salesEndAt,
+    ({ startsAt, salesStartAt, salesEndAt }) =>
+      salesStartAt === null || salesStartAt < (salesEndAt ?? startsAt),
     {
       path: ["salesEndAt"],
       message: "must be after salesStartAt",
@@ -156,7 +156,7 @@ export const eventSchema = z
     venue: z.string().nullable().openapi({ example: "Great Hall" }),
     startsAt: timeOut,
     salesStartAt: timeOut.nullable(),
-    salesEndAt: timeOut.nullable(),
+    salesEndAt: timeOut.describe("startsAt, unless another end was given."),
     status: z.enum(EVENT_STATUSES),
     totalTickets,
     availableTickets: z

@@ -1,5 +1,5 @@
 /**
- * Decides a batch: commands go to decide_batch() (migrations/shard/0003_decide-batch.sql) as columns, and the decisions
+ * Decides a batch: commands go to decide_batch() (migrations/shard/0007_sales-rules.sql) as columns, and the decisions
  * come back as columns.
  */
 import {
@@ -163,6 +163,7 @@ function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): De
       invariant(booking !== null, "a settled command comes with its booking", { index });
       return { outcome, booking: bookingFrom(booking, moment.ms) };
     case "hold_expired":
+    case "sales_not_open":
     case "booking_not_found":
     case "wrong_shard":
       return { outcome };

@@ -40,6 +40,7 @@ const READ_BOOKINGS: Statement = {
   name: "read-bookings",
   text: `
     select (select coalesce(json_agg(b), '[]') from bookings b where b.id = any ($1::uuid[])) as rows,
+           coalesce($3, now_ms()) as now,
            array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
 };
 // An event's id carries its time, so the primary key serves the order "newest first".
@@ -141,11 +142,16 @@ export class BookingStore {
     return inOrder(ids, slots, read, snapshotFrom);
   }
 
-  async readBookings(ids: readonly BookingId[], span?: Span): Promise<ReadResult<Booking>[]> {
+  /** One clock, the database's, says whether a hold is due: here, and when it is confirmed. Tests give `at`. */
+  async readBookings(ids: readonly BookingId[], at?: Date, span?: Span): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
-    const read = await oneRow<OwnedRows<BookingRow>>(this.#others, READ_BOOKINGS, [ids, slots], span);
-    const now = this.#now();
-    return inOrder(ids, slots, read, (row) => bookingFrom(row, now));
+    const read = await oneRow<OwnedRows<BookingRow> & { now: Date }>(
+      this.#others,
+      READ_BOOKINGS,
+      [ids, slots, at ?? null],
+      span,
+    );
+    return inOrder(ids, slots, read, (row) => bookingFrom(row, read.now.getTime()));
   }
 
   /** At most `limit` events older than `before`, newest first. */

@@ -34,6 +34,7 @@ export interface BookingRow {
   updated_at: string;
 }
 
+/** `nowMs` is by the clock of the database, which also decides about the hold. */
 export function bookingFrom(row: BookingRow, nowMs: number): Booking {
   const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
   // A due hold is expired for everybody (B6), even before a sweep has written that down.
@@ -63,7 +64,8 @@ export function eventFrom(row: EventRow): Event {
     venue: row.venue,
     startsAt: iso(row.starts_at),
     salesStartAt: isoOrNull(row.sales_start_at),
-    salesEndAt: isoOrNull(row.sales_end_at),
+    // Without an end of their own, sales end when the event starts (B10).
+    salesEndAt: iso(row.sales_end_at ?? row.starts_at),
     status: row.status,
     totalTickets: row.total_tickets,
     availableTickets: row.available_tickets,

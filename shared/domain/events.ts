@@ -12,7 +12,8 @@ export const eventSchema = z.object({
   venue: z.string().nullable(),
   startsAt: z.string(),
   salesStartAt: z.string().nullable(),
-  salesEndAt: z.string().nullable(),
+  /** `startsAt` unless the organizer chose another end. */
+  salesEndAt: z.string(),
   status: z.enum(EVENT_STATUSES),
   totalTickets: z.number(),
   availableTickets: z.number(),

@@ -45,7 +45,7 @@ describe("events", () => {
       venue: null,
       startsAt: "2030-01-01T18:00:00.000Z",
       salesStartAt: null,
-      salesEndAt: null,
+      salesEndAt: "2030-01-01T18:00:00.000Z",
       status: "on_sale",
       totalTickets: 10,
       availableTickets: 10,
@@ -257,7 +257,7 @@ describe("events", () => {
     for (const changes of [
       { status: "paused" },
       { status: "closed" },
-      { status: "on_sale", salesStartAt: "2090-01-01T00:00:00Z" },
+      { status: "on_sale", salesStartAt: "2029-01-01T00:00:00Z" },
       { salesStartAt: null, salesEndAt: "2020-01-01T00:00:00Z" },
     ]) {
       expect((await patch(event.id, changes)).status).toBe(200);

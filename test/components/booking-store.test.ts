@@ -4,12 +4,19 @@
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
-import { type EventId, type IdempotencyKey, newEventId, type UserId } from "../../shared/domain/ids.ts";
+import {
+  type EventId,
+  type IdempotencyKey,
+  newBookingId,
+  newEventId,
+  type UserId,
+} from "../../shared/domain/ids.ts";
 import { Refusal } from "../../shared/database/connection.ts";
 import { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
+import type { ChangeEventRequest, CreateEventRequest } from "../../shared/wire/rpc.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
 import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import { tally } from "../support/cluster.ts";
@@ -22,20 +29,22 @@ let store: BookingStore;
 
 beforeAll(async () => {
   created = await createDatabase("shard");
-  database = new Database({
-    url: created.url,
-    applicationName: "booking-store",
-    connectionsMax: 4,
-    waitersMax: 10,
-    connectTimeoutMs: 10_000,
-    statementTimeoutMs: 30_000,
-    lockTimeoutMs: 30_000,
-  });
+  database = new Database(options());
   store = new BookingStore(database, () => Date.now());
 });
 afterAll(async () => {
   await database.close();
   await created[Symbol.asyncDispose]();
+});
+
+const options = () => ({
+  url: created.url,
+  applicationName: "booking-store",
+  connectionsMax: 4,
+  waitersMax: 10,
+  connectTimeoutMs: 10_000,
+  statementTimeoutMs: 30_000,
+  lockTimeoutMs: 30_000,
 });
 
 test("B1 B2: two batches that reach the last ticket together sell it once", async () => {
@@ -195,6 +204,86 @@ test("B7: an expired hold is not confirmed over the user's limit, nor while sale
   ]);
 });
 
+test.each(["paused", "closed", "over"] as const)(
+  "B10: a hold of an event that is %s is not confirmed, and can be cancelled",
+  async (state) => {
+    const id = await givenEvent({ totalTickets: 5 });
+    const change = async (changes: ChangeEventRequest["changes"], seconds: number) =>
+      store.changeEvent({ id, organizer: ORGANIZER, changes }, at(seconds));
+    const [first, second] = await decide([hold(id, "a", 600), hold(id, "b", 600)], at(0));
+
+    const startsAt = at(60).toISOString();
+    await change(state === "over" ? { startsAt } : { status: state }, 30);
+    expect(await decide([confirm(bookingIn(first))], at(60))).toEqual([{ outcome: "sales_not_open" }]);
+    const [cancelled] = await decide([{ ...confirm(bookingIn(second)), kind: "cancel" }], at(61));
+    await change(state === "over" ? { startsAt: at(900).toISOString() } : { status: "on_sale" }, 62);
+    const [confirmed] = await decide([confirm(bookingIn(first))], at(63));
+
+    expect([cancelled?.outcome, confirmed?.outcome]).toEqual(["cancelled", "confirmed"]);
+    expect(await ticketsOf(id)).toMatchObject({ available: 4, sold: 1 });
+  },
+);
+
+test("B10: without an end of their own sales end when the event starts, wherever that is moved", async () => {
+  const id = await givenEvent({ totalTickets: 9 });
+  const change = async (changes: ChangeEventRequest["changes"]) => {
+    const result = await store.changeEvent({ id, organizer: ORGANIZER, changes }, at(0));
+    return "snapshot" in result ? [result.outcome, result.snapshot.event.salesEndAt] : [result.outcome];
+  };
+  const sold = async (user: string, seconds: number) =>
+    (await decide([bookCommand(id, user)], at(seconds)))[0]?.outcome;
+  const [early, late, later] = [60, 120, 180].map((seconds) => at(seconds).toISOString());
+
+  expect(await change({ startsAt: early })).toEqual(["saved", early]);
+  expect([await sold("a", 59.999), await sold("b", 60)]).toEqual(["booked", "sales_not_open"]);
+  expect(await change({ startsAt: late })).toEqual(["saved", late]);
+  expect([await sold("c", 119.999), await sold("d", 120)]).toEqual(["booked", "sales_not_open"]);
+  // An end that was given stays, also after the start.
+  expect(await change({ salesEndAt: later })).toEqual(["saved", later]);
+  expect(await change({ startsAt: early })).toEqual(["saved", later]);
+  expect([await sold("e", 179.999), await sold("f", 180)]).toEqual(["booked", "sales_not_open"]);
+  expect(await change({ salesEndAt: null })).toEqual(["saved", early]);
+  expect(await change({ salesStartAt: early })).toEqual(["invalid_sales_window", early]);
+  const never = await givenEventWith({ totalTickets: 1, salesStartAt: "2040-01-01T20:00:00Z" });
+  expect(never.result).toEqual({ outcome: "invalid_sales_window" });
+});
+
+test("B6: whether a hold is due says the clock of the database, not that of the node", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  const ahead = new BookingStore(database, () => Date.now() + 3_600_000);
+  const [held] = await decide([hold(id, "a", 600)]);
+
+  expect(await ahead.readBookings([bookingIn(held).id])).toEqual([
+    { outcome: "found", value: bookingIn(held) },
+  ]);
+});
+
+test("S3: confirming or cancelling somebody else's booking waits for no lock, as with a booking that does not exist", async () => {
+  const id = await givenEvent({ totalTickets: 2 });
+  const [held] = await decide([hold(id, "owner", 600)]);
+  const booking = bookingIn(held);
+  using blocker = await lockEvent(created.url, id);
+  const absent = { ...booking, id: newBookingId(slotOf(id), Date.now()) };
+  const impatient = new Database({ ...options(), lockTimeoutMs: 500 });
+  const refused = async (target: Booking, kind: "confirm" | "cancel") => {
+    const batch = [settleCommand(kind, target.id, "stranger" as UserId)];
+    return (await new BookingStore(impatient, Date.now).decide(batch, [])).decisions[0]?.outcome;
+  };
+
+  // A batch that waited would fail.
+  try {
+    for (const target of [booking, absent])
+      for (const kind of ["confirm", "cancel"] as const)
+        expect(await refused(target, kind)).toBe("booking_not_found");
+  } finally {
+    await impatient.close();
+  }
+  const own = decide([confirm(booking)]);
+  await untilBlocked("the owner waits for the event", 1);
+  await blocker.run("rollback");
+  expect(await own).toMatchObject([{ outcome: "confirmed" }]);
+});
+
 test("B8: who wants more than is left is refused, and the next who wants less is served", async () => {
   const id = await givenEvent({ totalTickets: 3 });
 
@@ -330,6 +419,12 @@ const OWN = { name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)
 const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
 
 async function givenEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<EventId> {
+  const { id, result } = await givenEventWith(fields);
+  expect(result.outcome).toBe("saved");
+  return id;
+}
+
+async function givenEventWith(fields: { totalTickets: number } & Partial<CreateEventRequest>) {
   const id = newEventId(Date.now());
   await database.query(OWN, [slotOf(id)]);
   const result = await store.createEvent({
@@ -343,8 +438,7 @@ async function givenEvent(fields: { totalTickets: number; maxPerUser?: number })
     maxPerUser: 2,
     ...fields,
   });
-  expect(result.outcome).toBe("saved");
-  return id;
+  return { id, result };
 }
 
 async function decide(commands: readonly Command[], when?: Date): Promise<readonly Decision[]> {

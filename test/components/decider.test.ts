@@ -337,7 +337,7 @@ async function givenEvent(totalTickets: number, maxPerUser = 2): Promise<EventId
   const id = newEventId(Date.now());
   await observer.run("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
   await observer.run(
-    "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())",
+    "select create_event($1, $2::smallint, 'Concert', null, now() + interval '1 day', null, null, $3, $4, now())",
     [id, slotOf(id), totalTickets, maxPerUser],
   );
   return id;

@@ -50,6 +50,7 @@ interface EventLine {
   readonly maxPerUser: number;
   /** Seconds from the beginning of the story. */
   readonly sales: readonly [start: number | null, end: number | null];
+  readonly startsAfter: number;
 }
 
 /** What happens, `afterMs` after what happened before. */
@@ -65,6 +66,7 @@ interface Changes {
   readonly status?: "on_sale" | "paused" | "closed" | undefined;
   readonly venue?: string | null | undefined;
   readonly sales?: EventLine["sales"] | undefined;
+  readonly startsAfter?: number | undefined;
 }
 
 export interface Story {
@@ -114,11 +116,16 @@ const settleLine: fc.Arbitrary<SettleLine> = fc.record({
   ),
 });
 const sales: fc.Arbitrary<EventLine["sales"]> = fc.oneof(
-  { weight: 4, arbitrary: fc.constant([null, null] as const) },
+  { weight: 3, arbitrary: fc.constant([null, null] as const) },
   {
     weight: 1,
     arbitrary: fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600)),
   },
+);
+/** Mostly after the end of the story. */
+const startsAfter = fc.oneof(
+  { weight: 3, arbitrary: fc.constant(10_000_000) },
+  { weight: 1, arbitrary: fc.constantFrom(60, 120, 7_200) },
 );
 /** Scarce mostly, and sometimes enough for all who ask at once. */
 const totalTickets = fc.oneof(
@@ -172,6 +179,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
           status: fc.constantFrom("on_sale", "on_sale", "paused", "closed"),
           venue: fc.constantFrom(null, "Opera"),
           sales,
+          startsAfter,
         },
         { requiredKeys: [] },
       ),
@@ -180,7 +188,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 export const story: fc.Arbitrary<Story> = fc.record({
-  events: fc.array(fc.record({ totalTickets, maxPerUser, sales }), { minLength: 1, maxLength: 4 }),
+  events: fc.array(fc.record({ totalTickets, maxPerUser, sales, startsAfter }), {
+    minLength: 1,
+    maxLength: 4,
+  }),
   steps: fc.array(step, { minLength: 1, maxLength: 14 }),
 });
 
@@ -256,7 +267,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
   }
 
   const bookingIds = [...state.bookings.keys()];
-  expect(await store.readBookings(bookingIds)).toEqual(
+  expect(await store.readBookings(bookingIds, new Date(nowMs))).toEqual(
     [...state.bookings.values()].map((booking) => ({
       outcome: "found",
       value: model.seen(booking, now()),
@@ -336,15 +347,18 @@ function newEventIdWhere(fits: (slot: Slot) => boolean): model.EventId {
   }
 }
 
-function createdEvent(id: model.EventId, { totalTickets, maxPerUser, sales }: EventLine): model.StoredEvent {
+function createdEvent(
+  id: model.EventId,
+  { totalTickets, maxPerUser, sales, startsAfter }: EventLine,
+): model.StoredEvent {
   const createdAt = new Date(timeOf(id)).toISOString();
   return {
     id,
     ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
-    startsAt: "2032-01-01T20:00:00.000Z",
-    ...salesWindow(sales),
+    startsAt: timeAfter(startsAfter),
+    ...salesWindow(sales, startsAfter),
     status: "on_sale",
     totalTickets,
     maxPerUser,
@@ -356,24 +370,26 @@ function createdEvent(id: model.EventId, { totalTickets, maxPerUser, sales }: Ev
 }
 
 /** The window of a new event is in order; that a wrong one is refused is for changes to find. */
-function salesWindow([start, end]: EventLine["sales"]): {
-  salesStartAt: string | null;
-  salesEndAt: string | null;
-} {
-  const inOrder = start === null || end === null || start < end;
-  return { salesStartAt: timeAfter(start), salesEndAt: inOrder ? timeAfter(end) : null };
+function salesWindow(
+  [start, end]: EventLine["sales"],
+  startsAfter: number,
+): { salesStartAt: string | null; salesEndAt: string | null } {
+  const inOrder = start === null || start < (end ?? startsAfter);
+  return { salesStartAt: inOrder ? timeAfter(start) : null, salesEndAt: timeAfter(end) };
 }
 
 function changeRequest(
   id: model.EventId,
   organizer: UserId,
-  { sales, ...changes }: Changes,
+  { sales, startsAfter, ...changes }: Changes,
 ): ChangeEventRequest {
   const window =
     sales === undefined ? {} : { salesStartAt: timeAfter(sales[0]), salesEndAt: timeAfter(sales[1]) };
-  return { id, organizer, changes: { ...changes, ...window } };
+  const start = startsAfter === undefined ? {} : { startsAt: timeAfter(startsAfter) };
+  return { id, organizer, changes: { ...changes, ...window, ...start } };
 }
 
+function timeAfter<Seconds extends number | null>(seconds: Seconds): Seconds extends null ? null : string;
 function timeAfter(seconds: number | null): string | null {
   return seconds === null ? null : new Date(BEGIN_MS + seconds * 1000).toISOString();
 }

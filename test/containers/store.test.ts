@@ -191,7 +191,7 @@ function snapshotOf(id: EventId, version: number): Snapshot {
     venue: null,
     startsAt: "2040-01-01T20:00:00.000Z",
     salesStartAt: null,
-    salesEndAt: null,
+    salesEndAt: "2040-01-01T20:00:00.000Z",
     status: "on_sale" as const,
     totalTickets: 10,
     availableTickets: 10 - version,

@@ -10,7 +10,7 @@ import { migrate } from "../../migrations/runner.ts";
 import { createEmptyDatabase } from "../support/databases.ts";
 import { copySources, type Planting } from "../support/planted-copy.ts";
 
-const FUNCTIONS = "migrations/shard/0003_decide-batch.sql";
+const FUNCTIONS = "migrations/shard/0007_sales-rules.sql";
 const STORE = "test/components/booking-store.test.ts";
 const STORIES = "test/components/booking-store.property.test.ts";
 const DECIDER = "test/components/decider.test.ts";
@@ -62,6 +62,30 @@ const PLANTS: readonly Plant[] = [
     file: FUNCTIONS,
     find: "b.event_id = any (p_event_ids) and b.user_id = any (p_users)",
     replace: "b.event_id = any (p_event_ids) and b.user_id is null",
+  },
+  {
+    bug: "a hold is confirmed after its event was closed",
+    rule: "B10",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "elsif v_booking.status = 'held' and not v_sales_open[v_position] then",
+    replace: "elsif false then",
+  },
+  {
+    bug: "somebody else's booking is refused after waiting for its event",
+    rule: "S3",
+    suite: STORE,
+    file: FUNCTIONS,
+    find: "b.user_id = coalesce(c.user_id, b.user_id)",
+    replace: "b.user_id = b.user_id",
+  },
+  {
+    bug: "an organizer changes somebody else's event",
+    rule: "S9",
+    suite: STORE,
+    file: "migrations/shard/0011_event-owners.sql",
+    find: "v_before.owner_id is distinct from p_organizer",
+    replace: "p_organizer is null",
   },
   {
     bug: "a batch is sent before the one ahead of it holds its locks",
@@ -148,8 +172,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B10",
     suite: STORIES,
     file: FUNCTIONS,
-    find: "(x.event).sales_end_at > v_now",
-    replace: "(x.event).sales_end_at >= v_now",
+    find: "(x.event).starts_at) > v_now",
+    replace: "(x.event).starts_at) >= v_now",
   },
   {
     bug: "anybody may settle anybody's booking",

@@ -18,7 +18,7 @@ export function snapshot(
     venue: null,
     startsAt: "2030-01-01T00:00:00.000Z",
     salesStartAt: null,
-    salesEndAt: null,
+    salesEndAt: "2030-01-01T00:00:00.000Z",
     status: "on_sale",
     totalTickets: 10,
     availableTickets: 5,

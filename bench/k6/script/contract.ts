@@ -42,7 +42,7 @@ const EVENT: Shape<Event> = {
   venue: orNull(text),
   startsAt: time,
   salesStartAt: orNull(time),
-  salesEndAt: orNull(time),
+  salesEndAt: time,
   status: oneOf("on_sale", "paused", "closed"),
   totalTickets: count,
   availableTickets: count,
