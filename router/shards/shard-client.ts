@@ -129,7 +129,7 @@ export class ShardClient {
     const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
     const list = { path: RPC.list, body: { before, limit, maxAgeMs }, answer: listAnswerSchema };
     const { answer } = await this.#direct("list", list, this.#options.readDeadlineMs, span);
-    return answer ?? UNAVAILABLE;
+    return answer !== undefined && "events" in answer ? answer : failureOfRead(answer);
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -186,21 +186,19 @@ export class ShardClient {
       this.#options.mapSeen(answer.mapVersion);
       return answer.results;
     }
-    // A lost read took no effect, so nothing about it is unknown.
-    const outcome = answer?.outcome ?? "shard_unavailable";
-    return batch.map(() => ({ outcome: outcome === "outcome_unknown" ? "shard_unavailable" : outcome }));
+    return batch.map(() => failureOfRead(answer));
   }
 
-  /** One call that is not coalesced. Reads and saves of events may be repeated, so it is. */
-  async #direct<Answer>(
+  /** One call that is not coalesced. Lists and saves of events may be repeated, so it is. */
+  async #direct<Answer extends object>(
     kind: DirectKind,
     call: Omit<Call<Answer>, "timeoutMs">,
     deadlineMs: number,
     span: Span | undefined,
   ): Promise<{ answer: Answer | Failure | undefined; lost: boolean }> {
     try {
-      const always = (): boolean => true;
-      return await this.#tried(this.#in(deadlineMs), always, (node, timeoutMs) =>
+      const isFinal = (answer: Answer): boolean => kind === "change" || !("outcome" in answer);
+      return await this.#tried(this.#in(deadlineMs), isFinal, (node, timeoutMs) =>
         inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
           node.direct(kind, { ...call, timeoutMs, span: callSpan }),
         ),
@@ -268,6 +266,11 @@ export class ShardClient {
   #in(milliseconds: number): number {
     return this.#options.clock.elapsed() + milliseconds;
   }
+}
+
+/** A lost read took no effect, so nothing about it is unknown. */
+function failureOfRead(answer: Failure | undefined): Failure {
+  return answer === undefined || answer.outcome === "outcome_unknown" ? UNAVAILABLE : answer;
 }
 
 function lastDeadlineOf(batch: readonly Outgoing<unknown>[]): number {

@@ -104,6 +104,20 @@ test("F9: garbage is no answer to a read, and a lost read leaves nothing unknown
   expect(await lone.shard.readEvent(ID, 0)).toEqual({ outcome: "shard_unavailable" });
 });
 
+test("F1: a node whose connection to the database was cut is asked again for reads, which are never outcome_unknown", async () => {
+  const cut = (): Said => ({ ...failed("outcome_unknown"), status: 503 });
+  await using lone = await givenShard(cut);
+  await using pair = await givenShard(cut, (path) =>
+    path === RPC.list ? json({ events: [snapshot(1).event] }) : FOUND,
+  );
+  const unavailable = { outcome: "shard_unavailable" };
+
+  expect(await lone.shard.list(null, 10, 0)).toEqual(unavailable);
+  expect(await lone.shard.readEvent(ID, 0)).toEqual(unavailable);
+  expect(await pair.shard.list(null, 10, 0)).toEqual({ events: [snapshot(1).event] });
+  expect(await pair.shard.readEvent(ID, 0)).toEqual({ outcome: "found", value: snapshot(1) });
+});
+
 test("F1: a lost list is unavailable, and a lost change of an event is outcome_unknown", async () => {
   await using given = await givenShard(() => "hang_up");
 
