@@ -197,7 +197,9 @@ export class ShardClient {
     span: Span | undefined,
   ): Promise<{ answer: Answer | Failure | undefined; lost: boolean }> {
     try {
-      const isFinal = (answer: Answer): boolean => kind === "change" || !("outcome" in answer);
+      // A list that failed may work elsewhere. One that is too much for the shard is too much again.
+      const isFinal = (answer: Answer): boolean =>
+        kind === "change" || !("outcome" in answer) || answer.outcome === "overloaded";
       return await this.#tried(this.#in(deadlineMs), isFinal, (node, timeoutMs) =>
         inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
           node.direct(kind, { ...call, timeoutMs, span: callSpan }),
