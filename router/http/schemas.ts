@@ -54,7 +54,7 @@ export const eventBody = z
     totalTickets,
     maxPerUser: maxPerUser.default(LIMITS.maxPerUserDefault),
     salesStartAt: time.nullable().default(null),
-    salesEndAt: time.nullable().default(null),
+    salesEndAt: time.nullable().default(null).describe("startsAt unless given."),
   })
   .refine(
     ({ startsAt, salesStartAt, salesEndAt }) =>
