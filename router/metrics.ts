@@ -6,6 +6,7 @@ import {
   type Registry,
   SIZE_BUCKETS,
 } from "../shared/watch/metrics.ts";
+import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { ShardId } from "../shared/domain/ids.ts";
 import type { CommandResult } from "../shared/domain/outcomes.ts";
 import type { CacheTier } from "./cache/event-cache.ts";
@@ -62,6 +63,12 @@ export function createRouterMetrics(registry: Registry) {
     "rate_limited",
     "connections_full",
   ]);
+  const redisFailed = counters(
+    "onsale_redis_failures_total",
+    "Calls to Redis that failed: is it away, is it full, or does it refuse?",
+    "reason",
+    REDIS_FAILURES,
+  );
   for (const outcome of ["booked", "held", "confirmed"]) outcomes.of({ outcome });
   const tiersOf = (tier: CacheTier) => ({
     hit: cacheRequests.of({ tier, result: "hit" }),
@@ -80,6 +87,7 @@ export function createRouterMetrics(registry: Registry) {
       duration.labels(shard).observe(seconds);
     },
     shed,
+    redisFailed,
     /** Adds the figures that are read at each scrape. */
     watch({ shards, redisUp }: Watched): void {
       read(

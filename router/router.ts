@@ -29,7 +29,10 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   const metrics = createRouterMetrics(registry);
   const tracing = await startTracing(config, { name: "onsale-router" }, log, registry);
   const clock = systemClock;
-  const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
+  const redis =
+    config.REDIS_URL === undefined
+      ? undefined
+      : new SnapshotStore(config.REDIS_URL, log, metrics.redisFailed);
   const cache: EventCache = new EventCache({
     eventsMax: config.CACHE_EVENTS_MAX,
     clock,
@@ -67,7 +70,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
   const { RATE_LIMIT_PER_USER: perUser, RATE_LIMIT_PER_ADDRESS: perAddress, REDIS_URL: redisUrl } = config;
-  const writeLimits = createWriteLimits({ perUser, perAddress, redisUrl }, clock, log);
+  const writeLimits = createWriteLimits({ perUser, perAddress, redisUrl }, clock, log, metrics.redisFailed);
   const server = createRouterServer({
     cluster,
     cache,

@@ -1,5 +1,6 @@
 /** What a shard node measures. Each metric answers one question, said in its help. */
 import { HttpMetrics, instruments, type Registry, SIZE_BUCKETS } from "../shared/watch/metrics.ts";
+import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { Database } from "../shared/database/database.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { Activity } from "./store/activity.ts";
@@ -47,6 +48,18 @@ export function createNodeMetrics(registry: Registry) {
     "Age of the oldest transaction that keeps PostgreSQL from removing old versions of rows; 0 without one.",
   );
 
+  const dropped = counters(
+    "onsale_snapshots_dropped_total",
+    "Snapshots that Redis did not get, because it could not take them for too long or too many waited.",
+    "reason",
+    ["too_old", "queue_full"],
+  );
+  const redisFailed = counters(
+    "onsale_redis_failures_total",
+    "Calls to Redis that failed: is it away, is it full, or does it refuse?",
+    "reason",
+    REDIS_FAILURES,
+  );
   const reads = counters(
     "onsale_db_reads_total",
     "Statements that read events, by the server that answered.",
@@ -63,6 +76,8 @@ export function createNodeMetrics(registry: Registry) {
     waited: (seconds: number) => poolWait.observe(seconds),
     held: (seconds: number) => poolHold.observe(seconds),
     lockWaited: (seconds: number) => lockWait.observe(seconds),
+    redisFailed,
+    dropped,
     published: (seconds: number) => publish.observe(seconds),
     /** A statement read events; `source` is the server that answered. */
     read: reads,

@@ -38,8 +38,11 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const databases = createDatabases(config, metrics);
   const store = new BookingStore(databases.batches, Date.now, databases.others);
   const catalog = new Catalog(databases.catalog, config.SHARD_ID, databases.shard);
-  const redis = config.REDIS_URL === undefined ? undefined : new SnapshotStore(config.REDIS_URL, log);
-  const publisher = redis && new EventPublisher(redis, metrics.published);
+  const redis =
+    config.REDIS_URL === undefined
+      ? undefined
+      : new SnapshotStore(config.REDIS_URL, log, metrics.redisFailed);
+  const publisher = redis && new EventPublisher(redis, systemClock, metrics);
   const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
 
   const decider = new Decider(store, { committed: changed, lockWaited: metrics.lockWaited }, log);

@@ -171,7 +171,7 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     const results =
       asked.kind === "event"
         ? await reader.readEvents(asked.ids, asked.maxAgesMs, span)
-        : await store.readBookings(asked.ids, span);
+        : await store.readBookings(asked.ids, undefined, span);
     return judged(results, { results, mapVersion: mapVersion() });
   });
   call(RPC.list, listRequestSchema, async ({ before, limit, maxAgeMs }, span) =>

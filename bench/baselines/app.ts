@@ -25,7 +25,7 @@ export function createApp(strategy: Strategy, verifier: TokenVerifier): Fetch {
   app.post("/v1/events/:id/bookings", async (context) => {
     const token = BEARER.exec(context.env.incoming.headers.authorization ?? "")?.[1];
     const caller = token === undefined ? undefined : await verifier.verify(token);
-    if (caller === undefined) return refuse("unauthenticated");
+    if (typeof caller !== "object") return refuse("unauthenticated");
     const asked = await read(context);
     if (asked === undefined) return refuse("invalid_request");
     const booking = {

@@ -13,13 +13,16 @@ export interface Access {
   readonly secret: string;
 }
 
-/** The id of the demo event; makes the event if it does not exist. */
+const onSale = z.object({ salesEndAt: z.iso.datetime() });
+
+/** The id of the demo event; makes another one when it does not exist or is over. */
 export async function demoEvent({ routerUrl, secret }: Access, dataDir: DataDir): Promise<string> {
   const kept = dataDir.state.demoEventId;
   if (kept !== undefined) {
     const { statusCode, body } = await request(`${routerUrl}/v1/events/${kept}`, { dispatcher: http });
-    await body.dump();
-    if (statusCode !== 404) return kept;
+    const event = onSale.safeParse(await body.json().catch(() => undefined)).data;
+    const isOver = event !== undefined && Date.parse(event.salesEndAt) <= Date.now();
+    if (statusCode !== 404 && !isOver) return kept;
   }
   const token = await mintToken({ secret, sub: "demo-organizer", role: "organizer", ttlSeconds: 60 });
   const { statusCode, body } = await request(`${routerUrl}/v1/events`, {

@@ -16,6 +16,8 @@ try {
   const { values } = parseArgs({ options: { sub: { type: "string" }, role: { type: "string" } } });
   const sub = parseUserId(values.sub);
   const role = ROLES.find((candidate) => candidate === (values.role ?? "buyer"));
+  if (values.sub !== undefined && sub === undefined)
+    throw new Error("a sub is 1 to 255 characters that can all be seen, with no space at its ends");
   if (sub === undefined || role === undefined) {
     throw new Error(`use: npm run token -- --sub USER [--role ${ROLES.join("|")}]`);
   }

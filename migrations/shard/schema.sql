@@ -34,7 +34,8 @@ create table events (
   status text not null default 'on_sale'::text,
   version bigint not null default 1,
   created_at timestamp with time zone not null,
-  updated_at timestamp with time zone not null
+  updated_at timestamp with time zone not null,
+  owner_id text
 ) with (fillfactor=50);
 create table owned_slots (
   slot smallint not null,
@@ -47,7 +48,7 @@ create table slots_token (
 
 alter table bookings add constraint bookings_quantity_check CHECK (((quantity >= 1) AND (quantity <= 100)));
 alter table bookings add constraint bookings_status_check CHECK ((status = ANY (ARRAY['held'::text, 'confirmed'::text, 'cancelled'::text, 'expired'::text])));
-alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 64)));
+alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 255))) NOT VALID;
 alter table bookings add constraint holds_expire CHECK (((status <> ALL (ARRAY['held'::text, 'expired'::text])) OR (expires_at IS NOT NULL)));
 alter table bookings add constraint r1_id_carries_slot CHECK (((((get_byte(uuid_send(id), 6) % 16) * 256) + get_byte(uuid_send(id), 7)) = slot));
 alter table bookings add constraint bookings_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);
@@ -59,6 +60,7 @@ alter table events add constraint b1_never_oversold CHECK (((available_tickets >
 alter table events add constraint b3_highest_limit CHECK ((highest_max_per_user >= max_per_user));
 alter table events add constraint events_max_per_user_check CHECK (((max_per_user >= 1) AND (max_per_user <= 100)));
 alter table events add constraint events_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)));
+alter table events add constraint events_owner_id_check CHECK (((char_length(owner_id) >= 1) AND (char_length(owner_id) <= 255)));
 alter table events add constraint events_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
 alter table events add constraint events_status_check CHECK ((status = ANY (ARRAY['on_sale'::text, 'paused'::text, 'closed'::text])));
 alter table events add constraint events_total_tickets_check CHECK (((total_tickets >= 1) AND (total_tickets <= 10000000)));
@@ -90,7 +92,7 @@ begin
   on conflict do nothing;
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_versions bigint[] DEFAULT NULL::bigint[])
+CREATE OR REPLACE FUNCTION public.change_event(p_id uuid, p_slot smallint, p_changes jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_versions bigint[] DEFAULT NULL::bigint[], p_organizer text DEFAULT NULL::text)
  RETURNS json
  LANGUAGE plpgsql
 AS $function$
@@ -109,6 +111,9 @@ begin
   if not found then
     return json_build_object('outcome', 'event_not_found');
   end if;
+  if v_before.owner_id is not null and v_before.owner_id is distinct from p_organizer then
+    return json_build_object('outcome', 'forbidden');
+  end if;
   if v_before.version <> all (p_versions) then
     return json_build_object('outcome', 'version_mismatch', 'snapshots', snapshots_of(array[p_id]));
   end if;
@@ -125,7 +130,7 @@ begin
 
   v_row := jsonb_populate_record(v_before, p_changes);
   v_row.available_tickets := v_row.total_tickets - v_sold;
-  if v_row.available_tickets < 0 or v_row.sales_start_at >= v_row.sales_end_at then
+  if v_row.available_tickets < 0 or v_row.sales_start_at >= coalesce(v_row.sales_end_at, v_row.starts_at) then
     -- Holds that were due stay expired, so the event must show it.
     update events e
     set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now
@@ -158,7 +163,7 @@ begin
   if not exists (select from owned_slots o where o.slot = p_slot) then
     return json_build_object('outcome', 'wrong_shard');
   end if;
-  if p_sales_start_at >= p_sales_end_at then
+  if p_sales_start_at >= coalesce(p_sales_end_at, p_starts_at) then
     return json_build_object('outcome', 'invalid_sales_window');
   end if;
   if p_key is not null then
@@ -175,10 +180,10 @@ begin
   end if;
   insert into event_ids (id) values (p_id) on conflict (id) do nothing;
   insert into events
-    (id, slot, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
+    (id, slot, owner_id, name, venue, starts_at, sales_start_at, sales_end_at, total_tickets, available_tickets, max_per_user,
      highest_max_per_user, created_at, updated_at)
   values
-    (p_id, p_slot, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
+    (p_id, p_slot, p_organizer, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
      p_max_per_user, p_max_per_user, p_created_at, p_created_at)
   on conflict (id) do nothing;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
@@ -231,11 +236,13 @@ begin
   perform pg_advisory_xact_lock_shared(slots_lock_key());
 
   if cardinality(p_settle_bookings) > 0 then
-    -- Which event a booking belongs to never changes, so it can be read before the lock.
+    -- Which event a booking belongs to, and whose it is, never changes, so it can be read before the lock. For somebody else's
+    -- booking no lock is taken: the refusal takes as long as that of a booking that does not exist (S3).
     select p_event_ids || coalesce(array_agg(distinct b.event_id), '{}')
     into v_event_ids
-    from bookings b
-    where b.id = any (p_settle_bookings) and b.event_id <> all (p_event_ids);
+    from unnest(p_settle_bookings, p_settle_users) as c(booking, user_id)
+    join bookings b on b.id = c.booking and b.user_id = coalesce(c.user_id, b.user_id)
+    where b.event_id <> all (p_event_ids);
   end if;
 
   -- In the order of ids, so that two batches that share events cannot wait for each other in a circle (B1). What a locking
@@ -316,7 +323,7 @@ begin
          array_agg((x.event).max_per_user order by x.position),
          array_agg((x.event).status = 'on_sale'
                    and ((x.event).sales_start_at is null or (x.event).sales_start_at <= v_now)
-                   and ((x.event).sales_end_at is null or (x.event).sales_end_at > v_now) order by x.position),
+                   and coalesce((x.event).sales_end_at, (x.event).starts_at) > v_now order by x.position),
          array_agg(f.tickets is not null order by x.position)
   into v_available, v_max, v_sales_open, v_changed
   from (select unnest(v_stored) as event, generate_subscripts(v_stored, 1) as position) x
@@ -348,6 +355,8 @@ begin
       end if;
     elsif v_booking.status = 'confirmed' then
       v_outcome := 'confirmed';
+    elsif v_booking.status = 'held' and not v_sales_open[v_position] then
+      v_outcome := 'sales_not_open';
     elsif v_booking.status = 'held'
       -- An expired hold may claim its tickets again, by the rules of a new booking (B7).
       or v_booking.status = 'expired'

@@ -35,13 +35,15 @@ interface TokenRules {
   readonly audience?: string | undefined;
 }
 
-type Verify = (token: string) => Caller | undefined | Promise<Caller | undefined>;
+/** `bad_sub`: all but the `sub` of the token is good. */
+export type Verdict = Caller | "bad_sub" | undefined;
+type Verify = (token: string) => Verdict | Promise<Verdict>;
 
 /** Finds the caller that a token names. */
 export class TokenVerifier {
   /**
-   * Returns undefined when the token is forged, expired, without `exp`, or of another issuer or audience. Returns a promise
-   * only when a public key must check the token.
+   * Returns undefined when the token is forged, expired, not valid yet, without `exp` or with one too far ahead, or of another
+   * issuer or audience. Returns a promise only when a public key must check the token.
    */
   readonly verify: Verify;
 
@@ -70,6 +72,10 @@ export async function mintToken(claims: {
 
 /** Three parts of base64url (RFC 7515 §7.1), none empty. */
 const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+/** How far the clock of an issuer may be ahead of this one. */
+const LEEWAY_SECONDS = 5;
+/** Ten years. A token that ends later is good for ever in practice, and nothing takes a token back. */
+const LIFE_MAX_SECONDS = 3653 * 24 * 3600;
 /** Headers that are remembered as valid. An issuer writes one or two. */
 const HEADERS_MAX = 16;
 
@@ -102,7 +108,7 @@ function byKeySet(
   { jwksUrl }: { readonly jwksUrl: string },
   rules: TokenRules,
   clock: Clock,
-): (token: string) => Promise<Caller | undefined> {
+): (token: string) => Promise<Verdict> {
   const isSigned = keySetVerifier(createRemoteJWKSet(new URL(jwksUrl)));
   return async (token) => {
     if (!COMPACT.test(token)) return undefined;
@@ -128,7 +134,7 @@ const ENTRY_BYTES = 256;
  * Remembers the last callers for a while. A check with a public key costs a hundred look-ups, so even a rush of new callers,
  * who push each other out, loses little. The memory is bounded in bytes, because the issuer decides the length of a token.
  */
-function rememberingCallers(verify: (token: string) => Promise<Caller | undefined>, clock: Clock): Verify {
+function rememberingCallers(verify: (token: string) => Promise<Verdict>, clock: Clock): Verify {
   const remembered = new LRUCache<string, { readonly caller: Caller; readonly until: number }>({
     max: REMEMBERED_MAX,
     maxSize: REMEMBERED_BYTES_MAX,
@@ -138,7 +144,7 @@ function rememberingCallers(verify: (token: string) => Promise<Caller | undefine
     const known = remembered.get(token);
     if (known !== undefined && clock.now() < known.until) return known.caller;
     return verify(token).then((caller) => {
-      if (caller !== undefined) {
+      if (typeof caller === "object") {
         const until = Math.min(caller.expiresAt, clock.now() + REMEMBERED_MS);
         remembered.set(token, { caller, until });
       }
@@ -164,18 +170,21 @@ function parsed(part: string): Json | undefined {
 }
 
 /** Checks the claims of a token at this time (RFC 7519 §4.1), not its signature. */
-function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Caller | undefined {
+function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Verdict {
   const claims = parsed(token.slice(token.indexOf(".") + 1, token.lastIndexOf(".")));
   if (claims === undefined) return undefined;
-  const { sub, exp, nbf, iss, aud, role = "buyer" } = claims;
+  const { sub, exp, nbf, iat, iss, aud, role = "buyer" } = claims;
   const seconds = Math.floor(now / 1000);
-  if (typeof exp !== "number" || exp <= seconds) return undefined;
-  if (nbf !== undefined && !(typeof nbf === "number" && nbf <= seconds)) return undefined;
+  const hasBegun = (time: unknown): boolean =>
+    time === undefined || (typeof time === "number" && time <= seconds + LEEWAY_SECONDS);
+  if (typeof exp !== "number" || exp <= seconds || exp > seconds + LIFE_MAX_SECONDS) return undefined;
+  if (!hasBegun(nbf) || !hasBegun(iat)) return undefined;
   if (issuer !== undefined && iss !== issuer) return undefined;
   if (audience !== undefined && aud !== audience && !(Array.isArray(aud) && aud.includes(audience)))
     return undefined;
-  const userId = parseUserId(sub);
   const known = ROLES.find((candidate) => candidate === role);
-  if (userId === undefined || known === undefined) return undefined;
+  if (known === undefined) return undefined;
+  const userId = parseUserId(sub);
+  if (userId === undefined) return "bad_sub";
   return { userId, role: known, expiresAt: exp * 1000 };
 }

@@ -17,7 +17,7 @@
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from "rate-limiter-flexible";
 import type { Clock } from "../../shared/process/clock.ts";
 import type { Log } from "../../shared/process/log.ts";
-import { RedisConnection } from "../../shared/redis/redis.ts";
+import { HASH_TAG, RedisConnection, type RedisFailure } from "../../shared/redis/redis.ts";
 import type { Caller } from "./tokens.ts";
 
 const WINDOW_SECONDS = 1;
@@ -58,11 +58,12 @@ export function createWriteLimits(
   { perUser, perAddress, redisUrl }: WriteLimitSettings,
   clock: Clock,
   log: Log,
+  redisFailed: (reason: RedisFailure) => void,
 ): WriteLimits {
   const on = perUser > 0 || perAddress > 0;
   const redis =
     on && redisUrl !== undefined
-      ? new RedisConnection(redisUrl, log, "each router limits writes by itself")
+      ? new RedisConnection(redisUrl, log, "each router limits writes by itself", redisFailed)
       : undefined;
   const users = perUser > 0 ? new Limit("user", perUser, clock, redis) : undefined;
   const addresses = perAddress > 0 ? new Limit("address", perAddress, clock, redis) : undefined;
@@ -109,7 +110,7 @@ class Limit {
             limiter: new RateLimiterRedis({
               ...counted,
               storeClient: redis.client,
-              keyPrefix: `onsale:1:writes:${reason}`,
+              keyPrefix: `${HASH_TAG}:1:writes:${reason}`,
             }),
             redis,
           };
@@ -144,6 +145,7 @@ class Limit {
     const { limiter, redis } = this.#everywhere;
     try {
       const refused = await redis.timed(
+        "write",
         limiter.consume(key).then(
           () => undefined,
           (error: unknown) => {

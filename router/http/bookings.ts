@@ -166,7 +166,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: bookingId,
       body: emptyBody,
       responses: { 200: theBooking },
-      refusals: ["booking_not_found", "hold_expired", "outcome_unknown"],
+      refusals: ["booking_not_found", "hold_expired", "sales_not_open", "outcome_unknown"],
     },
     ROLES,
     // Not even an operator confirms somebody else's hold.

@@ -1,6 +1,6 @@
 /** Checks who the caller is and whether the role may use the route. This comes before the body, so a stranger costs little. */
 import type { IncomingMessage } from "node:http";
-import type { Caller, Role, TokenVerifier } from "../callers/tokens.ts";
+import type { Caller, Role, TokenVerifier, Verdict } from "../callers/tokens.ts";
 import { Problem } from "./problems.ts";
 
 /** RFC 6750 §2.1. */
@@ -8,6 +8,10 @@ const BEARER = /^Bearer +([A-Za-z0-9\-._~+/]+=*)$/i;
 
 const NO_TOKEN = new Problem("unauthenticated", "Send an Authorization: Bearer header.");
 const BAD_TOKEN = new Problem("unauthenticated", "The token is not valid or has expired.");
+const BAD_SUB = new Problem(
+  "unauthenticated",
+  "The token's sub is not valid: it must be 1 to 255 characters that can all be seen, with no space at its ends.",
+);
 
 /** The caller, or the problem that refuses the request. A promise only where the verifier gives one. */
 export function callerOf(
@@ -23,8 +27,9 @@ export function callerOf(
     : admitted(verified, roles);
 }
 
-function admitted(caller: Caller | undefined, roles: readonly Role[]): Caller | Problem {
+function admitted(caller: Verdict, roles: readonly Role[]): Caller | Problem {
   if (caller === undefined) return BAD_TOKEN;
+  if (caller === "bad_sub") return BAD_SUB;
   if (roles.includes(caller.role)) return caller;
   return new Problem(
     "forbidden",

@@ -77,8 +77,8 @@ export function addEventRoutes(
       const key = keyOf(incoming);
       const now = clock.now();
       const id = key === undefined ? newEventId(now) : newEventIdFor(userId, key, now);
-      const claim = key && { organizer: userId, key, content: hash("sha256", JSON.stringify(body)) };
-      const result = await cluster.createEvent({ id, ...body, claim }, span);
+      const claim = key && { key, content: hash("sha256", JSON.stringify(body)) };
+      const result = await cluster.createEvent({ id, ownerId: userId, ...body, claim }, span);
       if (key !== undefined && result.outcome === "outcome_unknown") throw unknownUnder(key);
       const event = savedEvent(id, result);
       pages.created();
@@ -151,11 +151,12 @@ export function addEventRoutes(
       ],
     },
     ["organizer"],
-    async ({ incoming, id, body, requestId, span }) => {
+    async ({ incoming, caller, id, body, requestId, span }) => {
       const ifMatch = incoming.headers["if-match"];
       const versions = versionsIn(ifMatch);
       if (ifMatch === undefined && ifMatchRequired) throw NO_PRECONDITION;
-      const event = savedEvent(id, await cluster.changeEvent({ id, changes: body, versions }, span));
+      const change = { id, organizer: caller.userId, changes: body, versions };
+      const event = savedEvent(id, await cluster.changeEvent(change, span));
       return jsonResponse(200, event, requestId, { etag: etagOf(event) });
     },
   );

@@ -15,7 +15,7 @@ export interface ProblemSpec {
 export const PROBLEMS = {
   invalid_request: { status: 400, retry: "never", title: "The request is not valid." },
   unauthenticated: { status: 401, retry: "never", title: "A valid bearer token is required." },
-  forbidden: { status: 403, retry: "never", title: "The token's role does not allow this." },
+  forbidden: { status: 403, retry: "never", title: "The token does not allow this." },
   not_found: { status: 404, retry: "never", title: "There is nothing at this address." },
   event_not_found: { status: 404, retry: "never", title: "There is no such event." },
   booking_not_found: { status: 404, retry: "never", title: "There is no such booking." },
@@ -86,6 +86,7 @@ type RefusalOrFailure =
 const DETAILS = {
   sold_out: "Every ticket of the event is sold or held.",
   sales_not_open: "Sales have not begun, have ended, or are paused.",
+  forbidden: "Only the organizer who created an event may change it.",
   event_not_found: "There is no event with this id.",
   booking_not_found: "There is no booking of yours with this id.",
   hold_expired: "The hold has expired and its tickets are gone; send a new booking.",
@@ -111,7 +112,11 @@ export function problemOf(result: RefusalOrFailure): Problem {
   }
   if (result.outcome === "invalid_sales_window") {
     const errors = [{ path: "salesEndAt", message: "must be after salesStartAt" }];
-    return new Problem("invalid_request", "The sales window would end before it begins.", { errors });
+    return new Problem(
+      "invalid_request",
+      "The sales window would end before it begins; without salesEndAt it ends at startsAt.",
+      { errors },
+    );
   }
   if (result.outcome === "rate_limited")
     return new Problem("rate_limited", DETAILS.rate_limited, {}, { ratelimit: '"user-under-way";r=0;t=1' });

@@ -54,11 +54,11 @@ export const eventBody = z
     totalTickets,
     maxPerUser: maxPerUser.default(LIMITS.maxPerUserDefault),
     salesStartAt: time.nullable().default(null),
-    salesEndAt: time.nullable().default(null),
+    salesEndAt: time.nullable().default(null).describe("startsAt unless given."),
   })
   .refine(
-    ({ salesStartAt, salesEndAt }) =>
-      salesStartAt === null || salesEndAt === null || salesStartAt < salesEndAt,
+    ({ startsAt, salesStartAt, salesEndAt }) =>
+      salesStartAt === null || salesStartAt < (salesEndAt ?? startsAt),
     {
       path: ["salesEndAt"],
       message: "must be after salesStartAt",
@@ -147,11 +147,16 @@ const timeOut = z.iso.datetime().openapi({ example: "2030-06-01T20:00:00.000Z" }
 export const eventSchema = z
   .object({
     id: uuid,
+    ownerId: z
+      .string()
+      .nullable()
+      .describe("The organizer who created the event, and alone may change it; null for some of before 0.3.")
+      .openapi({ example: "grace" }),
     name: z.string().openapi({ example: "First night" }),
     venue: z.string().nullable().openapi({ example: "Great Hall" }),
     startsAt: timeOut,
     salesStartAt: timeOut.nullable(),
-    salesEndAt: timeOut.nullable(),
+    salesEndAt: timeOut.describe("startsAt, unless another end was given."),
     status: z.enum(EVENT_STATUSES),
     totalTickets,
     availableTickets: z

@@ -158,7 +158,7 @@ export class ShardClient {
     const maxAgeMs = this.#maxAgeMs(Math.max(notBefore, this.#savedAt));
     const list = { path: RPC.list, body: { before, limit, maxAgeMs }, answer: listAnswerSchema };
     const { answer } = await this.#direct("list", list, this.#options.readDeadlineMs, span);
-    return answer ?? UNAVAILABLE;
+    return answer !== undefined && "events" in answer ? answer : failureOfRead(answer);
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -255,22 +255,21 @@ export class ShardClient {
       for (const [position, result] of answer.results.entries()) give(position, result);
       return;
     }
-    // A lost read took no effect, so nothing about it is unknown.
-    const outcome = answer?.outcome ?? "shard_unavailable";
-    for (const position of batch.keys())
-      give(position, { outcome: outcome === "outcome_unknown" ? "shard_unavailable" : outcome });
+    for (const position of batch.keys()) give(position, failureOfRead(answer));
   }
 
-  /** One call that is not coalesced. Reads and saves of events may be repeated, so it is. */
-  async #direct<Answer>(
+  /** One call that is not coalesced. Lists and saves of events may be repeated, so it is. */
+  async #direct<Answer extends object>(
     kind: DirectKind,
     call: Omit<Call<Answer>, "timeoutMs">,
     deadlineMs: number,
     span: Span | undefined,
   ): Promise<{ answer: Answer | Failure | undefined; lost: boolean }> {
     try {
-      const always = (): boolean => true;
-      return await this.#tried(this.#in(deadlineMs), always, (node, timeoutMs) =>
+      // A list that failed may work elsewhere. One that is too much for the shard is too much again.
+      const isFinal = (answer: Answer): boolean =>
+        kind === "change" || !("outcome" in answer) || answer.outcome === "overloaded";
+      return await this.#tried(this.#in(deadlineMs), isFinal, (node, timeoutMs) =>
         inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
           node.direct(kind, { ...call, timeoutMs, span: callSpan }),
         ),
@@ -339,6 +338,11 @@ export class ShardClient {
   #in(milliseconds: number): number {
     return this.#options.clock.elapsed() + milliseconds;
   }
+}
+
+/** A lost read took no effect, so nothing about it is unknown. */
+function failureOfRead(answer: Failure | undefined): Failure {
+  return answer === undefined || answer.outcome === "outcome_unknown" ? UNAVAILABLE : answer;
 }
 
 function lastDeadlineOf(batch: readonly Outgoing<unknown>[]): number {

@@ -178,6 +178,7 @@ function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): De
       invariant(booking !== null, "a settled command comes with its booking", { index });
       return { outcome, booking: bookingFrom(booking, moment.ms) };
     case "hold_expired":
+    case "sales_not_open":
     case "booking_not_found":
     case "wrong_shard":
       return { outcome };

@@ -29,7 +29,7 @@ const CREATE_EVENT = bounded(
   "create-event",
   "create_event($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
 );
-const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6, $7)");
+const CHANGE_EVENT = bounded("change-event", "change_event($3, $4, $5, $6, $7, $8)");
 const READ_EVENTS: Statement = {
   name: "read-events",
   text: `
@@ -40,6 +40,7 @@ const READ_BOOKINGS: Statement = {
   name: "read-bookings",
   text: `
     select (select coalesce(json_agg(b), '[]') from bookings b where b.id = any ($1::uuid[])) as rows,
+           coalesce($3, now_ms()) as now,
            array(select slot from owned_slots where slot = any ($2::smallint[])) as "ownedSlots"`,
 };
 // An event's id carries its time, so the primary key serves the order "newest first".
@@ -108,16 +109,16 @@ export class BookingStore {
       request.totalTickets,
       request.maxPerUser,
       new Date(timeOf(request.id)),
-      request.claim?.organizer,
+      request.ownerId,
       request.claim?.key,
       request.claim?.content,
     ];
     return this.#saveEvent(CREATE_EVENT, values, span);
   }
 
-  /** Changes the given fields of an event, if it has one of `versions`. */
+  /** Changes the given fields of an event, if it is the organizer's and has one of `versions`. */
   async changeEvent(
-    { id, changes, versions }: ChangeEventRequest,
+    { id, organizer, changes, versions }: ChangeEventRequest,
     at?: Date,
     span?: Span,
   ): Promise<EventResult> {
@@ -131,7 +132,7 @@ export class BookingStore {
       max_per_user: changes.maxPerUser,
       status: changes.status,
     };
-    const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions];
+    const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions, organizer];
     return this.#saveEvent(CHANGE_EVENT, values, span);
   }
 
@@ -141,11 +142,16 @@ export class BookingStore {
     return inOrder(ids, slots, read, snapshotFrom);
   }
 
-  async readBookings(ids: readonly BookingId[], span?: Span): Promise<ReadResult<Booking>[]> {
+  /** One clock, the database's, says whether a hold is due: here, and when it is confirmed. Tests give `at`. */
+  async readBookings(ids: readonly BookingId[], at?: Date, span?: Span): Promise<ReadResult<Booking>[]> {
     const slots = ids.map(slotOfBooking);
-    const read = await oneRow<OwnedRows<BookingRow>>(this.#others, READ_BOOKINGS, [ids, slots], span);
-    const now = this.#now();
-    return inOrder(ids, slots, read, (row) => bookingFrom(row, now));
+    const read = await oneRow<OwnedRows<BookingRow> & { now: Date }>(
+      this.#others,
+      READ_BOOKINGS,
+      [ids, slots, at ?? null],
+      span,
+    );
+    return inOrder(ids, slots, read, (row) => bookingFrom(row, read.now.getTime()));
   }
 
   /** At most `limit` events older than `before`, newest first. */

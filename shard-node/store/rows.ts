@@ -1,11 +1,12 @@
 /** The rows of PostgreSQL in JSON, and how they become what travels on the wire. */
-import type { BookingId, EventId } from "../../shared/domain/ids.ts";
+import type { BookingId, EventId, UserId } from "../../shared/domain/ids.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 
 /** A row of `events` as JSON, with what snapshots_of() adds. */
 export interface EventRow {
   id: EventId;
+  owner_id: UserId | null;
   name: string;
   venue: string | null;
   starts_at: string;
@@ -33,6 +34,7 @@ export interface BookingRow {
   updated_at: string;
 }
 
+/** `nowMs` is by the clock of the database, which also decides about the hold. */
 export function bookingFrom(row: BookingRow, nowMs: number): Booking {
   const expiresAt = row.expires_at === null ? null : iso(row.expires_at);
   // A due hold is expired for everybody (B6), even before a sweep has written that down.
@@ -57,11 +59,13 @@ export function snapshotFrom(row: EventRow): Snapshot {
 export function eventFrom(row: EventRow): Event {
   return {
     id: row.id,
+    ownerId: row.owner_id,
     name: row.name,
     venue: row.venue,
     startsAt: iso(row.starts_at),
     salesStartAt: isoOrNull(row.sales_start_at),
-    salesEndAt: isoOrNull(row.sales_end_at),
+    // Without an end of their own, sales end when the event starts (B10).
+    salesEndAt: iso(row.sales_end_at ?? row.starts_at),
     status: row.status,
     totalTickets: row.total_tickets,
     availableTickets: row.available_tickets,

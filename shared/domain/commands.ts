@@ -67,14 +67,14 @@ export function isCommand(value: unknown): value is Command {
       return (
         (kind === "book" || Number.isSafeInteger(ttlSeconds)) &&
         isUuid(eventId) &&
-        parseUserId(userId) !== undefined &&
+        isUserId(userId) &&
         Number.isSafeInteger(quantity) &&
         typeof key === "string" &&
         parseIdempotencyKey(key) !== undefined
       );
     case "confirm":
     case "cancel":
-      return isUuid(bookingId) && (userId === null || parseUserId(userId) !== undefined);
+      return isUuid(bookingId) && (userId === null || isUserId(userId));
     default:
       return false;
   }
@@ -82,4 +82,9 @@ export function isCommand(value: unknown): value is Command {
 
 function isUuid(value: unknown): boolean {
   return typeof value === "string" && parseCanonicalUuid(value) !== undefined;
+}
+
+/** In the form that routers send; another spelling would be another user. */
+function isUserId(value: unknown): boolean {
+  return value !== undefined && parseUserId(value) === value;
 }

@@ -1,16 +1,19 @@
 /** An event and its snapshots. Times are RFC 3339 in UTC, as in the public API. */
 import { z } from "zod";
-import { type EventId, storedId } from "./ids.ts";
+import { type EventId, storedId, type UserId } from "./ids.ts";
 
 export const EVENT_STATUSES = ["on_sale", "paused", "closed"] as const;
 
 export const eventSchema = z.object({
   id: storedId<EventId>(),
+  /** The organizer who created it. Null when a version without owners did. */
+  ownerId: storedId<UserId>().nullable(),
   name: z.string(),
   venue: z.string().nullable(),
   startsAt: z.string(),
   salesStartAt: z.string().nullable(),
-  salesEndAt: z.string().nullable(),
+  /** `startsAt` unless the organizer chose another end. */
+  salesEndAt: z.string(),
   status: z.enum(EVENT_STATUSES),
   totalTickets: z.number(),
   availableTickets: z.number(),

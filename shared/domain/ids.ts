@@ -11,7 +11,7 @@ type Branded<Name extends string> = string & { readonly [brand]: Name };
 
 export type EventId = Branded<"EventId">;
 export type BookingId = Branded<"BookingId">;
-/** The `sub` of a token: 1 to 64 printable characters. */
+/** The `sub` of a token, as `parseUserId` makes it. */
 export type UserId = Branded<"UserId">;
 export type ShardId = Branded<"ShardId">;
 /** A whole number below SLOT_COUNT (slots.ts). */
@@ -19,7 +19,13 @@ export type Slot = number & { readonly [brand]: "Slot" };
 export type IdempotencyKey = Branded<"IdempotencyKey">;
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-const PRINTABLE = /^[^\p{Cc}\p{Cs}]{1,64}$/u;
+/** Nearly every user id. What is ASCII is in NFC. */
+const PLAIN_USER = /^[!-~](?:[ -~]{0,253}[!-~])?$/;
+/**
+ * No control, format, private or unassigned character, no space but the plain one, and none outside; no letter or mark that
+ * shows nothing, such as a filler of Hangul or a variation selector.
+ */
+const USER = /^(?! )(?:[^\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]| ){1,255}(?<! )$/u;
 const KEY = /^[\x21-\x7e][\x20-\x7e]{0,127}$/;
 const SHARD = /^[a-z0-9][a-z0-9-]{0,31}$/;
 
@@ -51,9 +57,15 @@ export function parseBookingId(text: string): BookingId | undefined {
   return canonicalUuid(text) as BookingId | undefined;
 }
 
-/** A user id: 1 to 64 characters, none of them a control character (PostgreSQL stores no NUL). */
+/**
+ * A user id: 1 to 255 characters in NFC (Unicode Standard Annex 15) that can all be seen. One user must not be several by
+ * spelling, each with a limit of their own (B3). OpenID Connect allows 255 characters (Core 1.0 §2).
+ */
 export function parseUserId(text: unknown): UserId | undefined {
-  return typeof text === "string" && PRINTABLE.test(text) ? (text as UserId) : undefined;
+  if (typeof text !== "string") return undefined;
+  if (PLAIN_USER.test(text)) return text as UserId;
+  const normal = text.normalize("NFC");
+  return USER.test(normal) ? (normal as UserId) : undefined;
 }
 
 /** An idempotency key: 1 to 128 visible ASCII characters, spaces inside allowed. */

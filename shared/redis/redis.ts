@@ -1,20 +1,27 @@
 /**
  * Redis keeps snapshots and spreads them. This file is the only door to ioredis. Losing Redis costs time, never truth: every
- * call fails fast instead of queueing, and each connection tells its loss and its return in one log line.
+ * call fails fast instead of queueing, and each connection tells its loss and its return in one log line. So it does when Redis
+ * answers, but refuses: because it is full, for example.
  *
- * A snapshot is a hash `onsale:1:event:{id}` with the fields `version` and `snapshot`. One script sets it only if it is
+ * A snapshot is a hash `{onsale}:2:event:<id>` with the fields `version` and `snapshot`. One script sets it only if it is
  * newer (C2) and publishes it in the same step, so no router ever hears of a version that Redis does not hold.
  */
-import { Redis } from "ioredis";
+import { Redis, ReplyError } from "ioredis";
 import type { EventId } from "../domain/ids.ts";
 import type { Log } from "../process/log.ts";
+import { Outage } from "../process/outage.ts";
 import { type Snapshot, snapshotsAmong } from "../domain/events.ts";
 
+/**
+ * All keys begin with this hash tag, so a Redis in cluster mode keeps them all on one node: one script sets many of them, and
+ * the cluster would refuse keys of several nodes (CROSSSLOT).
+ */
+export const HASH_TAG = "{onsale}";
 /** The number stands for the form of a snapshot: releases with different forms do not read each other's. */
-const NAMESPACE = "onsale:1";
+const NAMESPACE = `${HASH_TAG}:2`;
 const CHANNEL = `${NAMESPACE}:snapshots`;
 /** The last defence against an entry that nobody corrected (C4). */
-const ENTRY_TTL_MS = 5_000;
+export const ENTRY_TTL_MS = 5_000;
 const COMMAND_TIMEOUT_MS = 200;
 /** How long Redis is not asked after a failure. */
 const REST_MS = 1_000;
@@ -38,14 +45,30 @@ if #newest > 0 and ARGV[#ARGV] == 'announce' then
 end
 return #newest`;
 
+/**
+ * - `full`: Redis has no memory left for a write.
+ * - `refused`: Redis answered with another error.
+ * - `away`: there was no answer, or no connection.
+ */
+export const REDIS_FAILURES = ["full", "refused", "away"] as const;
+export type RedisFailure = (typeof REDIS_FAILURES)[number];
+
 /** One connection. It rests for a moment after a failure. */
 export class RedisConnection {
   readonly client: Redis;
+  readonly #failed: (reason: RedisFailure) => void;
+  /** A full Redis refuses writes and answers reads, so each has its own. */
+  readonly #refusals: Readonly<Record<"read" | "write", Outage>>;
   #restsUntil = 0;
 
-  /** `meanwhile` ends the log line of each loss: what happens while Redis is away. */
-  constructor(url: string, log: Log, meanwhile: string) {
+  /** `meanwhile` ends the log line of each loss: what happens while Redis is away. `failed` is told of each failed call. */
+  constructor(url: string, log: Log, meanwhile: string, failed: (reason: RedisFailure) => void) {
     this.client = connect(url, log, meanwhile);
+    this.#failed = failed;
+    this.#refusals = {
+      read: new Outage(log, "reading from Redis"),
+      write: new Outage(log, "writing to Redis"),
+    };
   }
 
   /** False without a connection, and while the connection rests. */
@@ -54,11 +77,17 @@ export class RedisConnection {
   }
 
   /** A failure starts a rest, so a Redis that hangs delays a few callers and not everybody. */
-  async timed<T>(answer: Promise<T>): Promise<T> {
+  async timed<T>(kind: "read" | "write", answer: Promise<T>): Promise<T> {
     try {
-      return await answer;
+      const value = await answer;
+      this.#refusals[kind].worked();
+      return value;
     } catch (error) {
       this.#restsUntil = performance.now() + REST_MS;
+      const reason = failureIn(error);
+      this.#failed(reason);
+      // The loss of the connection has its own log line.
+      if (reason !== "away") this.#refusals[kind].failed(error);
       throw error;
     }
   }
@@ -66,6 +95,11 @@ export class RedisConnection {
   close(): void {
     this.client.disconnect();
   }
+}
+
+function failureIn(error: unknown): RedisFailure {
+  if (!(error instanceof ReplyError)) return "away";
+  return String(error).includes("OOM ") ? "full" : "refused";
 }
 
 interface Scripted extends Redis {
@@ -78,8 +112,8 @@ export class SnapshotStore {
   readonly #connection: RedisConnection;
   readonly #redis: Scripted;
 
-  constructor(url: string, log: Log) {
-    this.#connection = new RedisConnection(url, log, READS_GO_ON);
+  constructor(url: string, log: Log, failed: (reason: RedisFailure) => void) {
+    this.#connection = new RedisConnection(url, log, READS_GO_ON, failed);
     this.#redis = this.#connection.client as Scripted;
     this.#redis.defineCommand("setSnapshotsIfNewer", { lua: SET_IF_NEWER });
   }
@@ -102,13 +136,14 @@ export class SnapshotStore {
     const values = snapshots.flatMap((snapshot) => [snapshot.event.version, JSON.stringify(snapshot)]);
     const keys = snapshots.map((snapshot) => keyOf(snapshot.event.id));
     await this.#connection.timed(
+      "write",
       this.#redis.setSnapshotsIfNewer(snapshots.length, ...keys, ENTRY_TTL_MS, ...values, telling),
     );
   }
 
   /** The snapshot that Redis holds. Throws when Redis is away. */
   async read(id: EventId): Promise<Snapshot | undefined> {
-    const found = await this.#connection.timed(this.#redis.hget(keyOf(id), "snapshot"));
+    const found = await this.#connection.timed("read", this.#redis.hget(keyOf(id), "snapshot"));
     const [snapshot] = found === null ? [] : snapshotsFrom(`[${found}]`);
     return snapshot?.event.id === id ? snapshot : undefined;
   }

@@ -14,7 +14,7 @@ import {
   snapshotSchema,
   snapshotsAmong,
 } from "../domain/events.ts";
-import { checkedId, parseBookingId, parseEventId } from "../domain/ids.ts";
+import { checkedId, parseBookingId, parseEventId, parseUserId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
@@ -36,6 +36,7 @@ export function rpcVersionProblem(
 
 const eventId = checkedId(parseEventId, "must be a UUID");
 const bookingId = checkedId(parseBookingId, "must be a UUID");
+const userId = checkedId(parseUserId, "must be a user id");
 
 export const commandsRequestSchema = z.object({
   /** When the router sent the call. By the router's clock, like the deadlines: the node's clock may differ. */
@@ -137,6 +138,7 @@ export const listAnswerSchema: z.ZodType<ListResponse | Failure> = z.union([
 const time = z.iso.datetime();
 export const createEventRequestSchema = z.object({
   id: eventId,
+  ownerId: userId,
   name: z.string(),
   venue: z.string().nullable(),
   startsAt: time,
@@ -145,12 +147,14 @@ export const createEventRequestSchema = z.object({
   totalTickets: z.number().int(),
   maxPerUser: z.number().int(),
   /** The organizer's Idempotency-Key. `content` is a digest of the request: under one key it must be one (B12). */
-  claim: z.object({ organizer: z.string(), key: z.string(), content: z.string() }).optional(),
+  claim: z.object({ key: z.string(), content: z.string() }).optional(),
 });
 export type CreateEventRequest = z.infer<typeof createEventRequestSchema>;
 
 export const changeEventRequestSchema = z.object({
   id: eventId,
+  /** Who wants the change. */
+  organizer: userId,
   changes: z.object({
     name: z.string().optional(),
     venue: z.string().nullable().optional(),
@@ -175,7 +179,7 @@ export const eventAnswerSchema = z.discriminatedUnion("outcome", [
     outcome: z.enum(["below_sold", "invalid_sales_window", "version_mismatch"]),
     snapshot: snapshotSchema,
   }),
-  z.object({ outcome: z.enum(["event_not_found", "idempotency_key_reused", "wrong_shard"]) }),
+  z.object({ outcome: z.enum(["event_not_found", "forbidden", "idempotency_key_reused", "wrong_shard"]) }),
   failureSchema,
 ]);
 export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;

@@ -8,6 +8,7 @@ import {
   tally,
   type TestCluster,
 } from "../support/running-cluster.ts";
+import { ORGANIZER } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";
 
 let cluster: TestCluster;
@@ -22,8 +23,12 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{1
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 const ABSENT = "01a20409-0c00-7c2b-af63-0abca586c6cb";
 
-async function patch(id: string, body: unknown) {
-  return client.send<Event & ProblemBody>("PATCH", `/v1/events/${id}`, { as: "o", role: "organizer", body });
+async function patch(id: string, body: unknown, as: string = ORGANIZER) {
+  return client.send<Event & ProblemBody>("PATCH", `/v1/events/${id}`, {
+    as,
+    role: "organizer",
+    body,
+  });
 }
 
 describe("events", () => {
@@ -35,11 +40,12 @@ describe("events", () => {
     expect(created.headers.get("location")).toBe(`/v1/events/${created.body.id}`);
     expect(created.body).toEqual({
       id: expect.stringMatching(UUID),
+      ownerId: "o",
       name: "Opening",
       venue: null,
       startsAt: "2030-01-01T18:00:00.000Z",
       salesStartAt: null,
-      salesEndAt: null,
+      salesEndAt: "2030-01-01T18:00:00.000Z",
       status: "on_sale",
       totalTickets: 10,
       availableTickets: 10,
@@ -168,7 +174,7 @@ describe("events", () => {
 
     // The event as it is now, found by what is the same request: with its defaults, and the same moment in another zone.
     const [id = ""] = ids;
-    await patch(id, { name: "Renamed" });
+    await patch(id, { name: "Renamed" }, "o");
     const same = { ...body, startsAt: "2030-01-01T22:00:00+02:00", maxPerUser: 2, venue: null };
     const again = await create("raced", routers[1], "o", same);
     expect([again.status, again.body.id, again.body.name]).toEqual([201, id, "Renamed"]);
@@ -182,11 +188,33 @@ describe("events", () => {
     expect((await create("refused", client, "o", body)).status).toBe(201);
   });
 
+  test("S9: only the organizer who created an event changes it, and everybody sees who that is", async () => {
+    const event = await client.createEvent();
+    const path = `/v1/events/${event.id}`;
+    expect(event.ownerId).toBe(ORGANIZER);
+    const listed = await client.send<{ items: Event[] }>("GET", "/v1/events?limit=100");
+    expect(listed.body.items.find(({ id }) => id === event.id)?.ownerId).toBe(ORGANIZER);
+
+    for (const [as, role] of [
+      ["another", "organizer"],
+      [ORGANIZER, "operator"],
+      [ORGANIZER, "buyer"],
+    ] as const)
+      for (const headers of [{}, { "if-match": '"1"' }, { "if-match": '"7"' }]) {
+        const refused = await client.send("PATCH", path, { as, role, body: { name: "Mine" }, headers });
+        expect([as, role, refused.status, refused.body.code]).toEqual([as, role, 403, "forbidden"]);
+        expect(JSON.stringify(refused.body)).not.toContain(ORGANIZER);
+      }
+    expect((await client.readEvent(event.id)).version).toBe(1);
+    expect((await patch(event.id, { ownerId: "another" })).status).toBe(400);
+    expect((await patch(event.id, { name: "Mine" })).body).toMatchObject({ version: 2, ownerId: ORGANIZER });
+  });
+
   test("A8: a change that names versions is made only when one of them is the newest", async () => {
     const event = await client.createEvent();
     const change = async (ifMatch: string, name: string, path = `/v1/events/${event.id}`) =>
       client.send<Event & ProblemBody>("PATCH", path, {
-        as: "o",
+        as: ORGANIZER,
         role: "organizer",
         body: { name },
         headers: { "if-match": ifMatch },
@@ -216,7 +244,7 @@ describe("events", () => {
 
     const strict = cluster.client(await cluster.addRouter({ IF_MATCH_REQUIRED: "true" }));
     const blind = await strict.send("PATCH", `/v1/events/${event.id}`, {
-      as: "o",
+      as: ORGANIZER,
       role: "organizer",
       body: { name: "x" },
     });
@@ -229,7 +257,7 @@ describe("events", () => {
     for (const changes of [
       { status: "paused" },
       { status: "closed" },
-      { status: "on_sale", salesStartAt: "2090-01-01T00:00:00Z" },
+      { status: "on_sale", salesStartAt: "2029-01-01T00:00:00Z" },
       { salesStartAt: null, salesEndAt: "2020-01-01T00:00:00Z" },
     ]) {
       expect((await patch(event.id, changes)).status).toBe(200);
@@ -274,6 +302,17 @@ describe("bookings", () => {
     expect((await client.book(event.id, "c", 1)).status).toBe(201);
     expect((await client.book(event.id, "b", 1)).body.code).toBe("sold_out");
     expect((await client.book(ABSENT, "b", 1)).body.code).toBe("event_not_found");
+  });
+
+  test("B3 S1: a user is the same one in every spelling, with up to 255 characters", async () => {
+    const event = await client.createEvent({ maxPerUser: 1 });
+    const long = "x".repeat(255);
+
+    expect((await client.book(event.id, "Andr\u00e9")).status).toBe(201);
+    expect((await client.book(event.id, "Andre\u0301")).body.code).toBe("user_limit_exceeded");
+    const booked = await client.book(event.id, long);
+    expect(booked.body.userId).toBe(long);
+    expect((await client.readBooking(booked.body.id, long)).body).toEqual(booked.body);
   });
 
   test("B4 B5: a key books once; the same request again is the same booking, another one is refused", async () => {

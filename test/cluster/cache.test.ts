@@ -99,7 +99,7 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
       throw new Error("two routers were started");
     await there.readEvent(event.id);
     await here.send("PATCH", `/v1/events/${event.id}`, {
-      as: "o",
+      as: "the-organizer",
       role: "organizer",
       body: { name: "Renamed" },
     });
@@ -113,7 +113,7 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
   test("F4: what is no snapshot on the channel harms nobody", async () => {
     const redis = new Redis(redisUrl);
     for (const message of ["{", "1", "[null]", '[{"event":{}}]'])
-      await redis.publish("onsale:1:snapshots", message);
+      await redis.publish("{onsale}:2:snapshots", message);
     redis.disconnect();
     const client = cluster.client();
     const event = await client.createEvent();
@@ -125,11 +125,15 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
     const event = await here?.createEvent();
     const path = `/v1/events/${event?.id}`;
     const redis = new Redis(redisUrl);
-    await eventually("Redis has the event", async () => redis.hget(`onsale:1:event:${event?.id}`, "version"));
-    await redis.del(`onsale:1:event:${event?.id}`);
+    await eventually("Redis has the event", async () =>
+      redis.hget(`{onsale}:2:event:${event?.id}`, "version"),
+    );
+    await redis.del(`{onsale}:2:event:${event?.id}`);
 
     expect((await there?.send("GET", path))?.headers.get("cache-status")).toBe("onsale; fwd=miss");
-    await eventually("Redis has it again", async () => redis.hget(`onsale:1:event:${event?.id}`, "version"));
+    await eventually("Redis has it again", async () =>
+      redis.hget(`{onsale}:2:event:${event?.id}`, "version"),
+    );
     redis.disconnect();
     await eventually("the first router finds it there", async () => {
       const { headers } = (await here?.send("GET", path)) ?? { headers: new Headers() };

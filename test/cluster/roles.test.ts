@@ -389,7 +389,13 @@ test("S1: the token command prints a token that the router takes, and says what 
     body: { name: "x", startsAt: "2030-01-01T00:00:00Z", totalTickets: 1 },
   });
   expect(created.status).toBe(201);
-  for (const args of [[], ["--sub", ""], ["--sub", "x", "--role", "king"], ["--user", "x"]]) {
+  for (const args of [
+    [],
+    ["--sub", ""],
+    ["--sub", " x"],
+    ["--sub", "x", "--role", "king"],
+    ["--user", "x"],
+  ]) {
     await using refused = start("deploy/embedded/token.ts", { AUTH_JWT_SECRET: SECRET }, args);
     expect(await refused.exited).toMatchObject({
       code: 1,

@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { execa } from "execa";
 import { expect, test } from "vitest";
 import { startTestCluster, tokenOf } from "../support/running-cluster.ts";
+import { ORGANIZER } from "../support/commands.ts";
 
 const program = (process.env["PATH"] ?? "")
   .split(delimiter)
@@ -23,7 +24,7 @@ test.skipIf(program === undefined)(
     const { id } = await cluster.client().createEvent({ totalTickets: 1_000 });
     const folder = await mkdtemp(join(tmpdir(), "onsale-schemathesis-"));
     const config = join(folder, "schemathesis.toml");
-    await writeFile(config, configuration(await tokenOf("buyer"), await tokenOf("o", "organizer"), id));
+    await writeFile(config, configuration(await tokenOf("buyer"), await tokenOf(ORGANIZER, "organizer"), id));
     const seed = process.env["TEST_SEED"] ?? String(Math.trunc(Math.random() * 2 ** 31));
     const location = `${cluster.client().url}/openapi.json`;
     const options = `--checks all --max-examples ${EXAMPLES} --seed ${seed} --no-color`.split(" ");

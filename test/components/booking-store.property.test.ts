@@ -19,6 +19,7 @@ const EVERY_OUTCOME = [
   "cancelled",
   "confirmed",
   "event_not_found",
+  "forbidden",
   "held",
   "hold_expired",
   "idempotency_key_reused",

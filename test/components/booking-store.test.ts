@@ -1,16 +1,22 @@
-import { bookCommand, settleCommand } from "../support/commands.ts";
 /**
  * What random stories cannot show: batches that meet each other, and what the database itself refuses. A connection of
  * the test holds a lock until the batches are seen to wait for it, so every order here is forced, never hoped for.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
-import { type EventId, type IdempotencyKey, newEventId } from "../../shared/domain/ids.ts";
+import {
+  type EventId,
+  type IdempotencyKey,
+  newBookingId,
+  newEventId,
+  type UserId,
+} from "../../shared/domain/ids.ts";
 import { Refusal } from "../../shared/database/connection.ts";
-import type { Database } from "../../shared/database/database.ts";
+import { Database } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
+import type { ChangeEventRequest, CreateEventRequest } from "../../shared/wire/rpc.ts";
 import type { Decision, Failure } from "../../shared/domain/outcomes.ts";
 import { tally } from "../support/running-cluster.ts";
 import {
@@ -18,9 +24,9 @@ import {
   createDatabase,
   lockEvent,
   openDatabase,
-  storeEvent,
   type TestDatabase,
 } from "../support/databases.ts";
+import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";
 
 let created: TestDatabase;
@@ -35,6 +41,16 @@ beforeAll(async () => {
 afterAll(async () => {
   await database.close();
   await created[Symbol.asyncDispose]();
+});
+
+const options = () => ({
+  url: created.url,
+  applicationName: "booking-store",
+  connectionsMax: 4,
+  waitersMax: 10,
+  connectTimeoutMs: 10_000,
+  statementTimeoutMs: 30_000,
+  lockTimeoutMs: 30_000,
 });
 
 test("B1 B2: two batches that reach the last ticket together sell it once", async () => {
@@ -216,9 +232,9 @@ test("B7: an expired hold is not confirmed over the user's limit, nor while sale
 
   const [overLimit] = await decide([confirm(bookingIn(held))], at(61));
   await decide([{ ...confirm(bookingIn(instead)), kind: "cancel" }], at(62));
-  await store.changeEvent({ id, changes: { status: "paused" } }, at(63));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "paused" } }, at(63));
   const [whilePaused] = await decide([confirm(bookingIn(held))], at(64));
-  await store.changeEvent({ id, changes: { status: "on_sale" } }, at(65));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "on_sale" } }, at(65));
   const [onSale] = await decide([confirm(bookingIn(held))], at(66));
 
   expect([overLimit, whilePaused, onSale].map((decision) => decision?.outcome)).toEqual([
@@ -226,6 +242,86 @@ test("B7: an expired hold is not confirmed over the user's limit, nor while sale
     "hold_expired",
     "confirmed",
   ]);
+});
+
+test.each(["paused", "closed", "over"] as const)(
+  "B10: a hold of an event that is %s is not confirmed, and can be cancelled",
+  async (state) => {
+    const id = await givenEvent({ totalTickets: 5 });
+    const change = async (changes: ChangeEventRequest["changes"], seconds: number) =>
+      store.changeEvent({ id, organizer: ORGANIZER, changes }, at(seconds));
+    const [first, second] = await decide([hold(id, "a", 600), hold(id, "b", 600)], at(0));
+
+    const startsAt = at(60).toISOString();
+    await change(state === "over" ? { startsAt } : { status: state }, 30);
+    expect(await decide([confirm(bookingIn(first))], at(60))).toEqual([{ outcome: "sales_not_open" }]);
+    const [cancelled] = await decide([{ ...confirm(bookingIn(second)), kind: "cancel" }], at(61));
+    await change(state === "over" ? { startsAt: at(900).toISOString() } : { status: "on_sale" }, 62);
+    const [confirmed] = await decide([confirm(bookingIn(first))], at(63));
+
+    expect([cancelled?.outcome, confirmed?.outcome]).toEqual(["cancelled", "confirmed"]);
+    expect(await ticketsOf(id)).toMatchObject({ available: 4, sold: 1 });
+  },
+);
+
+test("B10: without an end of their own sales end when the event starts, wherever that is moved", async () => {
+  const id = await givenEvent({ totalTickets: 9 });
+  const change = async (changes: ChangeEventRequest["changes"]) => {
+    const result = await store.changeEvent({ id, organizer: ORGANIZER, changes }, at(0));
+    return "snapshot" in result ? [result.outcome, result.snapshot.event.salesEndAt] : [result.outcome];
+  };
+  const sold = async (user: string, seconds: number) =>
+    (await decide([bookCommand(id, user)], at(seconds)))[0]?.outcome;
+  const [early, late, later] = [60, 120, 180].map((seconds) => at(seconds).toISOString());
+
+  expect(await change({ startsAt: early })).toEqual(["saved", early]);
+  expect([await sold("a", 59.999), await sold("b", 60)]).toEqual(["booked", "sales_not_open"]);
+  expect(await change({ startsAt: late })).toEqual(["saved", late]);
+  expect([await sold("c", 119.999), await sold("d", 120)]).toEqual(["booked", "sales_not_open"]);
+  // An end that was given stays, also after the start.
+  expect(await change({ salesEndAt: later })).toEqual(["saved", later]);
+  expect(await change({ startsAt: early })).toEqual(["saved", later]);
+  expect([await sold("e", 179.999), await sold("f", 180)]).toEqual(["booked", "sales_not_open"]);
+  expect(await change({ salesEndAt: null })).toEqual(["saved", early]);
+  expect(await change({ salesStartAt: early })).toEqual(["invalid_sales_window", early]);
+  const never = await givenEventWith({ totalTickets: 1, salesStartAt: "2040-01-01T20:00:00Z" });
+  expect(never.result).toEqual({ outcome: "invalid_sales_window" });
+});
+
+test("B6: whether a hold is due says the clock of the database, not that of the node", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  const ahead = new BookingStore(database, () => Date.now() + 3_600_000);
+  const [held] = await decide([hold(id, "a", 600)]);
+
+  expect(await ahead.readBookings([bookingIn(held).id])).toEqual([
+    { outcome: "found", value: bookingIn(held) },
+  ]);
+});
+
+test("S3: confirming or cancelling somebody else's booking waits for no lock, as with a booking that does not exist", async () => {
+  const id = await givenEvent({ totalTickets: 2 });
+  const [held] = await decide([hold(id, "owner", 600)]);
+  const booking = bookingIn(held);
+  using blocker = await lockEvent(created.url, id);
+  const absent = { ...booking, id: newBookingId(slotOf(id), Date.now()) };
+  const impatient = new Database({ ...options(), lockTimeoutMs: 500 });
+  const refused = async (target: Booking, kind: "confirm" | "cancel") => {
+    const batch = [settleCommand(kind, target.id, "stranger" as UserId)];
+    return (await new BookingStore(impatient, Date.now).decide(batch, [])).decisions[0]?.outcome;
+  };
+
+  // A batch that waited would fail.
+  try {
+    for (const target of [booking, absent])
+      for (const kind of ["confirm", "cancel"] as const)
+        expect(await refused(target, kind)).toBe("booking_not_found");
+  } finally {
+    await impatient.close();
+  }
+  const own = decide([confirm(booking)]);
+  await untilBlocked("the owner waits for the event", 1);
+  await blocker.run("rollback");
+  expect(await own).toMatchObject([{ outcome: "confirmed" }]);
 });
 
 test("B8: who wants more than is left is refused, and the next who wants less is served", async () => {
@@ -280,7 +376,11 @@ test("R3: commands for slots that the shard does not own are refused, and the ot
     bookCommand(foreign, "user"),
     confirm(bookingIn(booked)),
   ]);
-  const changed = await store.changeEvent({ id: foreign, changes: { status: "paused" } });
+  const changed = await store.changeEvent({
+    id: foreign,
+    organizer: ORGANIZER,
+    changes: { status: "paused" },
+  });
 
   expect(decisions).toMatchObject([
     { outcome: "booked" },
@@ -323,11 +423,63 @@ test("R3: a slot is given away only after running batches, and never with its ev
   expect(await released).toBe("55006"); // object_in_use
 });
 
+test("S9: whose an event is, the shard decides under the event's lock, also for who names nobody", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  const change = async (organizer: string) =>
+    (await store.changeEvent({ id, organizer: organizer as UserId, changes: { status: "paused" } })).outcome;
+  using operator = await lockEvent(created.url, id);
+  await operator.run("update events set owner_id = 'new' where id = $1", [id]);
+
+  const waiting = [change(ORGANIZER), change("new")];
+  await untilBlocked("both wait for the event", 2);
+  await operator.run("commit");
+
+  expect(await Promise.all(waiting)).toEqual(["forbidden", "saved"]);
+  const unnamed = {
+    name: "change-unnamed",
+    text: "select change_event($1, $2, '{}')->>'outcome' as outcome",
+  };
+  expect(await database.query(unnamed, [id, slotOf(id)])).toEqual([{ outcome: "forbidden" }]);
+});
+
+test("S9: an event of before owners is changed by every organizer, and nobody gets it by that", async () => {
+  const id = await givenEvent({ totalTickets: 1 });
+  await database.query({ name: "disinherit", text: "update events set owner_id = null where id = $1" }, [id]);
+
+  for (const [organizer, status] of [
+    ["a", "paused"],
+    ["b", "on_sale"],
+  ] as const) {
+    const result = await store.changeEvent({ id, organizer: organizer as UserId, changes: { status } });
+    expect(result).toMatchObject({ outcome: "saved", snapshot: { event: { status, ownerId: null } } });
+  }
+});
+
 const OWN = { name: "own", text: "select acquire_slots(array[$1]::smallint[], 1)" };
 const DISOWN = { name: "disown", text: "delete from owned_slots where slot = $1" };
 
-const givenEvent = async ({ totalTickets, maxPerUser }: { totalTickets: number; maxPerUser?: number }) =>
-  storeEvent(created.url, totalTickets, maxPerUser);
+async function givenEvent(fields: { totalTickets: number; maxPerUser?: number }): Promise<EventId> {
+  const { id, result } = await givenEventWith(fields);
+  expect(result.outcome).toBe("saved");
+  return id;
+}
+
+async function givenEventWith(fields: { totalTickets: number } & Partial<CreateEventRequest>) {
+  const id = newEventId(Date.now());
+  await database.query(OWN, [slotOf(id)]);
+  const result = await store.createEvent({
+    id,
+    ownerId: ORGANIZER,
+    name: "Concert",
+    venue: null,
+    startsAt: "2040-01-01T20:00:00Z",
+    salesStartAt: null,
+    salesEndAt: null,
+    maxPerUser: 2,
+    ...fields,
+  });
+  return { id, result };
+}
 
 async function decide(commands: readonly Command[], when?: Date): Promise<readonly (Decision | Failure)[]> {
   return (await store.decide(commands, store.freshIdsFor(commands), when && { at: when })).decisions;

@@ -15,7 +15,9 @@ import type { Event, Snapshot } from "../../shared/domain/events.ts";
 export type EventId = Event["id"];
 
 /** An event as it is stored, but for its available tickets: those follow from its bookings. */
-export interface StoredEvent extends Omit<Event, "availableTickets"> {
+export interface StoredEvent extends Omit<Event, "availableTickets" | "salesEndAt"> {
+  /** Null: sales end when the event starts. */
+  readonly salesEndAt: string | null;
   readonly highestMaxPerUser: number;
 }
 
@@ -85,15 +87,17 @@ export function sweep(state: State, eventIds: Iterable<EventId>, now: string): S
   return commit(draft);
 }
 
-/** Changes an event. Its due holds expire even when the change is refused (B6). */
+/** Changes an event of the organizer. Its due holds expire even when the change is refused (B6). */
 export function changeEvent(
   state: State,
-  { id, changes }: ChangeEventRequest,
+  { id, organizer, changes }: ChangeEventRequest,
   now: string,
 ): { readonly state: State; readonly result: EventResult } {
   const before = state.events.get(id);
   if (!state.owns(slotOf(id))) return { state, result: { outcome: "wrong_shard" } };
   if (before === undefined) return { state, result: { outcome: "event_not_found" } };
+  if (before.ownerId !== null && before.ownerId !== organizer)
+    return { state, result: { outcome: "forbidden" } }; // S9
 
   const draft = draftOf(state, now);
   expireDue(draft, id);
@@ -105,7 +109,7 @@ export function changeEvent(
     return { state: after, result: { outcome, snapshot } };
   };
   if (event.totalTickets < soldOf(draft, id)) return answer("below_sold");
-  if (isAfterOrAt(event.salesStartAt, event.salesEndAt)) return answer("invalid_sales_window");
+  if (isAfterOrAt(event.salesStartAt, salesEndOf(event))) return answer("invalid_sales_window");
 
   // What is as it was wanted already is no change, and raises no version (B9).
   if (!isDeepStrictEqual(event, before)) {
@@ -150,7 +154,7 @@ export function snapshotOf(state: State, eventId: EventId): Snapshot | undefined
     .flatMap((booking) => booking.expiresAt ?? [])
     .sort();
   return {
-    event: { ...event, availableTickets },
+    event: { ...event, salesEndAt: salesEndOf(stored), availableTickets },
     nextHoldExpiresAt: availableTickets === 0 ? (holdEnds[0] ?? null) : null,
   };
 }
@@ -207,8 +211,7 @@ function replay(draft: Draft, command: BookCommand, first: StoredBooking, id: Bo
 function settle(draft: Draft, command: SettleCommand): Decision {
   const booking = draft.bookings.get(command.bookingId);
   if (!draft.owns(slotOfBooking(command.bookingId))) return { outcome: "wrong_shard" }; // R3
-  const isTheirs = command.userId === null || command.userId === booking?.userId;
-  if (booking === undefined || !isTheirs) return { outcome: "booking_not_found" };
+  if (!isTheirs(command, booking)) return { outcome: "booking_not_found" };
   return command.kind === "cancel" ? cancel(draft, booking) : confirm(draft, booking);
 }
 
@@ -229,6 +232,8 @@ function confirm(draft: Draft, booking: StoredBooking): Decision {
     case "cancelled":
       return { outcome: "hold_expired" };
     case "held":
+      // A ticket is sold when it is confirmed (B10).
+      if (!areSalesOpen(draft.events.get(booking.eventId), draft.now)) return { outcome: "sales_not_open" };
   }
   const confirmed = withStatus(draft, booking, "confirmed");
   return { outcome: "confirmed", booking: seen(confirmed, draft.now) };
@@ -246,13 +251,16 @@ function mayClaim(draft: Draft, { eventId, userId, quantity }: StoredBooking): b
 }
 
 /** The first moment of the window is inside it, the last is not (B10). */
-function areSalesOpen(event: StoredEvent, now: string): boolean {
-  const { status, salesStartAt, salesEndAt } = event;
+function areSalesOpen(event: StoredEvent | undefined, now: string): boolean {
   return (
-    status === "on_sale" &&
-    (salesStartAt === null || salesStartAt <= now) &&
-    (salesEndAt === null || salesEndAt > now)
+    event?.status === "on_sale" &&
+    (event.salesStartAt === null || event.salesStartAt <= now) &&
+    salesEndOf(event) > now
   );
+}
+
+function salesEndOf({ startsAt, salesEndAt }: StoredEvent): string {
+  return salesEndAt ?? startsAt;
 }
 
 /** Tickets of a due hold are free at that moment (B6). */
@@ -290,9 +298,15 @@ function commit({ events, bookings, owns, changed, now }: Draft): State {
   return { events, bookings, owns };
 }
 
-/** The event that a command is about, if it can be known. */
+/** The event that a command touches. Who does not own a booking touches nothing (S3). */
 function eventOf(state: State, command: Command): EventId | undefined {
-  return isSettling(command) ? state.bookings.get(command.bookingId)?.eventId : command.eventId;
+  if (!isSettling(command)) return command.eventId;
+  const booking = state.bookings.get(command.bookingId);
+  return isTheirs(command, booking) ? booking.eventId : undefined;
+}
+
+function isTheirs({ userId }: SettleCommand, booking: StoredBooking | undefined): booking is StoredBooking {
+  return booking !== undefined && (userId === null || userId === booking.userId);
 }
 
 function soldOf(state: Pick<State, "bookings">, eventId: EventId): number {
@@ -314,8 +328,8 @@ function isSettling(command: Command): command is SettleCommand {
   return command.kind === "confirm" || command.kind === "cancel";
 }
 
-function isAfterOrAt(start: string | null, end: string | null): boolean {
-  return start !== null && end !== null && start >= end;
+function isAfterOrAt(start: string | null, end: string): boolean {
+  return start !== null && start >= end;
 }
 
 function later(time: string, seconds: number): string {

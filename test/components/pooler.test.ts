@@ -1,4 +1,4 @@
-import { bookCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER } from "../support/commands.ts";
 /**
  * A pooler that shares sessions ignores the settings that a connection is opened with. A URL that sets them to nothing does
  * the same to a connection.
@@ -48,7 +48,8 @@ test.each([
     const { store, database, id } = given;
 
     await expect(book(store, id)).rejects.toMatchObject({ kind: "refused", sqlState });
-    await expect(store.changeEvent({ id, changes: { name: "Other" } })).rejects.toMatchObject({
+    const change = { id, organizer: ORGANIZER, changes: { name: "Other" } };
+    await expect(store.changeEvent(change)).rejects.toMatchObject({
       kind: "refused",
       sqlState,
     });

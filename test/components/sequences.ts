@@ -6,7 +6,7 @@
  * means the same whenever it is told, and fast-check can shrink it. Every story has fresh events: one database
  * serves thousands of them.
  */
-import { bookCommand, settleCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import fc from "fast-check";
 import { oneOf } from "../support/arbitraries.ts";
 import { openDatabase } from "../support/databases.ts";
@@ -54,13 +54,14 @@ interface EventLine {
   readonly maxPerUser: number;
   /** Seconds from the beginning of the story. */
   readonly sales: readonly [start: number | null, end: number | null];
+  readonly startsAfter: number;
 }
 
 /** What happens, `afterMs` after what happened before. */
 type Step = { readonly afterMs: number } & (
   | { readonly kind: "batch"; readonly lines: readonly (BookLine | SettleLine)[]; readonly tries: 1 | 2 }
   | { readonly kind: "sweep"; readonly events: readonly number[] }
-  | { readonly kind: "change"; readonly event: number; readonly changes: Changes }
+  | { readonly kind: "change"; readonly event: number; readonly by: string; readonly changes: Changes }
 );
 
 interface Changes {
@@ -69,6 +70,7 @@ interface Changes {
   readonly status?: "on_sale" | "paused" | "closed" | undefined;
   readonly venue?: string | null | undefined;
   readonly sales?: EventLine["sales"] | undefined;
+  readonly startsAfter?: number | undefined;
 }
 
 export interface Story {
@@ -106,8 +108,13 @@ const settleLine: fc.Arbitrary<SettleLine> = fc.record({
   by: oneOf<WhoSettles>([5, fc.constant("owner")], [1, fc.constantFrom("stranger", "operator")]),
 });
 const sales = oneOf<EventLine["sales"]>(
-  [4, fc.constant([null, null])],
+  [3, fc.constant([null, null])],
   [1, fc.tuple(fc.constantFrom(null, 0, 60), fc.constantFrom(null, 1, 60, 120, 3600))],
+);
+/** Mostly after the end of the story. */
+const startsAfter = fc.oneof(
+  { weight: 3, arbitrary: fc.constant(10_000_000) },
+  { weight: 1, arbitrary: fc.constantFrom(60, 120, 7_200) },
 );
 /** Scarce mostly, and sometimes enough for all who ask at once. */
 const totalTickets = oneOf([3, fc.integer({ min: 1, max: 12 })], [1, fc.integer({ min: 30, max: 90 })]);
@@ -140,6 +147,7 @@ const step = oneOf<Step>(
       kind: fc.constant("change" as const),
       afterMs,
       event,
+      by: fc.constantFrom(ORGANIZER, ORGANIZER, ORGANIZER, ORGANIZER, "another-organizer"),
       changes: fc.record(
         {
           totalTickets,
@@ -148,6 +156,7 @@ const step = oneOf<Step>(
           status: fc.constantFrom("on_sale", "on_sale", "paused", "closed"),
           venue: fc.constantFrom(null, "Opera"),
           sales,
+          startsAfter,
         },
         { requiredKeys: [] },
       ),
@@ -156,7 +165,10 @@ const step = oneOf<Step>(
 );
 
 export const story: fc.Arbitrary<Story> = fc.record({
-  events: fc.array(fc.record({ totalTickets, maxPerUser, sales }), { minLength: 1, maxLength: 4 }),
+  events: fc.array(fc.record({ totalTickets, maxPerUser, sales, startsAfter }), {
+    minLength: 1,
+    maxLength: 4,
+  }),
   steps: fc.array(step, { minLength: 1, maxLength: 14 }),
 });
 
@@ -184,7 +196,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
 
   for (const [index, line] of events.entries()) {
     const created = createdEvent(names.event(index), line);
-    const result = await store.createEvent(created);
+    const result = await store.createEvent({ ...created, ownerId: ORGANIZER });
     state = model.addEvent(state, created);
     expect(result).toEqual({ outcome: "saved", snapshot: model.snapshotOf(state, created.id) });
   }
@@ -212,7 +224,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
         break;
       }
       case "change": {
-        const request = changeRequest(names.event(step.event), step.changes);
+        const request = changeRequest(names.event(step.event), step.by as UserId, step.changes);
         const expected = model.changeEvent(state, request, now());
         expect(await store.changeEvent(request, new Date(nowMs))).toEqual(expected.result);
         state = expected.state;
@@ -224,7 +236,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
   }
 
   const bookingIds = [...state.bookings.keys()];
-  expect(await store.readBookings(bookingIds)).toEqual(
+  expect(await store.readBookings(bookingIds, new Date(nowMs))).toEqual(
     [...state.bookings.values()].map((booking) => ({
       outcome: "found",
       value: model.seen(booking, now()),
@@ -298,14 +310,18 @@ function newEventIdWhere(fits: (slot: Slot) => boolean): model.EventId {
   }
 }
 
-function createdEvent(id: model.EventId, { totalTickets, maxPerUser, sales }: EventLine): model.StoredEvent {
+function createdEvent(
+  id: model.EventId,
+  { totalTickets, maxPerUser, sales, startsAfter }: EventLine,
+): model.StoredEvent {
   const createdAt = new Date(timeOf(id)).toISOString();
   return {
     id,
+    ownerId: ORGANIZER,
     name: "Concert",
     venue: null,
-    startsAt: "2032-01-01T20:00:00.000Z",
-    ...salesWindow(sales),
+    startsAt: timeAfter(startsAfter),
+    ...salesWindow(sales, startsAfter),
     status: "on_sale",
     totalTickets,
     maxPerUser,
@@ -317,20 +333,26 @@ function createdEvent(id: model.EventId, { totalTickets, maxPerUser, sales }: Ev
 }
 
 /** The window of a new event is in order; that a wrong one is refused is for changes to find. */
-function salesWindow([start, end]: EventLine["sales"]): {
-  salesStartAt: string | null;
-  salesEndAt: string | null;
-} {
-  const inOrder = start === null || end === null || start < end;
-  return { salesStartAt: timeAfter(start), salesEndAt: inOrder ? timeAfter(end) : null };
+function salesWindow(
+  [start, end]: EventLine["sales"],
+  startsAfter: number,
+): { salesStartAt: string | null; salesEndAt: string | null } {
+  const inOrder = start === null || start < (end ?? startsAfter);
+  return { salesStartAt: inOrder ? timeAfter(start) : null, salesEndAt: timeAfter(end) };
 }
 
-function changeRequest(id: model.EventId, { sales, ...changes }: Changes): ChangeEventRequest {
+function changeRequest(
+  id: model.EventId,
+  organizer: UserId,
+  { sales, startsAfter, ...changes }: Changes,
+): ChangeEventRequest {
   const window =
     sales === undefined ? {} : { salesStartAt: timeAfter(sales[0]), salesEndAt: timeAfter(sales[1]) };
-  return { id, changes: { ...changes, ...window } };
+  const start = startsAfter === undefined ? {} : { startsAt: timeAfter(startsAfter) };
+  return { id, organizer, changes: { ...changes, ...window, ...start } };
 }
 
+function timeAfter<Seconds extends number | null>(seconds: Seconds): Seconds extends null ? null : string;
 function timeAfter(seconds: number | null): string | null {
   return seconds === null ? null : new Date(BEGIN_MS + seconds * 1000).toISOString();
 }
@@ -383,6 +405,7 @@ function expectedRows(state: model.State): Rows {
   const events = [...state.events.values()].map((event) => ({
     id: event.id,
     slot: slotOf(event.id),
+    owner_id: event.ownerId,
     name: event.name,
     venue: event.venue,
     starts_at: event.startsAt,

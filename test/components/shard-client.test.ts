@@ -7,7 +7,7 @@ import type { ShardId } from "../../shared/domain/ids.ts";
 import { createLog } from "../../shared/process/log.ts";
 import { RPC, type CommandsRequest } from "../../shared/wire/rpc.ts";
 import { stoppedClock } from "../support/clock.ts";
-import { bookCommand } from "../support/commands.ts";
+import { bookCommand, ORGANIZER } from "../support/commands.ts";
 import { type FakeNode, json, resultsOf, type Said, startFakeNode } from "../support/fake-node.ts";
 import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
@@ -104,12 +104,28 @@ test("F9: garbage is no answer to a read, and a lost read leaves nothing unknown
   expect(await lone.shard.readEvent(ID, 0)).toEqual({ outcome: "shard_unavailable" });
 });
 
+test("F1: a node whose connection to the database was cut is asked again for reads, which are never outcome_unknown", async () => {
+  const cut = (): Said => ({ ...failed("outcome_unknown"), status: 503 });
+  await using lone = await givenShard(cut);
+  await using pair = await givenShard(cut, (path) =>
+    path === RPC.list ? json({ events: [snapshot(1).event] }) : FOUND,
+  );
+  const unavailable = { outcome: "shard_unavailable" };
+
+  expect(await lone.shard.list(null, 10, 0)).toEqual(unavailable);
+  expect(await lone.shard.readEvent(ID, 0)).toEqual(unavailable);
+  expect(await pair.shard.list(null, 10, 0)).toEqual({ events: [snapshot(1).event] });
+  expect(await pair.shard.readEvent(ID, 0)).toEqual({ outcome: "found", value: snapshot(1) });
+});
+
 test("F1: a lost list is unavailable, and a lost change of an event is outcome_unknown", async () => {
   await using given = await givenShard(() => "hang_up");
 
   expect(await given.shard.list(null, 10, 0)).toEqual({ outcome: "shard_unavailable" });
   given.clock.time += 1;
-  expect(await given.shard.changeEvent({ id: ID, changes: {} })).toEqual({ outcome: "outcome_unknown" });
+  expect(await given.shard.changeEvent({ id: ID, organizer: ORGANIZER, changes: {} })).toEqual({
+    outcome: "outcome_unknown",
+  });
 });
 
 test("F1: a change that meets a newer version after a lost try may have made it, so it is outcome_unknown", async () => {
@@ -119,7 +135,7 @@ test("F1: a change that meets a newer version after a lost try may have made it,
     () => mismatch,
   );
   await using sure = await givenShard(() => mismatch);
-  const change = { id: ID, changes: {}, versions: [1] };
+  const change = { id: ID, organizer: ORGANIZER, changes: {}, versions: [1] };
 
   expect(await lost.shard.changeEvent(change)).toEqual({ outcome: "outcome_unknown" });
   expect(await sure.shard.changeEvent(change)).toMatchObject({ outcome: "version_mismatch" });
@@ -134,7 +150,7 @@ test("C1: what a shard says of an event is learned, as of the moment at which it
   const asked = given.clock.time;
 
   await given.book();
-  await given.shard.changeEvent({ id: ID, changes: {} });
+  await given.shard.changeEvent({ id: ID, organizer: ORGANIZER, changes: {} });
 
   expect(given.learned).toEqual([
     [[snapshot(2)], asked],

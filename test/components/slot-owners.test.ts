@@ -136,7 +136,7 @@ test("R2 R3: a catalog that lost its last commits takes a slot back only while i
   while (slotOf(id) !== SLOT) id = newEventId(Date.now());
   await administer(
     owners.databaseOf(ONE),
-    `select create_event('${id}', ${SLOT}::smallint, 'Concert', null, now(), null, null, 5, 2, now())`,
+    `select create_event('${id}', ${SLOT}::smallint, 'Concert', null, now() + interval '1 day', null, null, 5, 2, now())`,
   );
   await expect(migrate(owners)).rejects.toThrow(/^shard-1: slot 17 holds events$/);
   expect(await owners.of(SLOT)).toEqual([ZERO, ONE]);

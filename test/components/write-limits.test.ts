@@ -22,7 +22,7 @@ const caller = (userId: string, role: Role = "buyer"): Caller => ({
   expiresAt: Infinity,
 });
 const limitsOf = (settings: WriteLimitSettings, clock = systemClock) => {
-  const limits = createWriteLimits(settings, clock, log);
+  const limits = createWriteLimits(settings, clock, log, () => undefined);
   onTestFinished(() => limits.close());
   return limits;
 };
@@ -123,7 +123,7 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
     const redis = await startRedisServer(port);
     onTestFinished(async () => redis[Symbol.asyncDispose]());
     const url = `redis://127.0.0.1:${port}`;
-    const witness = new RedisConnection(url, log, "");
+    const witness = new RedisConnection(url, log, "", () => undefined);
     onTestFinished(() => witness.close());
     await eventually("Redis is there", () => witness.up);
     return { url, redis, witness };
@@ -135,10 +135,10 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
     const limits = limitsOf(settings, { now: () => 0, elapsed: () => 0 });
     let tries = 0;
     await eventually("the limits count in Redis", async () => {
-      const before = (await witness.client.keys("onsale:1:writes:*")).length;
+      const before = (await witness.client.keys("{onsale}:1:writes:*")).length;
       const name = `first-${performance.now()}-${(tries += 1)}`;
       await write(limits, settings.perUser, () => name);
-      return (await witness.client.keys("onsale:1:writes:*")).length > before;
+      return (await witness.client.keys("{onsale}:1:writes:*")).length > before;
     });
     return limits;
   }

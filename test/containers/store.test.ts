@@ -157,7 +157,7 @@ function redisUrl(): string {
 }
 
 async function givenSnapshotStore(): Promise<SnapshotStore & AsyncDisposable> {
-  const store = new SnapshotStore(redisUrl(), log);
+  const store = new SnapshotStore(redisUrl(), log, () => undefined);
   await eventually("the connection to Redis is up", () => store.up);
   return Object.assign(store, { [Symbol.asyncDispose]: async () => store.close() });
 }

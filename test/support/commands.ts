@@ -10,6 +10,9 @@ import {
 } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 
+/** Whose events those of tests are. */
+export const ORGANIZER = "the-organizer" as UserId;
+
 /** Where a deadline is no matter: long after the test. */
 const deadline = 1_000_000_000;
 

@@ -78,7 +78,8 @@ export async function storeEvent(url: string, totalTickets: number, maxPerUser =
   using connection = connectTo(url);
   const id = newEventId(Date.now());
   await connection.run("select acquire_slots(array[$1]::smallint[], 1)", [slotOf(id)]);
-  const create = "select create_event($1, $2::smallint, 'Concert', null, now(), null, null, $3, $4, now())";
+  const create =
+    "select create_event($1, $2::smallint, 'Concert', null, now() + interval '1 day', null, null, $3, $4, now())";
   await connection.run(create, [id, slotOf(id), totalTickets, maxPerUser]);
   return id;
 }

@@ -10,8 +10,8 @@ export function findRedisServer(): string | undefined {
 }
 
 /** Starts one on this port; it has answered when this resolves. Throws where none is installed. */
-export async function startRedisServer(port: number) {
-  const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+export async function startRedisServer(port: number, more: readonly string[] = []) {
+  const flags = ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", ...more];
   const child = execa(findRedisServer() ?? "redis-server", flags, { stdio: "ignore", reject: false });
   const retryStrategy = (attempt: number) => (attempt < 1_000 ? 10 : null);
   const redis = new Redis(port, "127.0.0.1", { maxRetriesPerRequest: null, retryStrategy });

@@ -12,6 +12,7 @@ import { mintToken, type Role } from "../../router/callers/tokens.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
 import { RPC_VERSION, RPC_VERSION_HEADER } from "../../shared/wire/rpc.ts";
+import { ORGANIZER } from "./commands.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { eventually } from "./eventually.ts";
 import { INTERNAL_TOKEN, SECRET } from "./secrets.ts";
@@ -199,7 +200,7 @@ export class Client {
   async createEvent(fields: Record<string, unknown> = {}): Promise<Event> {
     const body = { name: "Concert", startsAt: "2030-06-01T20:00:00Z", totalTickets: 100, ...fields };
     const answer = await this.send<Event>("POST", "/v1/events", {
-      as: "the-organizer",
+      as: ORGANIZER,
       role: "organizer",
       body,
     });

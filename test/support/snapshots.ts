@@ -13,11 +13,12 @@ export function snapshot(
 ): Snapshot {
   const event: Event = {
     id: SNAPSHOT_ID,
+    ownerId: null,
     name: `version ${version}`,
     venue: null,
     startsAt: "2030-01-01T00:00:00.000Z",
     salesStartAt: null,
-    salesEndAt: null,
+    salesEndAt: "2030-01-01T00:00:00.000Z",
     status: "on_sale",
     totalTickets: 10,
     availableTickets: 5,

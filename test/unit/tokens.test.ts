@@ -4,6 +4,7 @@ import { expect, test, vi } from "vitest";
 import { systemClock } from "../../shared/process/clock.ts";
 import { SharedSecret } from "../../router/callers/hs256.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
+import { stoppedClock } from "../support/clock.ts";
 
 const secret = randomBytes(32).toString("base64url");
 const key = new TextEncoder().encode(secret);
@@ -33,7 +34,6 @@ test("S1: a shared secret lets in exactly the tokens that jose's own verificatio
     "without exp": await sign({ exp: undefined }),
     "exp is text": await sign({ exp: "2099" }),
     "not yet valid": await sign({ nbf: seconds() + 60 }),
-    "without sub": await sign({ sub: undefined }),
     "other issuer": await sign({ iss: "them" }),
     "other audience": await sign({ aud: "others" }),
     "other key": await sign({}, {}, randomBytes(32)),
@@ -63,8 +63,65 @@ test("S1: a shared secret lets in exactly the tokens that jose's own verificatio
       () => undefined,
     );
     const caller = await new TokenVerifier(rules, systemClock).verify(token);
-    expect([name, caller?.userId]).toEqual([name, expected]);
+    expect([name, typeof caller === "object" ? caller.userId : caller]).toEqual([name, expected]);
   }
+});
+
+test("S1: a token is good from its beginning, give or take 5 s, to its end, which is at most ten years away", () => {
+  const now = 1_900_000_000;
+  const tenYears = 3653 * 24 * 3600;
+  const verifier = new TokenVerifier({ keys: { secret } }, stoppedClock(now * 1000 + 999));
+  const verdict = (claims: Record<string, unknown>): unknown => {
+    const text = `${encoded({ alg: "HS256" })}.${encoded({ sub: "ann", exp: now + 60, ...claims })}`;
+    const signature = createHmac("sha256", secret).update(text).digest("base64url");
+    const caller = verifier.verify(`${text}.${signature}`);
+    return caller instanceof Promise || typeof caller !== "object" ? caller : caller.userId;
+  };
+
+  for (const claim of ["nbf", "iat"]) {
+    expect([claim, verdict({ [claim]: now + 5 })]).toEqual([claim, "ann"]);
+    expect([claim, verdict({ [claim]: now + 6 })]).toEqual([claim, undefined]);
+    expect([claim, verdict({ [claim]: String(now) })]).toEqual([claim, undefined]);
+  }
+  expect(verdict({ exp: now + 1 })).toBe("ann");
+  expect(verdict({ exp: now })).toBe(undefined);
+  expect(verdict({ exp: now + tenYears })).toBe("ann");
+  expect(verdict({ exp: now + tenYears + 1 })).toBe(undefined);
+});
+
+test("S1 S2: a sub is a user id in NFC, of 1 to 255 characters that can all be seen, or the token's sub is at fault", async () => {
+  const verifier = new TokenVerifier(rules, systemClock);
+  const userOf = async (sub: unknown): Promise<unknown> => {
+    const caller = await verifier.verify(await sign({ sub }));
+    return typeof caller === "object" ? caller.userId : caller;
+  };
+  const [composed, decomposed] = ["Andr\u00e9", "Andre\u0301"];
+
+  for (const sub of ["x".repeat(255), "auth0|1 a", "\u0416\u0435\u043d\u044f", "\u{1f600}".repeat(255)])
+    expect(await userOf(sub)).toBe(sub);
+  for (const spelling of [composed, decomposed]) expect(await userOf(spelling)).toBe(composed);
+  // Normalising can make a text longer.
+  for (const sub of ["", "x".repeat(256), "\u0958".repeat(128), 7, undefined, null])
+    expect([sub, await userOf(sub)]).toEqual([sub, "bad_sub"]);
+  const spaces = [" ", "\u00a0", "\u2003", "\u3000", "\n", "\u2028"];
+  const invisible = [
+    "\u0000",
+    "\u200b",
+    "\u200d",
+    "\u202e",
+    "\ufeff",
+    "\u00ad",
+    "\ufe0f",
+    "\u3164",
+    "\u115f",
+  ];
+  for (const character of [...spaces, ...invisible, "\u034f", "\u2800", "\ud800", "\ue000", "\u0378"])
+    for (const sub of [
+      `${character}ann`,
+      `ann${character}`,
+      ...(character === " " ? [] : [`an${character}n`]),
+    ])
+      expect([sub, await userOf(sub)]).toEqual([sub, "bad_sub"]);
 });
 
 test("S1: an unknown critical header is refused", async () => {
@@ -85,7 +142,7 @@ test("S1 S5: while a shared secret is exchanged, tokens of the previous one are 
   const verified = async (token: string) => {
     checking.mockClear();
     const caller = await verifier.verify(token);
-    return [caller?.userId, checking.mock.calls.length];
+    return [typeof caller === "object" ? caller.userId : caller, checking.mock.calls.length];
   };
 
   expect(await verified(await sign())).toEqual(["ann", 1]);

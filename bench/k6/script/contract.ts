@@ -37,11 +37,12 @@ const oneOf =
 
 const EVENT: Shape<Event> = {
   id,
+  ownerId: orNull(text),
   name: text,
   venue: orNull(text),
   startsAt: time,
   salesStartAt: orNull(time),
-  salesEndAt: orNull(time),
+  salesEndAt: time,
   status: oneOf("on_sale", "paused", "closed"),
   totalTickets: count,
   availableTickets: count,
