@@ -4,7 +4,6 @@
  * proxy's error page or one from a node with another RPC version, counts as no answer (F9).
  */
 import {
-  BrokenCircuitError,
   BulkheadRejectedError,
   bulkhead,
   circuitBreaker,
@@ -65,10 +64,9 @@ export class NodeClient {
   readonly url: string;
   readonly #pool: Pool;
   readonly #headers: Record<string, string>;
-  readonly #breaker = circuitBreaker(handleAll.orWhenResult(isFailure), {
-    halfOpenAfter: BREAKER_OPEN_MS,
-    breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
-  });
+  #breaker = this.#closedBreaker();
+  /** By `performance.now()`. Until then no answer closes the breaker. */
+  #restsUntil = 0;
   readonly #bulkheads = {
     list: bulkhead(DIRECT_MAX.list.calls, DIRECT_MAX.list.waiting),
     change: bulkhead(DIRECT_MAX.change.calls, DIRECT_MAX.change.waiting),
@@ -104,13 +102,10 @@ export class NodeClient {
 
   /** Asks the node even while the breaker is open. The answer closes the breaker when the node can serve again. */
   async probe<Answer>(call: Call<Answer>): Promise<Answer> {
-    if (this.#breaker.state === CircuitState.Closed) return this.#ask(call);
-    try {
-      return await this.#breaker.execute(async () => this.#ask(call));
-    } catch (error) {
-      if (error instanceof BrokenCircuitError) return this.#ask(call);
-      throw error;
-    }
+    const answer = await this.#ask(call);
+    const rested = performance.now() >= this.#restsUntil;
+    if (this.open && rested && !isFailure(answer)) this.#breaker = this.#closedBreaker();
+    return answer;
   }
 
   /** The same for calls that the caller does not bound. */
@@ -121,6 +116,16 @@ export class NodeClient {
       if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
       throw error;
     }
+  }
+
+  /** Once open it stays open. The library would wait by the time of day, and a clock that is set back would stop it for long. */
+  #closedBreaker() {
+    const breaker = circuitBreaker(handleAll.orWhenResult(isFailure), {
+      halfOpenAfter: Number.POSITIVE_INFINITY,
+      breaker: new ConsecutiveBreaker(BREAKER_FAILURES),
+    });
+    breaker.onBreak(() => (this.#restsUntil = performance.now() + BREAKER_OPEN_MS));
+    return breaker;
   }
 
   async #ask<Answer>(call: Call<Answer>): Promise<Answer> {
