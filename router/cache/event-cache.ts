@@ -25,6 +25,9 @@ const SOLD_OUT_FRESH_MS = 250;
 /** From this age on the shard is asked again in the background, so that "sold out" does not lapse in a rush. */
 const SOLD_OUT_RENEW_MS = 125;
 
+/** By then an entry that Redis should have replaced has ended by itself (C4); a write under way may take a little longer. */
+const REDIS_LAG_MAX_MS = 5_500;
+
 /** A `notBefore` that no replica reaches, so the primary answers. */
 export const PRIMARY_ONLY = Number.POSITIVE_INFINITY;
 
@@ -140,12 +143,19 @@ export class EventCache {
     const { redis, clock, counted } = this.#options;
     if (redis?.up !== true) return undefined;
     const askedAt = clock.elapsed();
-    const snapshot = await redis.read(id).catch(() => undefined);
+    if (this.#hasForgottenSince(id, askedAt - REDIS_LAG_MAX_MS)) return undefined;
+    const read = await redis.read(id).catch(() => undefined);
+    const snapshot = this.#hasForgottenSince(id, askedAt - REDIS_LAG_MAX_MS) ? undefined : read;
     const event = snapshot && this.#offer(snapshot, { byAnySource: askedAt, byShard: NEVER });
     // When memory has a newer version, Redis lags and its answer makes nothing fresh.
     const usable = event !== undefined && event.snapshot.event.version === snapshot?.event.version;
     counted("redis", usable ? "hit" : "miss");
     return usable ? { outcome: "found", event, tier: "redis" } : undefined;
+  }
+
+  /** Whether memory may have known a version that it learned after `moment`, and let it go: Redis may not have it yet (C1). */
+  #hasForgottenSince(id: EventId, moment: number): boolean {
+    return !this.#events.has(id) && this.#forgottenUntil > moment;
   }
 
   /** A replica that is complete up to this moment knows all that this router ever knew of the event. */

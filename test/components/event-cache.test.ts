@@ -40,6 +40,22 @@ test("C2: a copy in Redis that is behind memory makes nothing fresh; the shard i
   expect(cache.fresh(ID)?.snapshot.event.version).toBe(6);
 });
 
+test("C1: what memory learned and let go is not read from Redis, which may not have it yet", async () => {
+  const { cache, clock } = cacheWith({
+    eventsMax: 1,
+    redis: { up: true, read: async () => snapshot(3), fill: async () => undefined },
+    loadFromShard: async () => ({ outcome: "found", value: snapshot(5) }),
+  });
+  cache.learn([snapshot(5)], clock.time);
+  cache.learn([snapshot(1, { id: ID.replace(/.$/, "a") as EventId })], clock.time);
+  expect(await cache.read(ID)).toMatchObject({ tier: "shard" });
+
+  cache.learn([snapshot(1, { id: ID.replace(/.$/, "c") as EventId })], clock.time);
+  // By then an old entry has ended.
+  clock.time += 6_000;
+  expect(await cache.read(ID)).toMatchObject({ tier: "redis" });
+});
+
 test("C3: memory answers for less than a second after its source was asked", () => {
   const { cache, clock } = cacheWith();
   cache.learn([snapshot(1)], clock.time);
