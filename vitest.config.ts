@@ -13,6 +13,7 @@ const LONG = [
   "faults/planted",
   "cluster/npm-start.test",
   "cluster/schemathesis",
+  "faults/simulation",
   "bench/k6",
   "cluster/http-surface",
   "cluster/bad-input",
