@@ -250,11 +250,12 @@ test("M3: the scenarios notice an answer that is not as the contract says", () =
 
   const event = {
     id,
+    ownerId: "organizer",
     name: "n",
     venue: null,
     startsAt: times.createdAt,
     salesStartAt: null,
-    salesEndAt: null,
+    salesEndAt: times.createdAt,
     status: "on_sale",
     totalTickets: 5,
     availableTickets: 5,

@@ -11,7 +11,10 @@ import type { BookCommand, Command } from "../../shared/domain/commands.ts";
 
 const seed = Number(process.env["TEST_SEED"] ?? Date.now() % 2 ** 31);
 const ONE_LANE: LaneLimits = { lanes: 1, batchMax: 3, queueMax: 20, waitMaxMs: 1_000, perUserMax: 10 };
-const EVENTS = Array.from({ length: 4 }, () => newEventId(Date.now()));
+/** In slots of their own. */
+const EVENTS = [
+  ...new Map(Array.from({ length: 40 }, () => newEventId(Date.now())).map((id) => [slotOf(id), id])).values(),
+];
 
 test("L1: a user has few commands under way for an event, and further ones are refused at once", async () => {
   const { lanes, batches, shed } = given({ ...ONE_LANE, perUserMax: 2 });

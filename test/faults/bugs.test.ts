@@ -48,7 +48,7 @@ describe("a broken invariant", () => {
     using copy = copySources();
     copy.plant({
       file: "shard-node/decide/decider.ts",
-      find: "await this.#store.decide(commands, ids, options);",
+      find: "await this.#store.decide(commands, ids, { ...options, waits });",
       replace:
         "await this.#store.decide(commands, ids, options).then((d) => ({ ...d, decisions: d.decisions.slice(1) }));",
     });

@@ -4,6 +4,7 @@
  */
 import type { Server } from "node:http";
 import { EventCache } from "../../router/cache/event-cache.ts";
+import { PageCache } from "../../router/cache/page-cache.ts";
 import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { SharedSecret } from "../../router/callers/hs256.ts";
 import { createRouterServer } from "../../router/http/server.ts";
@@ -103,13 +104,20 @@ export function startRouter(
       learned: (learned, askedAt) => cache.learn(learned, askedAt),
       log,
     });
-    return { process, server: frontFor(process.name, { cluster, cache }) };
+    const pages = new PageCache({
+      clock: systemClock,
+      forgottenUntil: () => cache.forgottenUntil,
+      load: async (before, limit, notBefore) => cluster.listEvents(before, limit, notBefore),
+      counted: () => undefined,
+    });
+    return { process, server: frontFor(process.name, { cluster, cache, pages }) };
   });
 }
 
 interface Back {
   readonly cluster: Cluster;
   readonly cache: EventCache;
+  readonly pages: PageCache;
 }
 
 /** To build an app takes longer than a short run. So each name keeps its server, in front of its router of the moment. */
@@ -124,6 +132,9 @@ function frontFor(name: string, back: Back): Server {
   const server = createRouterServer({
     cluster: delegate(() => front.back.cluster),
     cache: delegate(() => front.back.cache),
+    pages: delegate(() => front.back.pages),
+    ifMatchRequired: false,
+    corsOrigins: new Set(),
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: routerMetrics,
     clock: systemClock,
@@ -163,7 +174,7 @@ export function startNode(
     const store = new SimulatedStore(shard);
     const database = databaseOf(shard);
     const catalog = new Catalog(catalogs as unknown as Database, shard.id, [database]);
-    const publisher = redis && new EventPublisher(new SimulatedSnapshots(redis), () => undefined);
+    const publisher = redis && new EventPublisher(new SimulatedSnapshots(redis), systemClock, nodeMetrics);
     const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
     const decider = new Decider(store, { committed: changed, lockWaited: () => undefined }, log);
     const limits = {

@@ -342,9 +342,10 @@ function found<T>(isOwned: boolean, value: T | undefined): ReadResult<T> {
 }
 
 function newEvent(request: CreateEventRequest): model.StoredEvent {
+  const { claim: _, ...event } = request;
   const createdAt = new Date(timeOf(request.id)).toISOString();
   return {
-    ...request,
+    ...event,
     status: "on_sale",
     highestMaxPerUser: request.maxPerUser,
     version: 1,
