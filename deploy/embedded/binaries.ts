@@ -1,7 +1,7 @@
 /**
  * Finds PostgreSQL's programs, which `npm ci` installs in a package for this platform, and repairs two things. Symbolic
- * links between the shared libraries may be missing: npm packages cannot contain links, and npm does not always run the
- * install script that makes them. And the service user may not be able to reach the programs: the checkout may be below
+ * links between the shared libraries are missing: npm packages cannot contain links, and the install script that makes them
+ * does not run (.npmrc). And the service user may not be able to reach the programs: the checkout may be below
  * /root, or installed under umask 077.
  */
 import { createHash } from "node:crypto";
@@ -78,7 +78,7 @@ function restoreLinks(packageRoot: string, packageName: string): void {
       symlinkSync(basename(source), link); // source and target are always in the same directory
     } catch (error) {
       throw new StartError(
-        `PostgreSQL's library links are missing (${reasonOf(error)}): run npm rebuild ${packageName}`,
+        `PostgreSQL's library links are missing (${reasonOf(error)}): run npm rebuild --ignore-scripts=false ${packageName}`,
       );
     }
   }
