@@ -365,6 +365,17 @@ test("B2: a sweep of due holds gives their tickets back and says how the events 
   expect(await store.expireDueHolds(1_000)).toEqual([]);
 });
 
+test("L4: a sweep passes over an event that somebody else has locked, and frees the others", async () => {
+  const [locked, free] = [await givenEvent({ totalTickets: 2 }), await givenEvent({ totalTickets: 2 })];
+  await decide([hold(locked, "a", 60), hold(free, "a", 60)], new Date(Date.now() - 120_000));
+  using _ = await lockEvent(created.url, locked);
+
+  const snapshots = await store.expireDueHolds(1_000);
+
+  expect(snapshots.map(({ event }) => event.id)).toEqual([free]);
+  expect(await ticketsOf(free)).toMatchObject({ available: 2 });
+});
+
 test("R3: commands for slots that the shard does not own are refused, and the others of the batch are not", async () => {
   const [mine, foreign] = [await givenEvent({ totalTickets: 5 }), await givenEvent({ totalTickets: 5 })];
   const [booked] = await decide([bookCommand(foreign, "early")]);

@@ -275,10 +275,12 @@ export class SimulatedStore extends BookingStore {
     const shard = this.#shard;
     const due = await shard.statement([], () => this.#dueEvents(eventsMax));
     if (due.length === 0) return [];
-    return shard.statement(due, () => {
-      shard.commit(model.sweep(shard.state, due, world().time));
-      return due.flatMap((id) => model.snapshotOf(shard.state, id) ?? []);
-    });
+    const work = (lockedOut: ReadonlySet<EventId>): Snapshot[] => {
+      const swept = due.filter((id) => !lockedOut.has(id));
+      shard.commit(model.sweep(shard.state, swept, world().time));
+      return swept.flatMap((id) => model.snapshotOf(shard.state, id) ?? []);
+    };
+    return shard.statement(due, work, { passesOver: () => true });
   }
 
   override async createEvent(request: CreateEventRequest): Promise<EventResult> {
