@@ -28,6 +28,8 @@ const SOLD_OUT_RENEW_MS = 125;
 /** By then an entry that Redis should have replaced has ended by itself (C4); a write under way may take a little longer. */
 const REDIS_LAG_MAX_MS = 5_500;
 
+const STALE: Confirmation = { byAnySource: NEVER, byShard: NEVER };
+
 /** A `notBefore` that no replica reaches, so the primary answers. */
 export const PRIMARY_ONLY = Number.POSITIVE_INFINITY;
 
@@ -118,8 +120,7 @@ export class EventCache {
   hear(snapshots: readonly Snapshot[]): void {
     for (const snapshot of snapshots) {
       const { id } = snapshot.event;
-      if (this.#events.has(id) || this.#loads.has(id))
-        this.#offer(snapshot, { byAnySource: NEVER, byShard: NEVER });
+      if (this.#events.has(id) || this.#loads.has(id)) this.#offer(snapshot, STALE);
     }
   }
 
@@ -169,9 +170,12 @@ export class EventCache {
     const read = await loadFromShard(id, notBefore, span);
     const replicaAsOf =
       read.outcome === "found" && read.ageMs !== undefined ? askedAt - read.ageMs : undefined;
-    // During the load memory may have learned a newer version than the replica has, and even forgotten it again.
-    if (replicaAsOf !== undefined && replicaAsOf < this.#knownUntil(id))
-      return this.#loadFromShard(id, PRIMARY_ONLY, span);
+    // During the load memory may have learned a newer version, and even forgotten it again. One more load is enough.
+    const mayLack =
+      replicaAsOf === undefined
+        ? notBefore !== PRIMARY_ONLY && this.#hasForgottenSince(id, askedAt)
+        : replicaAsOf < this.#knownUntil(id);
+    if (read.outcome === "found" && mayLack) return this.#loadFromShard(id, PRIMARY_ONLY, span);
     counted("shard", read.outcome === "found" ? "hit" : "miss");
     if (read.outcome === "wrong_shard") return { outcome: "shard_unavailable" };
     if (read.outcome !== "found") return read;
@@ -191,7 +195,9 @@ export class EventCache {
     const known = this.#events.get(id);
     const now = this.#options.clock.elapsed();
     if (known === undefined) {
-      const event = new CachedEvent(snapshot, confirmed, now);
+      // Who was asked before memory learned what it has forgotten since may not have known that (C1).
+      const mayLack = confirmed.byAnySource < this.#forgottenUntil;
+      const event = new CachedEvent(snapshot, mayLack ? STALE : confirmed, now);
       this.#events.set(id, event);
       return event;
     }

@@ -56,6 +56,17 @@ test("C1: what memory learned and let go is not read from Redis, which may not h
   expect(await cache.read(ID)).toMatchObject({ tier: "redis" });
 });
 
+test("C1: an answer to an older call makes nothing fresh that memory has let go since", () => {
+  const { cache, clock } = cacheWith({ eventsMax: 1 });
+  const askedAt = clock.time - 100;
+  cache.learn([snapshot(5)], clock.time - 50);
+  cache.learn([snapshot(1, { id: ID.replace(/.$/, "a") as EventId })], clock.time);
+
+  cache.learn([snapshot(3)], askedAt);
+
+  expect(cache.fresh(ID)).toBeUndefined();
+});
+
 test("C3: memory answers for less than a second after its source was asked", () => {
   const { cache, clock } = cacheWith();
   cache.learn([snapshot(1)], clock.time);
