@@ -12,10 +12,8 @@ const ALONE =
 const LONG = [
   "faults/planted",
   "cluster/npm-start.test",
-  "cluster/schemathesis",
   "faults/simulation",
   "bench/k6",
-  "cluster/http-surface",
   "cluster/bad-input",
   "faults/replicas",
   "cluster/npm-start.refusals",
@@ -61,6 +59,10 @@ export default defineConfig({
           exclude: [...configDefaults.exclude, ALONE],
           globalSetup,
         },
+      },
+      {
+        extends: true,
+        test: { name: "openapi", include: ["test/openapi/**/*.test.ts"], globalSetup },
       },
       {
         extends: true,

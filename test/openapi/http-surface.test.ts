@@ -1,7 +1,7 @@
 /**
  * The whole HTTP surface, from the OpenAPI document: requests that it allows, and the same with something broken. Whatever is
  * sent, the answer is one that the document describes. A failing run prints its seed and path:
- * TEST_SEED=<seed> TEST_PATH=<path> npx vitest run test/cluster/http-surface. FC_NUM_RUNS changes how many are sent.
+ * TEST_SEED=<seed> TEST_PATH=<path> npx vitest run test/openapi/http-surface. FC_NUM_RUNS changes how many are sent.
  */
 import { Agent, type IncomingHttpHeaders, request } from "node:http";
 import { text } from "node:stream/consumers";
