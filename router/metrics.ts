@@ -10,6 +10,7 @@ import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { ShardId } from "../shared/domain/ids.ts";
 import type { CommandResult } from "../shared/domain/outcomes.ts";
 import type { CacheTier } from "./cache/event-cache.ts";
+import { TOKEN_FAULTS } from "./callers/tokens.ts";
 import type { ShardClient } from "./shards/shard-client.ts";
 
 export type RouterMetrics = ReturnType<typeof createRouterMetrics>;
@@ -63,6 +64,12 @@ export function createRouterMetrics(registry: Registry) {
     "rate_limited",
     "connections_full",
   ]);
+  const unauthenticated = counters(
+    "onsale_unauthenticated_total",
+    "Requests refused because of their token: is an issuer set wrong, or does somebody forge?",
+    "reason",
+    ["missing", ...TOKEN_FAULTS],
+  );
   const redisFailed = counters(
     "onsale_redis_failures_total",
     "Calls to Redis that failed: is it away, is it full, or does it refuse?",
@@ -87,6 +94,7 @@ export function createRouterMetrics(registry: Registry) {
       duration.labels(shard).observe(seconds);
     },
     shed,
+    unauthenticated,
     redisFailed,
     /** Adds the figures that are read at each scrape. */
     watch({ shards, redisUp }: Watched): void {

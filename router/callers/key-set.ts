@@ -18,10 +18,13 @@ const ALGORITHMS: Readonly<
   EdDSA: { keyType: "ed25519", digest: null },
 });
 
-/** Verifies that a key of the set signed a token. The token is three parts of base64url and has this header. */
+/**
+ * Says what is wrong with the signature of a token, which is three parts of base64url and has this header; undefined when a key of
+ * the set made it. Rejects as `findKey` does.
+ */
 export function keySetVerifier(
   findKey: FindKey,
-): (token: string, header: Readonly<Record<string, unknown>>) => Promise<boolean> {
+): (token: string, header: Readonly<Record<string, unknown>>) => Promise<"header" | "signature" | undefined> {
   const keys = new WeakMap<CryptoKey, KeyObject>();
   const keyObjectOf = (found: CryptoKey): KeyObject => {
     let key = keys.get(found);
@@ -31,19 +34,20 @@ export function keySetVerifier(
   return async (token, header) => {
     const { alg } = header;
     const algorithm = typeof alg === "string" ? ALGORITHMS[alg] : undefined;
-    if (algorithm === undefined) return false;
+    if (algorithm === undefined) return "header";
     const key = keyObjectOf(await findKey(header as { alg: string }));
     const { modulusLength = RSA_BITS_MIN, namedCurve } = key.asymmetricKeyDetails ?? {};
-    if (key.asymmetricKeyType !== algorithm.keyType || namedCurve !== algorithm.curve) return false;
-    if (modulusLength < RSA_BITS_MIN) return false;
+    if (key.asymmetricKeyType !== algorithm.keyType || namedCurve !== algorithm.curve) return "header";
+    if (modulusLength < RSA_BITS_MIN) return "header";
 
     const signatureAt = token.lastIndexOf(".") + 1;
     const text = token.slice(signatureAt);
     const signature = Buffer.from(text, "base64url");
     // Decoding ignores bits at the end, so each token would be valid in several forms.
-    if (signature.toString("base64url") !== text) return false;
+    if (signature.toString("base64url") !== text) return "signature";
     const signed = Buffer.from(token.slice(0, signatureAt - 1), "latin1");
     // JWS joins the two numbers of an ECDSA signature (RFC 7518 §3.4), where X.509 wraps them.
-    return verify(algorithm.digest, signed, { key, dsaEncoding: "ieee-p1363" }, signature);
+    const isSigned = verify(algorithm.digest, signed, { key, dsaEncoding: "ieee-p1363" }, signature);
+    return isSigned ? undefined : "signature";
   };
 }

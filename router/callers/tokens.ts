@@ -35,16 +35,27 @@ interface TokenRules {
   readonly audience?: string | undefined;
 }
 
-/** `bad_sub`: all but the `sub` of the token is good. */
-export type Verdict = Caller | "bad_sub" | undefined;
+/**
+ * Why a token is refused; a closed set, because it is a metric's label. `sub`: everything else in the token is good. `key_set`: the
+ * set has no such key, or its server does not answer.
+ */
+export const TOKEN_FAULTS = [
+  "malformed",
+  "header",
+  "signature",
+  "key_set",
+  "expired",
+  "not_yet_valid",
+  "claims",
+  "sub",
+] as const;
+export type TokenFault = (typeof TOKEN_FAULTS)[number];
+type Verdict = Caller | TokenFault;
 type Verify = (token: string) => Verdict | Promise<Verdict>;
 
 /** Finds the caller that a token names. */
 export class TokenVerifier {
-  /**
-   * Returns undefined when the token is forged, expired, not valid yet, without `exp` or with one too far ahead, or of another
-   * issuer or audience. Returns a promise only when a public key must check the token.
-   */
+  /** Gives a promise only when a public key must check the token. */
   readonly verify: Verify;
 
   constructor(rules: TokenRules, clock: Clock) {
@@ -97,10 +108,10 @@ function bySharedSecret({ secret, previousSecret }: Secrets, rules: TokenRules, 
     return true;
   };
   return (token) => {
-    if (!COMPACT.test(token)) return undefined;
+    if (!COMPACT.test(token)) return "malformed";
     // Only tokens that the current secret did not sign pay for a second check.
-    if (!current.hasSigned(token) && previous?.hasSigned(token) !== true) return undefined;
-    return isGoodHeader(token) ? callerOf(token, rules, clock.now()) : undefined;
+    if (!current.hasSigned(token) && previous?.hasSigned(token) !== true) return "signature";
+    return isGoodHeader(token) ? callerOf(token, rules, clock.now()) : "header";
   };
 }
 
@@ -109,17 +120,18 @@ function byKeySet(
   rules: TokenRules,
   clock: Clock,
 ): (token: string) => Promise<Verdict> {
-  const isSigned = keySetVerifier(createRemoteJWKSet(new URL(jwksUrl)));
+  const faultOf = keySetVerifier(createRemoteJWKSet(new URL(jwksUrl)));
   return async (token) => {
-    if (!COMPACT.test(token)) return undefined;
-    // The claims first, because they cost a fraction of the signature.
-    const [header, caller] = [headerOf(token), callerOf(token, rules, clock.now())];
-    if (header === undefined || caller === undefined) return undefined;
+    if (!COMPACT.test(token)) return "malformed";
+    const header = headerOf(token);
+    if (header === undefined) return "header";
+    // The claims first, because they cost a fraction of the signature. A wrong sub is told to nobody but its owner.
+    const caller = callerOf(token, rules, clock.now());
+    if (typeof caller !== "object" && caller !== "sub") return caller;
     try {
-      return (await isSigned(token, header)) ? caller : undefined;
+      return (await faultOf(token, header)) ?? caller;
     } catch {
-      // The set has no such key, or its server does not answer.
-      return undefined;
+      return "key_set";
     }
   };
 }
@@ -172,19 +184,20 @@ function parsed(part: string): Json | undefined {
 /** Checks the claims of a token at this time (RFC 7519 §4.1), not its signature. */
 function callerOf(token: string, { issuer, audience }: TokenRules, now: number): Verdict {
   const claims = parsed(token.slice(token.indexOf(".") + 1, token.lastIndexOf(".")));
-  if (claims === undefined) return undefined;
+  if (claims === undefined) return "malformed";
   const { sub, exp, nbf, iat, iss, aud, role = "buyer" } = claims;
   const seconds = Math.floor(now / 1000);
   const hasBegun = (time: unknown): boolean =>
     time === undefined || (typeof time === "number" && time <= seconds + LEEWAY_SECONDS);
-  if (typeof exp !== "number" || exp <= seconds || exp > seconds + LIFE_MAX_SECONDS) return undefined;
-  if (!hasBegun(nbf) || !hasBegun(iat)) return undefined;
-  if (issuer !== undefined && iss !== issuer) return undefined;
+  if (typeof exp !== "number" || exp > seconds + LIFE_MAX_SECONDS) return "claims";
+  if (exp <= seconds) return "expired";
+  if (!hasBegun(nbf) || !hasBegun(iat)) return "not_yet_valid";
+  if (issuer !== undefined && iss !== issuer) return "claims";
   if (audience !== undefined && aud !== audience && !(Array.isArray(aud) && aud.includes(audience)))
-    return undefined;
+    return "claims";
   const known = ROLES.find((candidate) => candidate === role);
-  if (known === undefined) return undefined;
+  if (known === undefined) return "claims";
   const userId = parseUserId(sub);
-  if (userId === undefined) return "bad_sub";
+  if (userId === undefined) return "sub";
   return { userId, role: known, expiresAt: exp * 1000 };
 }

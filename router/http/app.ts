@@ -4,7 +4,7 @@ import type { Fetch, HttpBindings, HttpEnv } from "../../shared/process/http-ser
 import { addBookingRoutes, type BookingParts } from "./bookings.ts";
 import { addDocumentation } from "./documentation.ts";
 import { addEventRoutes, type EventParts } from "./events.ts";
-import { Problem } from "./problems.ts";
+import { excerptOf, Problem } from "./problems.ts";
 import { newRequestId, requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { problemResponse } from "./responses.ts";
@@ -27,7 +27,7 @@ export function createRouterApp(parts: AppParts): Fetch {
     const allowed = [...methods].filter((known) => app.router.match(known, path)[0].length > 0);
     // A route may match and still find nothing for this client.
     if (allowed.length === 0 || allowed.includes(method === "HEAD" ? "GET" : method))
-      return new Problem("not_found", `Nothing is at ${method} ${path.slice(0, 200)}.`);
+      return new Problem("not_found", `Nothing is at ${method} ${excerptOf(path)}.`);
     const allow = [...allowed, ...(allowed.includes("GET") ? ["HEAD"] : [])].sort().join(", ");
     return new Problem("method_not_allowed", `Use ${allow} here.`, {}, { allow });
   };

@@ -50,8 +50,7 @@ const BOOKING_REFUSALS = [
 ] as const satisfies readonly ProblemCode[];
 
 /** Nearly every client gets this problem once the last ticket is gone, so its response is prepared. */
-const SOLD_OUT = problemOf({ outcome: "sold_out" });
-const soldOutResponse = preparedProblem(SOLD_OUT);
+const soldOutResponse = preparedProblem(problemOf({ outcome: "sold_out" }));
 
 export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
@@ -75,9 +74,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     if (clientKey === undefined && cache.isSoldOut(id)) {
       metrics.soldOutFast();
       metrics.outcome("sold_out");
-      return traceId === undefined
-        ? soldOutResponse(requestId)
-        : problemResponse(SOLD_OUT, requestId, traceId);
+      return soldOutResponse(requestId, traceId);
     }
     const key = clientKey ?? newIdempotencyKey();
     const result = await decide(commandWith(key), span);

@@ -2,11 +2,14 @@
 import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { BodyError, bodyOf } from "../../shared/process/http-server.ts";
-import { Problem } from "./problems.ts";
+import { jsonFrom } from "./json.ts";
+import { excerptOf, Problem } from "./problems.ts";
 import type { IdKind } from "./schemas.ts";
 
 const BODY_MAX_BYTES = 16 * 1024;
-const JSON_BODY = /^application\/json *(;|$)/i;
+const JSON_BODY = /^application\/json[\t ]*(?:;|$)/i;
+const CHARSET = /;[\t ]*charset=([^;]*)/gi;
+const UTF_8 = /^(?:utf-?8|"utf-?8")[\t ]*$/i;
 
 export function idFrom<Id>(text: string | undefined, kind: IdKind<Id> | undefined): Id {
   if (kind === undefined) return undefined as Id;
@@ -21,25 +24,20 @@ export function queryFrom<Query>({ url = "" }: IncomingMessage, schema: z.ZodTyp
   const query = Object.create(null) as Record<string, string | string[]>;
   for (const [name, value] of new URLSearchParams(at < 0 ? "" : url.slice(at + 1))) {
     const before = query[name];
-    query[name] = before === undefined ? value : [before, value].flat();
+    if (before === undefined) query[name] = value;
+    else if (typeof before === "string") query[name] = [before, value];
+    else before.push(value);
   }
   return valid("query", schema, query);
 }
 
 export async function bodyFrom<Body>(incoming: IncomingMessage, schema: z.ZodType<Body>): Promise<Body> {
-  return valid("body", schema, jsonFrom(await textFrom(incoming), incoming));
-}
-
-/** Returns undefined for an empty body, whatever its media type: some clients send the header without a body. */
-function jsonFrom(text: string, { headers }: IncomingMessage): unknown {
-  if (text === "") return undefined;
-  if (!JSON_BODY.test(headers["content-type"] ?? ""))
-    throw new Problem("unsupported_media_type", "Send the body as application/json.");
-  try {
-    return JSON.parse(text) as unknown;
-  } catch (error) {
-    throw new Problem("invalid_request", error instanceof Error ? error.message : "The body is not JSON.");
-  }
+  const text = await textFrom(incoming);
+  // Some clients send a media type without a body.
+  if (text === "") return valid("body", schema, undefined);
+  const problem = problemOfCoding(incoming);
+  if (problem !== undefined) throw problem;
+  return valid("body", schema, jsonFrom(text));
 }
 
 async function textFrom(incoming: IncomingMessage): Promise<string> {
@@ -47,10 +45,27 @@ async function textFrom(incoming: IncomingMessage): Promise<string> {
     return await bodyOf(incoming, BODY_MAX_BYTES);
   } catch (error) {
     if (!(error instanceof BodyError)) throw error;
-    throw error.kind === "too_large"
-      ? new Problem("body_too_large", `A body has at most ${BODY_MAX_BYTES} bytes.`)
-      : new Problem("invalid_request", "The body did not arrive whole.");
+    switch (error.kind) {
+      case "too_large":
+        throw new Problem("body_too_large", `A body has at most ${BODY_MAX_BYTES} bytes.`);
+      case "incomplete":
+        throw new Problem("invalid_request", "The body did not arrive whole.");
+      case "not_utf8":
+        throw problemOfCoding(incoming) ?? new Problem("invalid_request", "The body is not valid UTF-8.");
+    }
   }
+}
+
+/** JSON is UTF-8 (RFC 8259 §8.1). What is compressed can be small on the way and endless here, so nothing is. */
+function problemOfCoding({ headers }: IncomingMessage): Problem | undefined {
+  const { "content-type": type = "", "content-encoding": encoding = "" } = headers;
+  const isTaken =
+    JSON_BODY.test(type) && [...type.matchAll(CHARSET)].every(([, charset = ""]) => UTF_8.test(charset));
+  if (isTaken && (encoding === "" || encoding.toLowerCase() === "identity")) return undefined;
+  const detail = isTaken
+    ? "Send the body without a Content-Encoding."
+    : "Send the body as application/json in UTF-8.";
+  return new Problem("unsupported_media_type", detail);
 }
 
 function valid<T>(where: string, schema: z.ZodType<T>, value: unknown): T {
@@ -58,7 +73,11 @@ function valid<T>(where: string, schema: z.ZodType<T>, value: unknown): T {
   if (result.success) return result.data;
   throw invalid(
     where,
-    result.error.issues.map(({ path, message }) => ({ path: path.join(".") || where, message })),
+    // The schemas are flat, so a text of the client is in the message of unknown members only.
+    result.error.issues.map(({ path, message }) => ({
+      path: path.join(".") || where,
+      message: excerptOf(message),
+    })),
   );
 }
 

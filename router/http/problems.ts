@@ -31,7 +31,7 @@ export const PROBLEMS = {
   unsupported_media_type: {
     status: 415,
     retry: "never",
-    title: "The request body must be application/json.",
+    title: "The request body must be application/json in UTF-8, not compressed.",
   },
   idempotency_key_reused: {
     status: 422,
@@ -78,6 +78,13 @@ export class Problem extends Error {
     this.members = members;
     this.headers = headers;
   }
+}
+
+const EXCERPT_CHARACTERS = 100;
+
+/** As much of a text that a client may have written as a problem repeats (I3). */
+export function excerptOf(text: string): string {
+  return text.length <= EXCERPT_CHARACTERS ? text : `${text.slice(0, EXCERPT_CHARACTERS).toWellFormed()}…`;
 }
 
 type RefusalOrFailure =

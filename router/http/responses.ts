@@ -10,6 +10,8 @@ export type ResponseHeaders = Record<string, string>;
 export const JSON_TYPE = "application/json; charset=utf-8";
 
 const RETRY_AFTER_SECONDS = 1;
+/** How to authenticate (RFC 6750 §3). */
+export const CHALLENGE = 'Bearer realm="onsale"';
 
 export function jsonResponse(
   status: number,
@@ -50,8 +52,12 @@ export function problemHeaders(code: ProblemCode): ResponseHeaders {
   };
   if (PROBLEMS[code].status === 503 || PROBLEMS[code].status === 429)
     headers["retry-after"] = String(RETRY_AFTER_SECONDS);
-  // RFC 6750 §3: how to authenticate.
-  if (code === "unauthenticated") headers["www-authenticate"] = 'Bearer realm="onsale"';
+  if (code === "unauthenticated") headers["www-authenticate"] = CHALLENGE;
+  // RFC 9110 §15.5.16: what is taken.
+  if (code === "unsupported_media_type") {
+    headers["accept"] = "application/json";
+    headers["accept-encoding"] = "identity";
+  }
   return headers;
 }
 
@@ -62,18 +68,26 @@ export function problemResponse(problem: Problem, requestId: string, traceId?: s
   });
 }
 
+/** Makes the response to one request. */
+export type PreparedProblem = (requestId: string, traceId: string | undefined) => Response;
+
 /**
  * Makes responses to a problem that many clients get. Everything but the request's id is made once; the id needs no escapes
  * (request-id.ts).
  */
-export function preparedProblem(problem: Problem): (requestId: string) => Response {
+export function preparedProblem(problem: Problem): PreparedProblem {
   const text = JSON.stringify(problemDocument(problem, ""));
   const idAt = text.indexOf(ID_MEMBER) + ID_MEMBER.length;
   const [before, after] = [text.slice(0, idAt), text.slice(idAt)];
   const { status } = PROBLEMS[problem.code];
-  const headers = problemHeaders(problem.code);
-  return (requestId) =>
-    new Response(before + requestId + after, { status, headers: { ...headers, "x-request-id": requestId } });
+  const headers = { ...problemHeaders(problem.code), ...problem.headers };
+  return (requestId, traceId) =>
+    traceId === undefined
+      ? new Response(before + requestId + after, {
+          status,
+          headers: { ...headers, "x-request-id": requestId },
+        })
+      : problemResponse(problem, requestId, traceId);
 }
 
 const ID_MEMBER = '"requestId":"';

@@ -31,6 +31,8 @@ interface SuccessSpec {
 }
 
 const HEADERS = {
+  accept: { schema: { type: "string" as const }, example: "application/json" },
+  "accept-encoding": { schema: { type: "string" as const }, example: "identity" },
   "cache-control": { schema: { type: "string" as const }, example: "public, max-age=1" },
   "cache-status": { schema: { type: "string" as const }, example: "onsale; hit; detail=memory" },
   etag: { schema: { type: "string" as const, pattern: '^"[0-9]+"$' }, example: '"7"' },
@@ -39,6 +41,10 @@ const HEADERS = {
     example: "/v1/events/01a20409-0c00-7c2b-af63-0abca586c6cb",
   },
   "retry-after": { schema: { type: "integer" as const, minimum: 1 }, example: 1 },
+  "www-authenticate": {
+    schema: { type: "string" as const },
+    example: 'Bearer realm="onsale", error="invalid_token"',
+  },
   "x-request-id": {
     schema: { type: "string" as const, pattern: "^[A-Za-z0-9._-]{1,64}$" },
     example: "828f3e16-5b48-4",
@@ -98,16 +104,20 @@ function refusalsOf<Id, Query, Body>(
   if (spec.body) codes.push("body_too_large", "unsupported_media_type");
   const byStatus = Map.groupBy(new Set(codes), (code) => PROBLEMS[code].status);
   return Object.fromEntries(
-    [...byStatus].map(([status, all]) => {
-      const waits: readonly (keyof typeof HEADERS)[] =
-        status === 503 || status === 429 ? ["retry-after"] : [];
-      return [
-        String(status),
-        problem(all.map((code) => `\`${code}\`: ${PROBLEMS[code].title}`).join(" "), waits),
-      ];
-    }),
+    [...byStatus].map(([status, all]) => [
+      String(status),
+      problem(all.map((code) => `\`${code}\`: ${PROBLEMS[code].title}`).join(" "), REFUSAL_HEADERS[status]),
+    ]),
   );
 }
+
+/** Beside `X-Request-Id`. */
+const REFUSAL_HEADERS: Readonly<Record<number, readonly (keyof typeof HEADERS)[]>> = {
+  401: ["www-authenticate"],
+  415: ["accept", "accept-encoding"],
+  429: ["retry-after"],
+  503: ["retry-after"],
+};
 
 function problem(description: string, headers: readonly (keyof typeof HEADERS)[] = []) {
   return {

@@ -14,7 +14,7 @@ import type { ClientAddress } from "../callers/client-address.ts";
 import type { Caller, Role, TokenVerifier } from "../callers/tokens.ts";
 import type { WriteLimits } from "../callers/write-limits.ts";
 import type { RouterMetrics } from "../metrics.ts";
-import { callerOf } from "./callers.ts";
+import { callerCheck } from "./callers.ts";
 import { bodyFrom, idFrom, queryFrom } from "./input.ts";
 import { Problem } from "./problems.ts";
 import { requestIdOf } from "./request-id.ts";
@@ -86,10 +86,11 @@ export class Routes {
     const addressOf = ({ socket, headers }: IncomingMessage): string | undefined =>
       clientAddress(socket.remoteAddress, headers["x-forwarded-for"]?.toString());
     const writes = spec.method !== "get";
+    const check = callerCheck(verifier, roles, metrics);
     this.#add(spec, true, async (context, incoming, requestId, span) => {
-      const checked = callerOf(incoming, verifier, roles);
+      const checked = check(incoming);
       const caller = checked instanceof Promise ? await checked : checked;
-      if (caller instanceof Problem) throw caller;
+      if (typeof caller === "function") return caller(requestId, traceOf(incoming)?.traceId);
       if (writes) {
         const admission = writeLimits.admit(caller, addressOf(incoming));
         const limited = admission instanceof Promise ? await admission : admission;

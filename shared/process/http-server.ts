@@ -2,6 +2,7 @@
  * What the HTTP servers of all roles share: they serve a hono app with node:http, listen, read bodies and drain. The only
  * door to @hono/node-server.
  */
+import { isUtf8 } from "node:buffer";
 import { once } from "node:events";
 import {
   createServer,
@@ -125,10 +126,10 @@ export async function drain(server: Server, graceMs: number): Promise<void> {
   clearTimeout(cutOff);
 }
 
-/** A body is longer than allowed, or the client left in the middle of it. */
+/** A body is longer than allowed, the client left in the middle of it, or its bytes are no text. */
 export class BodyError extends Error {
   override readonly name = "BodyError";
-  readonly kind: "too_large" | "incomplete";
+  readonly kind: "too_large" | "incomplete" | "not_utf8";
 
   constructor(kind: BodyError["kind"]) {
     super(`the body is ${kind}`);
@@ -155,9 +156,13 @@ export function bodyOf(incoming: IncomingMessage, maxBytes: number): Promise<str
       else (others ??= [first]).push(piece);
       return undefined;
     });
-    incoming.on("end", () =>
-      resolve(others === undefined ? (first?.toString() ?? "") : Buffer.concat(others).toString()),
-    );
+    incoming.on("end", () => {
+      const body = others === undefined ? first : Buffer.concat(others);
+      if (body === undefined) return resolve("");
+      // Decoding alone would put replacement characters into what is stored.
+      if (!isUtf8(body)) return reject(new BodyError("not_utf8"));
+      return resolve(body.toString());
+    });
     incoming.on("error", () => reject(new BodyError("incomplete")));
     return undefined;
   });

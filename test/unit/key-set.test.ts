@@ -130,13 +130,17 @@ function verdictOfJsonwebtoken(token: string): unknown {
   return undefined;
 }
 
+/** The libraries do not say why they refuse. */
+const comparable = (verdict: unknown): unknown =>
+  typeof verdict === "object" || verdict === "sub" ? verdict : undefined;
+
 function callerIn({ sub, exp, iat, role = "buyer" }: Claims): unknown {
   const known = ROLES.find((each) => each === role);
   // The leeway of the libraries is for `exp` too, and they let `iat` be.
   if (known === undefined || exp === undefined || exp <= NOW || exp > NOW + TEN_YEARS) return undefined;
   if (iat !== undefined && !(typeof iat === "number" && iat <= NOW + 5)) return undefined;
   const userId = parseUserId(sub);
-  if (userId === undefined) return "bad_sub";
+  if (userId === undefined) return "sub";
   return { userId, role: known, expiresAt: exp * 1000 };
 }
 
@@ -147,7 +151,7 @@ test("S1: 5,000 good, changed and hostile tokens of a shared secret get the verd
   fc.assert(
     fc.property(sharedSecretToken, (token) => {
       const verdict = verifier.verify(token);
-      expect(verdict).toEqual(verdictOfJsonwebtoken(token));
+      expect(comparable(verdict)).toEqual(verdictOfJsonwebtoken(token));
       if (typeof verdict === "object") taken += 1;
     }),
     { seed, numRuns: 5_000 },
@@ -164,7 +168,10 @@ test("S1: a token of which any one character is changed is refused", () => {
 
   for (const [index, character] of good.split("").entries()) {
     const changed = good.slice(0, index) + (character === "A" ? "B" : "A") + good.slice(index + 1);
-    expect([index, verifier.verify(changed)]).toEqual([index, undefined]);
+    expect([index, verifier.verify(changed)]).toEqual([
+      index,
+      expect.stringMatching(/^(malformed|signature)$/),
+    ]);
   }
 });
 
@@ -215,7 +222,7 @@ describe.each(["RS256", "ES256", "EdDSA"])("%s", (alg) => {
     await fc.assert(
       fc.asyncProperty(spoiled(fc.constantFrom(...made, ...other)), async (token) => {
         const verdict = await verifier.verify(token);
-        expect(verdict).toEqual(await verdictOfJose(token));
+        expect(comparable(verdict)).toEqual(await verdictOfJose(token));
         if (typeof verdict === "object") taken += 1;
       }),
       { seed, numRuns: 1_500 },
@@ -227,7 +234,7 @@ describe.each(["RS256", "ES256", "EdDSA"])("%s", (alg) => {
     const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const forms = letters.split("").map((letter) => good.slice(0, -1) + letter);
     const verdicts = await Promise.all(forms.map(async (form) => verifier.verify(form)));
-    expect(forms.filter((_, index) => verdicts[index] !== undefined)).toEqual([good]);
+    expect(forms.filter((_, index) => typeof verdicts[index] === "object")).toEqual([good]);
   });
 });
 

@@ -63,7 +63,7 @@ test("S1: a shared secret lets in exactly the tokens that jose's own verificatio
       () => undefined,
     );
     const caller = await new TokenVerifier(rules, systemClock).verify(token);
-    expect([name, typeof caller === "object" ? caller.userId : caller]).toEqual([name, expected]);
+    expect([name, typeof caller === "object" ? caller.userId : undefined]).toEqual([name, expected]);
   }
 });
 
@@ -80,13 +80,13 @@ test("S1: a token is good from its beginning, give or take 5 s, to its end, whic
 
   for (const claim of ["nbf", "iat"]) {
     expect([claim, verdict({ [claim]: now + 5 })]).toEqual([claim, "ann"]);
-    expect([claim, verdict({ [claim]: now + 6 })]).toEqual([claim, undefined]);
-    expect([claim, verdict({ [claim]: String(now) })]).toEqual([claim, undefined]);
+    expect([claim, verdict({ [claim]: now + 6 })]).toEqual([claim, "not_yet_valid"]);
+    expect([claim, verdict({ [claim]: String(now) })]).toEqual([claim, "not_yet_valid"]);
   }
   expect(verdict({ exp: now + 1 })).toBe("ann");
-  expect(verdict({ exp: now })).toBe(undefined);
+  expect(verdict({ exp: now })).toBe("expired");
   expect(verdict({ exp: now + tenYears })).toBe("ann");
-  expect(verdict({ exp: now + tenYears + 1 })).toBe(undefined);
+  expect(verdict({ exp: now + tenYears + 1 })).toBe("claims");
 });
 
 test("S1 S2: a sub is a user id in NFC, of 1 to 255 characters that can all be seen, or the token's sub is at fault", async () => {
@@ -102,7 +102,7 @@ test("S1 S2: a sub is a user id in NFC, of 1 to 255 characters that can all be s
   for (const spelling of [composed, decomposed]) expect(await userOf(spelling)).toBe(composed);
   // Normalising can make a text longer.
   for (const sub of ["", "x".repeat(256), "\u0958".repeat(128), 7, undefined, null])
-    expect([sub, await userOf(sub)]).toEqual([sub, "bad_sub"]);
+    expect([sub, await userOf(sub)]).toEqual([sub, "sub"]);
   const spaces = [" ", "\u00a0", "\u2003", "\u3000", "\n", "\u2028"];
   const invisible = [
     "\u0000",
@@ -121,7 +121,7 @@ test("S1 S2: a sub is a user id in NFC, of 1 to 255 characters that can all be s
       `ann${character}`,
       ...(character === " " ? [] : [`an${character}n`]),
     ])
-      expect([sub, await userOf(sub)]).toEqual([sub, "bad_sub"]);
+      expect([sub, await userOf(sub)]).toEqual([sub, "sub"]);
 });
 
 test("S1: an unknown critical header is refused", async () => {
@@ -130,7 +130,7 @@ test("S1: an unknown critical header is refused", async () => {
   const signature = createHmac("sha256", secret).update(`${header}.${claims}`).digest("base64url");
 
   expect(await new TokenVerifier(rules, systemClock).verify(`${header}.${claims}.${signature}`)).toBe(
-    undefined,
+    "header",
   );
 });
 
@@ -147,13 +147,13 @@ test("S1 S5: while a shared secret is exchanged, tokens of the previous one are 
 
   expect(await verified(await sign())).toEqual(["ann", 1]);
   expect(await verified(await sign({}, {}, previousKey))).toEqual(["ann", 2]);
-  expect(await verified(await sign({}, {}, randomBytes(32)))).toEqual([undefined, 2]);
-  expect(await verified(await sign({ exp: seconds() - 1 }))).toEqual([undefined, 1]);
-  expect(await verified(await sign({ exp: seconds() - 1 }, {}, previousKey))).toEqual([undefined, 2]);
-  expect(await verified(await sign({ aud: "others" }, {}, previousKey))).toEqual([undefined, 2]);
-  expect(await verified(await sign({ exp: undefined }, {}, previousKey))).toEqual([undefined, 2]);
+  expect(await verified(await sign({}, {}, randomBytes(32)))).toEqual(["signature", 2]);
+  expect(await verified(await sign({ exp: seconds() - 1 }))).toEqual(["expired", 1]);
+  expect(await verified(await sign({ exp: seconds() - 1 }, {}, previousKey))).toEqual(["expired", 2]);
+  expect(await verified(await sign({ aud: "others" }, {}, previousKey))).toEqual(["claims", 2]);
+  expect(await verified(await sign({ exp: undefined }, {}, previousKey))).toEqual(["claims", 2]);
   const unsigned = `${encoded({ alg: "none" })}.${encoded({ sub: "ann", exp: seconds() + 60 })}.`;
-  expect(await verified(unsigned)).toEqual([undefined, 0]);
+  expect(await verified(unsigned)).toEqual(["malformed", 0]);
 });
 
 test("S1: a shared secret of any length signs as node:crypto's own HMAC does", () => {
@@ -173,5 +173,5 @@ test("S1: a token that is longer than the headers of a request is refused", asyn
   const verifier = new TokenVerifier(rules, systemClock);
 
   expect(await verifier.verify(await padding(10_000))).toMatchObject({ userId: "ann" });
-  expect(await verifier.verify(await padding(20_000))).toBe(undefined);
+  expect(await verifier.verify(await padding(20_000))).toBe("signature");
 });
