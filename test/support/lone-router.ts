@@ -36,7 +36,8 @@ function yes(path: string, body: string): Said {
   });
 }
 
-function bookedBy(command: Command): object {
+/** The result of a command that books. */
+export function bookedBy(command: Command): object {
   const { userId, quantity } = command as { userId: string; quantity: number };
   const times = { expiresAt: null, createdAt: AT, updatedAt: AT };
   const booking = { id: SNAPSHOT_ID, eventId: SNAPSHOT_ID, userId, quantity, status: "confirmed", ...times };
