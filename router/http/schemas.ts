@@ -30,9 +30,16 @@ const text = z
   )
   .openapi({ minLength: 1, maxLength: LIMITS.nameCharactersMax, pattern: VISIBLE, example: "First night" });
 
+/** With a fraction of a second in more digits than anybody needs. */
+const TIME_CHARACTERS_MAX = 64;
 /** RFC 3339 with an offset, in years that both PostgreSQL and JavaScript know. Parsing makes it canonical UTC. */
-const time = z.iso
-  .datetime({ offset: true })
+const time = z
+  .string()
+  .refine((value) => value.length <= TIME_CHARACTERS_MAX, {
+    message: `must have at most ${TIME_CHARACTERS_MAX} characters`,
+    abort: true,
+  })
+  .pipe(z.iso.datetime({ offset: true }))
   .transform((value, context) => {
     const utc = new Date(value);
     const year = utc.getUTCFullYear();
@@ -40,7 +47,7 @@ const time = z.iso
     context.addIssue({ code: "custom", message: "must be a time of the years 1 to 9999 in UTC" });
     return z.NEVER;
   })
-  .openapi({ format: "date-time", example: "2030-06-01T20:00:00Z" });
+  .openapi({ format: "date-time", maxLength: TIME_CHARACTERS_MAX, example: "2030-06-01T20:00:00Z" });
 
 const totalTickets = z.int().min(1).max(LIMITS.ticketsPerEventMax).openapi({ example: 500 });
 const maxPerUser = z.int().min(1).max(LIMITS.ticketsPerBookingMax).openapi({ example: 2 });

@@ -19,6 +19,7 @@ export type Slot = number & { readonly [brand]: "Slot" };
 export type IdempotencyKey = Branded<"IdempotencyKey">;
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+const UUID_CHARACTERS = 36;
 /** Nearly every user id. What is ASCII is in NFC. */
 const PLAIN_USER = /^[!-~](?:[ -~]{0,253}[!-~])?$/;
 /**
@@ -26,6 +27,8 @@ const PLAIN_USER = /^[!-~](?:[ -~]{0,253}[!-~])?$/;
  * shows nothing, such as a filler of Hangul or a variation selector.
  */
 const USER = /^(?! )(?:[^\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]| ){1,255}(?<! )$/u;
+/** 255 characters of two units each, of which normalising makes one of at most four (Unicode Standard Annex 15 §11). */
+const USER_UNITS_MAX = 2 * 4 * 255;
 const KEY = /^[\x21-\x7e][\x20-\x7e]{0,127}$/;
 const SHARD = /^[a-z0-9][a-z0-9-]{0,31}$/;
 
@@ -64,6 +67,8 @@ export function parseBookingId(text: string): BookingId | undefined {
 export function parseUserId(text: unknown): UserId | undefined {
   if (typeof text !== "string") return undefined;
   if (PLAIN_USER.test(text)) return text as UserId;
+  // The time to normalise marks in a row grows with the square of their number.
+  if (text.length > USER_UNITS_MAX) return undefined;
   const normal = text.normalize("NFC");
   return USER.test(normal) ? (normal as UserId) : undefined;
 }
@@ -104,6 +109,7 @@ export function timeOf(id: EventId): number {
 }
 
 function canonicalUuid(text: string): string | undefined {
+  if (text.length !== UUID_CHARACTERS) return undefined;
   return parseCanonicalUuid(text) ?? parseCanonicalUuid(text.toLowerCase());
 }
 

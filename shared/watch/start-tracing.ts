@@ -31,7 +31,7 @@ export async function startTracing(
   log: Log,
   registry: Registry,
 ): Promise<Tracing | undefined> {
-  const base = settings.OTEL_EXPORTER_OTLP_ENDPOINT?.replace(/\/+$/, "");
+  const base = settings.OTEL_EXPORTER_OTLP_ENDPOINT?.replace(/(?<!\/)\/+$/, "");
   const url = settings.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ?? (base && `${base}/v1/traces`);
   if (url === undefined) return undefined;
   const { startOpenTelemetry } = await import("./opentelemetry.ts");
