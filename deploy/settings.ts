@@ -19,6 +19,7 @@ const settings = z.object({
   CLIENT_CONNECTIONS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
   CLIENT_REQUESTS_MAX: integer({ min: 1, max: 1_000_000, default: 2_000 }),
   RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
+  RATE_LIMIT_PER_ORGANIZER: integer({ min: 0, max: 100_000, default: 100 }),
   RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
 });
 

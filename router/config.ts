@@ -74,8 +74,9 @@ export const routerConfig = z
     USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 5 }),
     CACHE_EVENTS_MAX: integer({ min: 1, max: 1_000_000, default: 10_000 }),
     CONNECTIONS_MAX: integer({ min: 1, max: 1_000_000, default: 20_000 }),
-    /** Writes a second of a buyer, and of all buyers at one address; 0 is no limit. */
+    /** Writes a second of a buyer, of an organizer, and of all of them at one address; 0 is no limit. */
     RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
+    RATE_LIMIT_PER_ORGANIZER: integer({ min: 0, max: 100_000, default: 100 }),
     RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
     TRUSTED_PROXIES: trustedProxies,
     /** Whose pages may use the API. */

@@ -69,8 +69,17 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
   });
   metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
 
-  const { RATE_LIMIT_PER_USER: perUser, RATE_LIMIT_PER_ADDRESS: perAddress, REDIS_URL: redisUrl } = config;
-  const writeLimits = createWriteLimits({ perUser, perAddress, redisUrl }, clock, log, metrics.redisFailed);
+  const writeLimits = createWriteLimits(
+    {
+      perUser: config.RATE_LIMIT_PER_USER,
+      perOrganizer: config.RATE_LIMIT_PER_ORGANIZER,
+      perAddress: config.RATE_LIMIT_PER_ADDRESS,
+      redisUrl: config.REDIS_URL,
+    },
+    clock,
+    log,
+    metrics.redisFailed,
+  );
   const server = createRouterServer({
     cluster,
     cache,

@@ -1,7 +1,7 @@
 /**
  * Limits of the writes in each second, per user and per client address. They keep one user or one address from taking what all
- * buyers need; honest buyers never reach them. Organizers and operators have no limits: they import events and cancel bookings
- * by the thousand.
+ * need; honest users never reach them. An organizer's limit is wider than a buyer's, because organizers import events. Operators
+ * have none: they cancel bookings by the thousand.
  *
  * In a rush nearly every write is the first of its user in this second, so it must cost next to nothing. A table of counters
  * admits it: each key has a place by its hash, and a write passes while the counter there is below a quarter of the limit. The
@@ -28,7 +28,7 @@ const PLACES = 65_536;
 
 /** Why a write is refused with `429 rate_limited`. */
 export interface Limited {
-  readonly reason: "user" | "address";
+  readonly reason: "user" | "organizer" | "address";
   /** RFC 9110 §10.2.3 and draft-ietf-httpapi-ratelimit-headers: no write remains until the next second. */
   readonly headers: {
     readonly "retry-after": string;
@@ -47,32 +47,35 @@ export interface WriteLimits {
 }
 
 export interface WriteLimitSettings {
-  /** Writes in a second; 0 is no limit. */
+  /** Writes in a second; 0 is no limit. A user is a buyer. */
   readonly perUser: number;
+  readonly perOrganizer: number;
   readonly perAddress: number;
   /** The Redis where all routers count together. */
   readonly redisUrl?: string | undefined;
 }
 
 export function createWriteLimits(
-  { perUser, perAddress, redisUrl }: WriteLimitSettings,
+  { perUser, perOrganizer, perAddress, redisUrl }: WriteLimitSettings,
   clock: Clock,
   log: Log,
   redisFailed: (reason: RedisFailure) => void,
 ): WriteLimits {
-  const on = perUser > 0 || perAddress > 0;
+  const on = perUser > 0 || perOrganizer > 0 || perAddress > 0;
   const redis =
     on && redisUrl !== undefined
       ? new RedisConnection(redisUrl, log, "each router limits writes by itself", redisFailed)
       : undefined;
-  const users = perUser > 0 ? new Limit("user", perUser, clock, redis) : undefined;
-  const addresses = perAddress > 0 ? new Limit("address", perAddress, clock, redis) : undefined;
+  const limit = (reason: Limited["reason"], max: number): Limit | undefined =>
+    max > 0 ? new Limit(reason, max, clock, redis) : undefined;
+  const users = { buyer: limit("user", perUser), organizer: limit("organizer", perOrganizer) };
+  const addresses = limit("address", perAddress);
   const admitAddress = (address: string | undefined): Admission =>
     address === undefined ? undefined : addresses?.admit(address);
   return {
     admit({ userId, role }, address) {
-      if (role !== "buyer") return undefined;
-      const limited = users?.admit(userId);
+      if (role === "operator") return undefined;
+      const limited = users[role]?.admit(userId);
       // A refused user takes nothing from the limit of the address.
       if (limited === undefined) return admitAddress(address);
       return limited instanceof Promise ? limited.then((known) => known ?? admitAddress(address)) : limited;

@@ -108,10 +108,16 @@ export class NodeClient {
     return answer;
   }
 
-  /** The same for calls that the caller does not bound. */
+  /** The same for calls that the caller does not bound. The wait for a place is a part of the call's time. */
   async direct<Answer>(kind: DirectKind, call: Call<Answer>): Promise<Answer> {
+    const until = performance.now() + call.timeoutMs;
     try {
-      return await this.#bulkheads[kind].execute(async () => this.call(call));
+      return await this.#bulkheads[kind].execute(async () => {
+        // Those in front have deadlines before this one, so a place is free by then.
+        const timeoutMs = until - performance.now();
+        if (timeoutMs <= 0) throw new CallError("busy", `${this.url} was busy until the deadline`);
+        return this.call({ ...call, timeoutMs });
+      });
     } catch (error) {
       if (error instanceof BulkheadRejectedError) throw new CallError("busy", `${this.url} is busy`, error);
       throw error;

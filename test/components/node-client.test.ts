@@ -166,6 +166,15 @@ test("F2: calls that are not coalesced are bounded by kind, and the surplus is r
   expect(await Promise.all([...calls.slice(0, -1), ...lists.slice(0, -1)])).toHaveLength(216 + 204);
 });
 
+test("F2: the wait for a place counts: a call whose time is over by then is not sent", async () => {
+  await using given = await givenNode(async () => new Promise(() => undefined));
+  const change = async (timeoutMs: number) => given.client.direct("change", { ...COMMANDS, timeoutMs });
+  const hanging = Promise.allSettled(Array.from({ length: 16 }, async () => change(1_000)));
+  await expect(change(500)).rejects.toMatchObject({ kind: "busy" });
+  for (const call of await hanging) expect(call).toMatchObject({ status: "rejected" });
+  expect(given.node.calls).toHaveLength(16);
+});
+
 async function givenNode(answer: Parameters<typeof startFakeNode>[0]) {
   const node = await startFakeNode(answer);
   const warnings: string[] = [];

@@ -49,7 +49,7 @@ const stopTime = () => vi.useFakeTimers({ toFake: ["Date", "performance", "setTi
 test("S6: a buyer writes so often in a second and no more, and in the next second again", async () => {
   stopTime();
   for (const perUser of [1, 2, 3, 4, 5, 20, 1_000]) {
-    const limits = limitsOf({ perUser, perAddress: 0 });
+    const limits = limitsOf({ perUser, perOrganizer: 0, perAddress: 0 });
     for (let second = 0; second < 3; second += 1) {
       const answers = await write(limits, perUser * 2, ann, HOME);
       expect([perUser, admitted(answers)]).toEqual([perUser, perUser]);
@@ -61,14 +61,14 @@ test("S6: a buyer writes so often in a second and no more, and in the next secon
 });
 
 test("S6: writes that arrive together are counted one by one", async () => {
-  const limits = limitsOf({ perUser: 20, perAddress: 0 });
+  const limits = limitsOf({ perOrganizer: 0, perUser: 20, perAddress: 0 });
   const together = Array.from({ length: 500 }, async () => limits.admit(caller("ann"), HOME));
   expect(admitted(await Promise.all(together))).toBe(20);
 });
 
 test("S6: an address writes so often in a second, whoever its buyers are, and a buyer who is refused does not use that up", async () => {
   stopTime();
-  const limits = limitsOf({ perUser: 10, perAddress: 100 });
+  const limits = limitsOf({ perOrganizer: 0, perUser: 10, perAddress: 100 });
   expect(admitted(await write(limits, 1_000, ann, HOME))).toBe(10);
   const answers = await write(limits, 200, everybody, HOME);
   expect(admitted(answers)).toBe(90);
@@ -78,7 +78,7 @@ test("S6: an address writes so often in a second, whoever its buyers are, and a 
 });
 
 test("S6: a refusal says in its headers which limit it was, and when it is over", async () => {
-  const limits = limitsOf({ perUser: 5, perAddress: 12 });
+  const limits = limitsOf({ perOrganizer: 0, perUser: 5, perAddress: 12 });
   expect((await write(limits, 6, ann, HOME)).at(-1)).toEqual({
     reason: "user",
     headers: { "retry-after": "1", ratelimit: '"user";r=0;t=1', "ratelimit-policy": '"user";q=5;w=1' },
@@ -89,17 +89,44 @@ test("S6: a refusal says in its headers which limit it was, and when it is over"
   });
 });
 
-test("S6: organizers and operators are not limited, and 0 is no limit", async () => {
-  const limits = limitsOf({ perUser: 5, perAddress: 5 });
-  for (let index = 0; index < 100; index += 1) {
-    expect(limits.admit(caller("org", "organizer"), HOME)).toBe(undefined);
+test("S6: organizers have a limit of their own, and share that of the address with buyers", async () => {
+  stopTime();
+  const limits = limitsOf({ perUser: 5, perOrganizer: 20, perAddress: 50 });
+  const organize = async (count: number, who: string, address?: string) => {
+    const all: (Limited | undefined)[] = [];
+    for (let index = 0; index < count; index += 1)
+      all.push(await limits.admit(caller(who, "organizer"), address));
+    return all;
+  };
+  const answers = await organize(40, "ann", HOME);
+  expect(admitted(answers)).toBe(20);
+  expect(answers.at(-1)).toEqual({
+    reason: "organizer",
+    headers: {
+      "retry-after": "1",
+      ratelimit: '"organizer";r=0;t=1',
+      "ratelimit-policy": '"organizer";q=20;w=1',
+    },
+  });
+  // As a buyer the same user has another limit.
+  expect(admitted(await write(limits, 10, ann, HOME))).toBe(5);
+  expect(admitted(await write(limits, 100, everybody, HOME))).toBe(25);
+  expect((await organize(1, "bob", HOME))[0]?.reason).toBe("address");
+  expect(admitted(await organize(40, "cyd"))).toBe(20);
+});
+
+test("S6: operators are not limited, and 0 is no limit", async () => {
+  const limits = limitsOf({ perUser: 5, perOrganizer: 5, perAddress: 5 });
+  for (let index = 0; index < 100; index += 1)
     expect(limits.admit(caller("op", "operator"), HOME)).toBe(undefined);
-  }
-  expect(admitted(await write(limitsOf({ perUser: 0, perAddress: 0 }), 1_000, ann, HOME))).toBe(1_000);
+  const none = limitsOf({ perUser: 0, perOrganizer: 0, perAddress: 0 });
+  expect(admitted(await write(none, 1_000, ann, HOME))).toBe(1_000);
+  for (let index = 0; index < 1_000; index += 1)
+    expect(none.admit(caller("org", "organizer"), HOME)).toBe(undefined);
 });
 
 test("S6: in a rush in which everybody writes once, nobody waits, and the limits cost next to nothing", () => {
-  const limits = limitsOf({ perUser: 20, perAddress: 500 });
+  const limits = limitsOf({ perOrganizer: 0, perUser: 20, perAddress: 500 });
   const buyers = Array.from({ length: 100_000 }, (_, index) => caller(`buyer-${index}`));
   const addresses = buyers.map((_, index) => `203.0.${index % 97}.${index % 251}`);
   const before = process.cpuUsage();
@@ -145,7 +172,7 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
 
   test("S6: two routers admit the limit together, and what one of them need not count", async () => {
     const { url, witness } = await startRedis();
-    const settings = { perUser: 100, perAddress: 0, redisUrl: url };
+    const settings = { perOrganizer: 0, perUser: 100, perAddress: 0, redisUrl: url };
     const routers = [await connected(settings, witness), await connected(settings, witness)];
     let count = 0;
     for (let round = 0; round < 100; round += 1) {
@@ -159,7 +186,7 @@ describe.skipIf(findRedisServer() === undefined)("with Redis", () => {
 
   test("S6 F4: a Redis that hangs, or is gone, delays no write and lifts no limit", async () => {
     const { url, redis, witness } = await startRedis();
-    const limits = await connected({ perUser: 20, perAddress: 0, redisUrl: url }, witness);
+    const limits = await connected({ perOrganizer: 0, perUser: 20, perAddress: 0, redisUrl: url }, witness);
     const holds = async (who: string) => {
       const started = performance.now();
       const answers = await write(limits, 500, () => who);

@@ -60,6 +60,7 @@ export async function startLoneRouter(
     ADMIN_PORT: "0",
     LOG_LEVEL: "silent",
     RATE_LIMIT_PER_USER: "0",
+    RATE_LIMIT_PER_ORGANIZER: "0",
     RATE_LIMIT_PER_ADDRESS: "0",
     ...env,
   };

@@ -76,6 +76,7 @@ export async function startTestCluster(setup: ClusterSetup = {}) {
     LOG_LEVEL: process.env["TEST_LOG_LEVEL"] ?? "silent",
     // Tests write faster than people do; those of the limits switch them on.
     RATE_LIMIT_PER_USER: "0",
+    RATE_LIMIT_PER_ORGANIZER: "0",
     RATE_LIMIT_PER_ADDRESS: "0",
     ...(redisUrl === null ? {} : { REDIS_URL: redisUrl }),
     ...env,

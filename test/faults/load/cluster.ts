@@ -134,6 +134,7 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     HOST: "127.0.0.1",
     LOG_LEVEL: "warn",
     RATE_LIMIT_PER_USER: "0",
+    RATE_LIMIT_PER_ORGANIZER: "0",
     RATE_LIMIT_PER_ADDRESS: "0",
   };
   const clock = fakeClock(directory);
