@@ -56,6 +56,14 @@ export const routersAndCache: DashboardSpec = {
         },
         {
           kind: "lines",
+          title: "Refused tokens",
+          asks: "Is an issuer set up wrong, or does somebody forge?",
+          unit: "reqps",
+          source: "onsale",
+          queries: [{ expr: perSecond("onsale_unauthenticated_total", "reason"), legend: "{{reason}}" }],
+        },
+        {
+          kind: "lines",
           title: "Load balancer",
           asks: "How many clients are connected, and how many routers are ready?",
           unit: "short",
