@@ -31,6 +31,8 @@ export interface ClusterOptions {
   readonly shards?: number;
   /** All of them in front of the same shards; 1 by default. */
   readonly routers?: number;
+  /** Further settings of its roles. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 export interface BenchCluster extends AsyncDisposable {
@@ -63,12 +65,12 @@ const STOP_MAX_MS = 60_000;
 export async function startBenchCluster(
   options: { signal: AbortSignal; progress: Progress } & ClusterOptions,
 ): Promise<BenchCluster> {
-  const { signal, progress, shards = 2, routers = 1 } = options;
+  const { signal, progress, shards = 2, routers = 1, env = {} } = options;
   progress.show("booting a cluster");
   await using booted = new AsyncDisposableStack();
   const dataDir = mkdtempSync(join(tmpdir(), "onsale-bench-"));
   booted.defer(() => removeData(dataDir));
-  booted.use(await boot(dataDir, shards, signal));
+  booted.use(await boot(dataDir, { shards, env, signal }));
 
   const file = readClusterFile(dataDir);
   const all = [file.router];
@@ -104,7 +106,10 @@ export async function startBenchCluster(
 }
 
 /** `npm start`, until it says that it is ready. */
-async function boot(dataDir: string, shards: number, signal: AbortSignal): Promise<AsyncDisposable> {
+async function boot(
+  dataDir: string,
+  { shards, env, signal }: Required<Pick<ClusterOptions, "shards" | "env">> & { signal: AbortSignal },
+): Promise<AsyncDisposable> {
   const child = spawn(process.execPath, [MAIN], {
     env: {
       ...process.env,
@@ -116,6 +121,7 @@ async function boot(dataDir: string, shards: number, signal: AbortSignal): Promi
       AUTH_JWT_SECRET: SECRET,
       REDIS_URL: "",
       LOG_LEVEL: "warn",
+      ...env,
     },
     // Ctrl-C is for the benchmark alone: it ends the cluster when it has let go of it.
     detached: true,

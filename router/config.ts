@@ -68,7 +68,7 @@ export const routerConfig = z
     RPC_IN_FLIGHT_MAX: integer({ min: 1, max: 64, default: 4 }),
     /** Commands that may wait for a call to their shard. One event takes at most half of the places. */
     SHARD_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 10_000 }),
-    /** Once the first command of an event has waited so long for a call, further ones are refused. */
+    /** A command that would wait longer for a call is refused. */
     SHARD_WAIT_MAX_MS: integer({ min: 10, max: 60_000, default: 1_000 }),
     /** Commands of one user for one event that may be under way. */
     USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 5 }),

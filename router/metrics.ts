@@ -58,6 +58,7 @@ export function createRouterMetrics(registry: Registry) {
   const shed = counters("onsale_shed_total", "Work refused because it could not be done in time.", "reason", [
     "shard_queue_full",
     "shard_queue_slow",
+    "event_overloaded",
     "user_busy",
     "deadline",
     "node_busy",

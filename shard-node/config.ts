@@ -36,7 +36,7 @@ export const nodeConfig = z
     LANE_BATCH_MAX: integer({ min: 1, max: 5_000, default: 500 }),
     /** Commands that may wait for a batch, for each lane. One event takes at most half of the places. */
     LANE_QUEUE_MAX: integer({ min: 1, max: 100_000, default: 5_000 }),
-    /** Once the first command of an event has waited so long for its batch, further ones are refused. */
+    /** A command that would wait longer for its batch is refused. */
     LANE_WAIT_MAX_MS: integer({ min: 10, max: 60_000, default: 1_000 }),
     /** Commands of one user for one event that may be under way here. A router admits fewer, and there are several routers. */
     USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 10 }),

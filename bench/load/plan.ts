@@ -75,6 +75,8 @@ export interface LoadReport {
     readonly p999: number;
     readonly max: number;
   };
+  /** Of the answers of each class; 0 where there are none. */
+  readonly classP99Ms: Readonly<Record<AnswerClass, number>>;
   /** The whole distribution, to be drawn. */
   readonly latencyCurve: readonly { readonly percentile: number; readonly ms: number }[];
   readonly series: {

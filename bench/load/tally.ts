@@ -1,7 +1,7 @@
 /** Counts answers and measures their latency: all of the counted time together, and in slices of it. */
 import { createHistogram, type RecordableHistogram } from "node:perf_hooks";
 import type { Answer } from "./answer.ts";
-import { ANSWER_CLASSES, type AnswerClass, type LoadReport, type Slice } from "./plan.ts";
+import { type AnswerClass, type LoadReport, type Slice } from "./plan.ts";
 
 export interface Window {
   /** As of performance.now(). */
@@ -29,6 +29,12 @@ export class Tally {
   readonly #allClasses = noAnswers();
   readonly #slices: OpenSlice[] = [];
   readonly #latencyMicroseconds = latencies(3);
+  readonly #classLatencyMicroseconds = {
+    confirmed: latencies(2),
+    refused: latencies(2),
+    read: latencies(2),
+    error: latencies(2),
+  } satisfies Record<AnswerClass, RecordableHistogram>;
   #answers = 0;
 
   /** `due`: an answer counts if it arrived within the window, or if its request was due (`since`) within it. */
@@ -63,6 +69,7 @@ export class Tally {
     this.#classes[answerClass] += 1;
     this.#count(problem === undefined ? String(status) : `${status} ${problem}`);
     this.#latencyMicroseconds.record(microseconds);
+    this.#classLatencyMicroseconds[answerClass].record(microseconds);
   }
 
   /** Requests without an answer, at any time: none may be forgotten. */
@@ -87,6 +94,12 @@ export class Tally {
         p99: percentile(99),
         p999: percentile(99.9),
         max: this.#answers === 0 ? 0 : all.max / 1000,
+      },
+      classP99Ms: {
+        confirmed: p99Ms(this.#classLatencyMicroseconds.confirmed),
+        refused: p99Ms(this.#classLatencyMicroseconds.refused),
+        read: p99Ms(this.#classLatencyMicroseconds.read),
+        error: p99Ms(this.#classLatencyMicroseconds.error),
       },
       // Beyond the last answer the curve says nothing.
       latencyCurve: CURVE_POINTS.filter((point) => this.#answers * (1 - point / 100) >= 1).map((point) => ({
@@ -124,6 +137,8 @@ const latencies = (figures: number) =>
   createHistogram({ lowest: 1, highest: LATENCY_MAX_MICROSECONDS, figures });
 
 function closed({ classes, latencyMicroseconds }: OpenSlice): Slice {
-  const answers = ANSWER_CLASSES.reduce((sum, answerClass) => sum + classes[answerClass], 0);
-  return { ...classes, p99Ms: answers === 0 ? 0 : latencyMicroseconds.percentile(99) / 1000 };
+  return { ...classes, p99Ms: p99Ms(latencyMicroseconds) };
 }
+
+const p99Ms = (microseconds: RecordableHistogram) =>
+  microseconds.count === 0 ? 0 : microseconds.percentile(99) / 1000;

@@ -6,6 +6,7 @@ import { engine } from "./engine.ts";
 import { generator } from "./generator.ts";
 import { hotEvent } from "./hot-event.ts";
 import { memory } from "./memory.ts";
+import { overload } from "./overload.ts";
 import { reads } from "./reads.ts";
 import { replication } from "./replication.ts";
 import { scale } from "./scale.ts";
@@ -65,6 +66,7 @@ export const PARTS: readonly Part[] = [
     run: soldOut,
   },
   compare,
+  overload,
   scale,
   capacity,
   {

@@ -3,7 +3,9 @@
  * leaves at once; else it waits for the next call. So the size of a call follows the load, and no timer adds latency.
  *
  * Each request is answered as soon as its own result comes. The first result of a call frees its place for the next call, so
- * one slow request in a call delays nobody else; neither does a call without any result after PLACE_MAX_MS.
+ * one slow request in a call delays nobody else; neither does a call without any result after PLACE_MAX_MS. But each call of
+ * an overload stays open for long. So the more are open, the longer the next one gathers requests: else all that may be open
+ * would be in a moment, and keep everybody out.
  */
 import type { Clock } from "../../shared/process/clock.ts";
 import { FairQueue, type Queued } from "../../shared/process/fair-queue.ts";
@@ -16,14 +18,16 @@ export interface CoalescerLimits {
   readonly inFlightMax: number;
   /** Items waiting for a call. */
   readonly queueMax: number;
-  /** Once the first item of a slot has waited so long, further ones are refused. */
+  /** An item that would wait longer is refused. */
   readonly waitMaxMs: number;
 }
 
 /** Calls of a coalescer that may be open, for each of `inFlightMax`: most of them wait for nothing but slow results. */
-export const OPEN_CALLS_PER_PLACE = 16;
+export const OPEN_CALLS_PER_PLACE = 32;
+/** How long a call gathers requests when nearly all that may be open are. */
+export const GATHER_MAX_MS = 20;
 /** How long a call without any result keeps its place. */
-const PLACE_MAX_MS = 100;
+export const PLACE_MAX_MS = 20;
 
 export interface Outgoing<Item> {
   readonly item: Item;
@@ -112,13 +116,17 @@ export class Coalescer<Item, Result> {
   #schedule(): void {
     const { inFlightMax } = this.#limits;
     if (this.#scheduled || this.#queue.length === 0 || this.#inFlight >= inFlightMax) return;
-    if (this.#openCalls >= inFlightMax * OPEN_CALLS_PER_PLACE) return;
+    const openMax = inFlightMax * OPEN_CALLS_PER_PLACE;
+    if (this.#openCalls >= openMax) return;
     this.#scheduled = true;
-    // After this turn of the event loop, which still reads requests from other sockets.
-    setImmediate(() => {
+    const dispatch = (): void => {
       this.#scheduled = false;
       void this.#dispatch();
-    });
+    };
+    const gatherMs = Math.floor((GATHER_MAX_MS * this.#openCalls) / openMax);
+    // At the least after this turn of the event loop, which still reads requests from other sockets.
+    if (gatherMs === 0) setImmediate(dispatch);
+    else setTimeout(dispatch, gatherMs);
   }
 
   async #dispatch(): Promise<void> {

@@ -58,11 +58,21 @@ export interface ShardClientOptions {
 
 export interface ShardObserver {
   called(shard: ShardId, batchSize: number, seconds: number): void;
-  shed(reason: "shard_queue_full" | "shard_queue_slow" | "deadline" | "node_busy" | "user_busy"): void;
+  shed(
+    reason:
+      "shard_queue_full" | "shard_queue_slow" | "deadline" | "node_busy" | "user_busy" | "event_overloaded",
+  ): void;
 }
 
 const ATTEMPTS = 2;
 const UNAVAILABLE = { outcome: "shard_unavailable" } as const satisfies Failure;
+/**
+ * How long bookings of an event are refused here after its node had no room for one. The node has work for a second then
+ * (LANE_WAIT_MAX_MS), so it runs out of nothing, and who is refused neither waits for a call nor makes one.
+ */
+export const OVERLOADED_MS = 50;
+/** Events that are remembered as overloaded. */
+const OVERLOADED_EVENTS_MAX = 1_000;
 /** JSON has no infinity, and a node allows far less than this. */
 const AGE_MAX_MS = 60_000;
 
@@ -78,6 +88,8 @@ export class ShardClient {
   readonly #bookingCommands: Coalescer<Command, CommandResult>;
   readonly #settlingCommands: Coalescer<Command, CommandResult>;
   readonly #users: UnderWay;
+  /** Until when, by `elapsed()`. The oldest is first. */
+  readonly #overloaded = new Map<EventId, number>();
   readonly #events: Coalescer<EventRead, ReadResult<Snapshot> | Failure>;
   readonly #bookings: Coalescer<BookingId, ReadResult<Booking> | Failure>;
   #nodes: readonly NodeClient[] = [];
@@ -130,6 +142,10 @@ export class ShardClient {
   }
 
   command(command: Command, span?: Span): Promise<CommandResult> {
+    if (isBookCommand(command) && this.#isOverloaded(command.eventId)) {
+      this.#options.observer.shed("event_overloaded");
+      return Promise.resolve({ outcome: "overloaded" });
+    }
     const user = userKeyOf(command);
     if (user !== undefined && !this.#users.enter(user)) {
       this.#options.observer.shed("user_busy");
@@ -196,6 +212,8 @@ export class ShardClient {
         const answered = (index: number, result: CommandResult): void => {
           const position = asked[index];
           if (position === undefined || !left.delete(position)) return;
+          if (result.outcome === "overloaded")
+            this.#noteOverload((batch[position] as Outgoing<Command>).item);
           give(position, lostBefore ? afterLostTry(result) : result);
         };
         try {
@@ -210,6 +228,22 @@ export class ShardClient {
       },
     );
     for (const position of open) give(position, { outcome: lost ? "outcome_unknown" : "shard_unavailable" });
+  }
+
+  #isOverloaded(event: EventId): boolean {
+    const until = this.#overloaded.get(event);
+    if (until === undefined || this.#options.clock.elapsed() < until) return until !== undefined;
+    this.#overloaded.delete(event);
+    return false;
+  }
+
+  #noteOverload(command: Command): void {
+    if (!isBookCommand(command)) return;
+    this.#overloaded.delete(command.eventId);
+    this.#overloaded.set(command.eventId, this.#in(OVERLOADED_MS));
+    const [oldest] = this.#overloaded.keys();
+    if (oldest !== undefined && this.#overloaded.size > OVERLOADED_EVENTS_MAX)
+      this.#overloaded.delete(oldest);
   }
 
   /** One call. `answered` hears of each result when it comes. */

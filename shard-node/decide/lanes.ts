@@ -38,7 +38,7 @@ export interface LaneLimits {
   readonly batchMax: number;
   /** Commands that may wait, for each lane. */
   readonly queueMax: number;
-  /** Once the first command of a slot has waited so long, further ones are refused. */
+  /** A command that would wait longer is refused. */
   readonly waitMaxMs: number;
   /** Commands of a user for an event that may be under way. */
   readonly perUserMax: number;

@@ -4,15 +4,16 @@
  *
  * - A line may be as long as places are free (Choudhury and Hahne, "Dynamic queue length thresholds", 1998). One line takes at
  *   most half of the places, two take a third each, and a new line always finds room.
- * - Once the first of a line has waited for `waitMaxMs`, further ones are refused: they would wait longer. A short rush waits
- *   its turn, and a lasting overload is refused at once, however fast the work goes at that moment.
+ * - An item that would wait for longer than `waitMaxMs` is refused at once. How long it would wait follows from how many are
+ *   before it and how fast its line was taken from lately (Little's law), and is at least what the first has waited. The wait
+ *   of the first alone says too late that a line is too long: at three times what is taken, the last waits three times as long.
  */
 import type { Clock } from "./clock.ts";
 
 export interface FairQueueLimits {
   /** Items that may wait in all lines. */
   readonly max: number;
-  /** The wait of a line's first item from which on the line takes no more. */
+  /** An item that would wait longer is refused. */
   readonly waitMaxMs: number;
 }
 
@@ -23,11 +24,44 @@ export interface Queued {
   readonly arrived: number;
 }
 
+/** How far back the rate of a line looks, as the time constant of an average. */
+const RATE_MS = 300;
+
+class Line<Item extends Queued> {
+  readonly items: Item[] = [];
+  /** Sums that fade: items taken, and the time in which they were. */
+  #taken = 0;
+  #takenMs = 0;
+  #lastTaken: number | undefined;
+
+  take(count: number): Item[] {
+    return this.items.splice(0, count);
+  }
+
+  /** Counts the items of one turn, in the time since the turn before. */
+  noteTaken(count: number, now: number): void {
+    if (this.#lastTaken !== undefined) {
+      const passed = now - this.#lastTaken;
+      const fading = Math.exp(-passed / RATE_MS);
+      this.#taken = this.#taken * fading + count;
+      this.#takenMs = this.#takenMs * fading + passed;
+    }
+    this.#lastTaken = now;
+  }
+
+  /** What one more item would wait, as far as is known. */
+  waitMs(now: number): number {
+    const [first] = this.items;
+    const expected = this.#taken === 0 ? 0 : (this.items.length * this.#takenMs) / this.#taken;
+    return first === undefined ? 0 : Math.max(now - first.arrived, expected);
+  }
+}
+
 export class FairQueue<Item extends Queued> {
   readonly #limits: FairQueueLimits;
   readonly #clock: Clock;
   /** None is empty. The line that was served last is the last one. */
-  readonly #lines = new Map<number, Item[]>();
+  readonly #lines = new Map<number, Line<Item>>();
   #length = 0;
 
   constructor(limits: FairQueueLimits, clock: Clock) {
@@ -42,34 +76,37 @@ export class FairQueue<Item extends Queued> {
   /** Returns why the item may not wait here. */
   push(item: Item): "full" | "slow" | undefined {
     const { max, waitMaxMs } = this.#limits;
-    const line = this.#lines.get(item.line);
-    if ((line?.length ?? 0) >= max - this.#length) return "full";
-    const [first] = line ?? [];
-    if (first !== undefined && this.#clock.elapsed() - first.arrived >= waitMaxMs) return "slow";
-    if (line === undefined) this.#lines.set(item.line, [item]);
-    else line.push(item);
+    const now = this.#clock.elapsed();
+    const known = this.#lines.get(item.line);
+    if ((known?.items.length ?? 0) >= max - this.#length) return "full";
+    if (known !== undefined && known.waitMs(now) >= waitMaxMs) return "slow";
+    const line = known ?? new Line<Item>();
+    if (known === undefined) this.#lines.set(item.line, line);
+    line.items.push(item);
     this.#length += 1;
     return undefined;
   }
 
   /** Takes at most `count` items, of lines that may be taken from. */
   take(count: number, mayTake: (line: number) => boolean = () => true): Item[] {
-    let open: [number, Item[]][] = [];
-    for (const entry of this.#lines) {
-      if (open.length >= count) break;
-      if (mayTake(entry[0])) open.push(entry);
+    const served: [number, Line<Item>, before: number][] = [];
+    for (const [name, line] of this.#lines) {
+      if (served.length >= count) break;
+      if (mayTake(name)) served.push([name, line, line.items.length]);
     }
-    const served = open;
+    let open = served;
     const taken: Item[] = [];
     while (open.length > 0 && taken.length < count) {
       const share = Math.max(1, Math.floor((count - taken.length) / open.length));
-      for (const [, items] of open)
-        for (const item of items.splice(0, Math.min(share, count - taken.length))) taken.push(item);
-      open = open.filter(([, items]) => items.length > 0);
+      for (const [, line] of open)
+        for (const item of line.take(Math.min(share, count - taken.length))) taken.push(item);
+      open = open.filter(([, { items }]) => items.length > 0);
     }
-    for (const [line, items] of served) {
-      this.#lines.delete(line);
-      if (items.length > 0) this.#lines.set(line, items);
+    const now = this.#clock.elapsed();
+    for (const [name, line, before] of served) {
+      line.noteTaken(before - line.items.length, now);
+      this.#lines.delete(name);
+      if (line.items.length > 0) this.#lines.set(name, line);
     }
     this.#length -= taken.length;
     return taken;
@@ -78,10 +115,10 @@ export class FairQueue<Item extends Queued> {
   /** Keeps only what is still wanted. */
   keep(isWanted: (item: Item) => boolean): void {
     this.#length = 0;
-    for (const [line, items] of this.#lines) {
+    for (const [name, { items }] of this.#lines) {
       const kept = items.filter(isWanted);
-      if (kept.length === 0) this.#lines.delete(line);
-      else this.#lines.set(line, kept);
+      items.splice(0, items.length, ...kept);
+      if (kept.length === 0) this.#lines.delete(name);
       this.#length += kept.length;
     }
   }

@@ -219,6 +219,7 @@ function turnOf(contender: string, perSecond: number, violations: readonly strin
         classes,
         allClasses: classes,
         latencyMs: { p50: 1e6 / perSecond, p90: 1, p99: 1e6 / perSecond, p999: 1, max: 1 },
+        classP99Ms: none,
         latencyCurve: [
           { percentile: 0, ms: 1 },
           { percentile: 99, ms: 4 },

@@ -4,7 +4,9 @@ import {
   Coalescer,
   type CoalescerLimits,
   DEADLINE_SLACK_MS,
+  GATHER_MAX_MS,
   OPEN_CALLS_PER_PLACE,
+  PLACE_MAX_MS,
   type Outgoing,
 } from "../../router/shards/coalescer.ts";
 import type { Slot } from "../../shared/domain/slots.ts";
@@ -89,10 +91,34 @@ test("L3: a call without any result keeps its place for a moment only", async ()
   await turn();
   expect(calls).toHaveLength(1);
 
-  await pass(clock, 100);
+  await pass(clock, PLACE_MAX_MS);
   await turn();
 
   expect(calls[1]?.items).toEqual(["next"]);
+});
+
+const ROOMY = { ...LIMITS, batchMax: 500, inFlightMax: 4, queueMax: 10_000 };
+
+test("L3: the more calls are open, the longer the next one gathers, and so slow ones never use all up", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const { run, calls, clock } = given(ROOMY);
+  const OVERLOAD_MS = 1_000;
+  const arrivals: Promise<string>[] = [];
+  // A new request each millisecond, and no result in this second.
+  for (let ms = 0; ms < OVERLOAD_MS; ms += 1) {
+    arrivals.push(run(`slow ${ms}`, clock.time + 5_000));
+    await pass(clock, 1);
+    await turn();
+  }
+  const quiet = run("quiet", clock.time + 5_000, 8 as Slot);
+
+  await pass(clock, GATHER_MAX_MS + PLACE_MAX_MS);
+  await turn();
+
+  expect(calls.length).toBeLessThan(ROOMY.inFlightMax * OPEN_CALLS_PER_PLACE);
+  expect(calls.flatMap(({ items }) => items)).toContain("quiet");
+  for (const call of calls) call.finish();
+  expect(await quiet).toBe("did quiet");
 });
 
 test("L2: a call is shared by all events, however many requests one of them has", async () => {
@@ -147,7 +173,7 @@ test("F2: calls that hang keep nobody beyond their own deadline, whether they we
   for (let call = 0; call < OPEN_CALLS_PER_PLACE; call += 1) {
     sent.push(run(`sent ${call}`, begin + 2_000));
     await turn();
-    await pass(clock, 100);
+    await pass(clock, GATHER_MAX_MS + PLACE_MAX_MS);
   }
   const queued = run("queued", begin + 2_500);
   const patient = run("patient", begin + 60_000);
@@ -160,6 +186,7 @@ test("F2: calls that hang keep nobody beyond their own deadline, whether they we
 
   expect(calls).toHaveLength(OPEN_CALLS_PER_PLACE);
   calls[0]?.finish();
+  await pass(clock, GATHER_MAX_MS);
   await turn();
   expect(calls.at(-1)?.items).toEqual(["patient"]);
   calls.at(-1)?.finish();

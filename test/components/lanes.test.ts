@@ -220,6 +220,25 @@ test("L5: once an event's first command has waited long, further ones are refuse
   expect((await batches.next()).commands).toHaveLength(2);
 });
 
+test("L5: a command that would wait too long is refused at once, by how fast its event was decided lately", async () => {
+  const { lanes, batches, clock, shed } = given({ ...ONE_LANE, batchMax: 1, queueMax: 100 });
+  const BATCH_MS = 100;
+  for (let number = 0; number < 8; number += 1) void lanes.run(book(`early ${number}`));
+  for (let decided = 0; decided < 5; decided += 1) {
+    await batches.next();
+    clock.time += BATCH_MS;
+    batches.finish();
+  }
+  await batches.next();
+
+  // The first of those that wait has waited for less than its second by far.
+  for (let number = 0; number < 5; number += 1) void lanes.run(book(`late ${number}`, 1));
+  while (shed.length === 0) void lanes.run(book("later"));
+
+  expect(shed).toEqual(["lane_slow"]);
+  expect(Math.abs(lanes.queueLength - 5 - ONE_LANE.waitMaxMs / BATCH_MS)).toBeLessThanOrEqual(1);
+});
+
 test("F2: commands that are dropped take no place in a batch", async () => {
   const { lanes, batches, clock } = given(ONE_LANE);
   void lanes.run(book("first"));

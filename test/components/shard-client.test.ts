@@ -1,13 +1,14 @@
 /** The client of one shard, in front of nodes that a test makes fail. Its clock stands still. */
 import { expect, test } from "vitest";
 import { NodeClient } from "../../router/shards/node-client.ts";
-import { ShardClient } from "../../router/shards/shard-client.ts";
+import { OVERLOADED_MS, ShardClient } from "../../router/shards/shard-client.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
-import type { ShardId } from "../../shared/domain/ids.ts";
+import { newBookingId, newEventId, type ShardId, type UserId } from "../../shared/domain/ids.ts";
+import { slotOf } from "../../shared/domain/slots.ts";
 import { createLog } from "../../shared/process/log.ts";
 import { RPC, type CommandsRequest } from "../../shared/wire/rpc.ts";
 import { stoppedClock } from "../support/clock.ts";
-import { bookCommand, ORGANIZER } from "../support/commands.ts";
+import { bookCommand, ORGANIZER, settleCommand } from "../support/commands.ts";
 import { type FakeNode, json, resultsOf, type Said, startFakeNode } from "../support/fake-node.ts";
 import { snapshot, SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
@@ -16,6 +17,7 @@ const REUSED = resultsOf([{ outcome: "idempotency_key_reused" }]);
 const FOUND = resultsOf([{ outcome: "found", value: snapshot(1) }]);
 const HTML: Said = { body: "<html>502 Bad Gateway</html>" };
 const DEADLINE_MS = 2_000;
+const USER = "ada" as UserId;
 const refuses = (): Said => ({ ...json({ error: "no" }), status: 400 });
 const failed = (outcome: string): Said => json({ outcome });
 
@@ -93,6 +95,27 @@ test("F2: after the deadline nothing is tried again", async () => {
   expect(given.tries()).toBe(1);
 });
 
+test("L5: after a node had no room for a booking, its event is refused here for a moment, but no other and no confirm", async () => {
+  await using given = await givenShard(() => resultsOf([{ outcome: "overloaded" }]));
+  const others = [
+    { ...bookCommand(newEventId(0), "ada"), deadline: given.clock.time + DEADLINE_MS },
+    {
+      ...settleCommand("confirm", newBookingId(slotOf(ID), 0), USER),
+      deadline: given.clock.time + DEADLINE_MS,
+    },
+  ];
+  expect(await given.book()).toEqual({ outcome: "overloaded" });
+
+  expect(await given.book()).toEqual({ outcome: "overloaded" });
+
+  expect([given.tries(), given.shed]).toEqual([1, ["event_overloaded"]]);
+  for (const other of others) await given.shard.command(other);
+  expect(given.tries()).toBe(3);
+  given.clock.time += OVERLOADED_MS;
+  await given.book();
+  expect(given.tries()).toBe(4);
+});
+
 test("F9: garbage is no answer to a read, and a lost read leaves nothing unknown", async () => {
   await using given = await givenShard(
     () => HTML,
@@ -164,13 +187,14 @@ async function givenShard(...answers: Parameters<typeof startFakeNode>[0][]) {
   for (const answer of answers) nodes.push(stack.use(await startFakeNode(answer)));
   const clock = stoppedClock();
   let tries = 0;
+  const shed: string[] = [];
   const learned: [readonly Snapshot[], number][] = [];
   const shard = new ShardClient("shard-0" as ShardId, {
     limits: { batchMax: 10, inFlightMax: 2, queueMax: 2 * 10, waitMaxMs: 1_000, perUserMax: 10 },
     readDeadlineMs: DEADLINE_MS,
     commandDeadlineMs: DEADLINE_MS,
     clock,
-    observer: { called: () => (tries += 1), shed: () => undefined },
+    observer: { called: () => (tries += 1), shed: (reason) => shed.push(reason) },
     learned: (snapshots, askedAt) => learned.push([snapshots, askedAt]),
     mapSeen: () => undefined,
   });
@@ -184,6 +208,7 @@ async function givenShard(...answers: Parameters<typeof startFakeNode>[0][]) {
     nodes,
     clock,
     learned,
+    shed,
     tries: () => tries,
     book: async () => shard.command({ ...bookCommand(ID, "ada"), deadline: clock.time + DEADLINE_MS }),
     callCounts: () => nodes.map(({ calls }) => calls.length),

@@ -8,6 +8,7 @@
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { copySources, type Planting } from "../support/planted-copy.ts";
+import type { OverloadFigures } from "../simulation/overload.ts";
 import { start } from "../support/run.ts";
 
 const SEEDS = 100;
@@ -162,6 +163,20 @@ test("H3: one seed is one run, whatever ran before", async () => {
   const [long, short] = await Promise.all([tracesOf(1, 8), tracesOf(6, 3)]);
   expect(short).toHaveLength(3);
   expect(long.slice(5)).toEqual(short);
+});
+
+test("L2 L5: at three times the peak a shard books as at the peak, refuses at once, and lets a quiet event pass", async () => {
+  const { code, stdout } = await start("test/simulation/overload.ts", {}, ["10"]).exited;
+  expect(code).toBe(0);
+  const figures = JSON.parse(stdout) as OverloadFigures;
+
+  const { peakPerSecond, bookedPerSecond, bookedP99, refusedP99, hotP99, quietP99, refusals } = figures;
+  expect(bookedPerSecond).toBeGreaterThan(0.9 * peakPerSecond);
+  expect(refusedP99).toBeLessThan(20);
+  expect(Object.keys(refusals)).toEqual(["overloaded"]);
+  expect(bookedP99).toBeLessThan(1_300);
+  expect(hotP99.after).toBeLessThan(1.5 * hotP99.before);
+  expect(quietP99.beside).toBeLessThan(3 * quietP99.alone);
 });
 
 test.for(PLANTS)("H3: the simulation finds: $bug", { timeout: TIMEOUT_MS }, async (plant) => {

@@ -168,10 +168,10 @@ export function startNode(
   redis: SimulatedRedis | undefined,
   url: string,
   settings: Settings,
+  store = new SimulatedStore(shard),
 ): Node {
   return inProcess(process, () => {
     const log = logOf();
-    const store = new SimulatedStore(shard);
     const database = databaseOf(shard);
     const catalog = new Catalog(catalogs as unknown as Database, shard.id, [database]);
     const publisher = redis && new EventPublisher(new SimulatedSnapshots(redis), systemClock, nodeMetrics);
