@@ -83,6 +83,8 @@ export const routerConfig = z
     CORS_ORIGINS: corsOrigins,
     /** Whether a change of an event must say which version it is made for. */
     IF_MATCH_REQUIRED: z.enum(["true", "false"], { error: "must be true or false" }).default("false"),
+    /** Whether `/docs` and `/openapi.json` are served. */
+    DOCUMENTATION: z.enum(["on", "off"], { error: "must be on or off" }).default("on"),
     ...tracingSettings,
   })
   .refine((config) => (config.AUTH_JWT_SECRET === undefined) !== (config.AUTH_JWKS_URL === undefined), {

@@ -6,6 +6,7 @@ import {
   type Registry,
   SIZE_BUCKETS,
 } from "../shared/watch/metrics.ts";
+import { CONNECTION_SHED } from "../shared/process/connections.ts";
 import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { ShardId } from "../shared/domain/ids.ts";
 import type { CommandResult } from "../shared/domain/outcomes.ts";
@@ -63,7 +64,7 @@ export function createRouterMetrics(registry: Registry) {
     "deadline",
     "node_busy",
     "rate_limited",
-    "connections_full",
+    ...CONNECTION_SHED,
   ]);
   const unauthenticated = counters(
     "onsale_unauthenticated_total",

@@ -102,6 +102,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     commandDeadlineMs: config.COMMAND_DEADLINE_MS,
     ifMatchRequired: config.IF_MATCH_REQUIRED === "true",
     corsOrigins: config.CORS_ORIGINS,
+    documentation: config.DOCUMENTATION === "on",
     connectionsMax: config.CONNECTIONS_MAX,
     writeLimits,
     clientAddress: clientAddressBehind(config.TRUSTED_PROXIES),

@@ -1,4 +1,5 @@
 /** What a shard node measures. Each metric answers one question, said in its help. */
+import { CONNECTION_SHED } from "../shared/process/connections.ts";
 import { HttpMetrics, instruments, type Registry, SIZE_BUCKETS } from "../shared/watch/metrics.ts";
 import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { Database } from "../shared/database/database.ts";
@@ -29,6 +30,7 @@ export function createNodeMetrics(registry: Registry) {
     "event_locked",
     "deadline",
     "pool_busy",
+    ...CONNECTION_SHED,
   ]);
   const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
   const poolHold = histogram("onsale_db_pool_hold_seconds", "How long a statement holds a connection.");

@@ -3,7 +3,8 @@ import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage, Server } from "node:http";
 import { Hono } from "hono";
 import type { z } from "zod";
-import { bodyOf, BodyError, createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
+import { bodyOf, BodyError } from "../shared/process/connections.ts";
+import { createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
 import type { Clock } from "../shared/process/clock.ts";
 import type { EventId } from "../shared/domain/ids.ts";
 import type { Log } from "../shared/process/log.ts";
@@ -36,6 +37,9 @@ import type { Reader } from "./read/reader.ts";
 
 /** A full batch of the largest commands fits many times over. */
 const BODY_MAX_BYTES = 8 * 1024 * 1024;
+
+/** A router opens some two hundred at most. */
+const CONNECTIONS_MAX = 10_000;
 
 /** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
 const MAP_REFRESH_MAX_MS = 200;
@@ -88,7 +92,13 @@ export function createNodeServer(parts: NodeParts): Server {
         ? app.fetch(request, env)
         : refuse(incoming, { status: 400, body: { error } });
     },
-    badRequest: () => Response.json({ error: "the request is not valid HTTP" }, { status: 400 }),
+    refuse: (error) => ({
+      status: 400,
+      headers: { "content-type": "application/json", [RPC_VERSION_HEADER]: RPC_VERSION },
+      body: JSON.stringify({ error }),
+    }),
+    connectionsMax: CONNECTIONS_MAX,
+    shed: metrics.shed,
   });
 }
 

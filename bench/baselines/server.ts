@@ -6,12 +6,15 @@ import { createApp } from "./app.ts";
 import { serveParent } from "./service.ts";
 import { STRATEGIES } from "./strategies/all.ts";
 
+const CONNECTIONS_MAX = 20_000;
+
 await serveParent(async (settings) => {
   const strategy = await STRATEGIES[settings.name].start(settings);
   const verifier = new TokenVerifier({ keys: { secret: settings.secret } }, systemClock);
   const server = createHttpServer({
     fetch: createApp(strategy, verifier),
-    badRequest: () => new Response(null, { status: 400 }),
+    refuse: () => ({ status: 400, headers: {}, body: "" }),
+    connectionsMax: CONNECTIONS_MAX,
   });
   const url = await listen(server, { host: "127.0.0.1", port: 0 });
   return {

@@ -5,12 +5,17 @@ import { addBookingRoutes, type BookingParts } from "./bookings.ts";
 import { addDocumentation } from "./documentation.ts";
 import { addEventRoutes, type EventParts } from "./events.ts";
 import { excerptOf, Problem } from "./problems.ts";
-import { newRequestId, requestIdOf } from "./request-id.ts";
+import { requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { problemResponse } from "./responses.ts";
 import { type RouteParts, Routes } from "./routes.ts";
 
-export type AppParts = RouteParts & EventParts & BookingParts;
+export type AppParts = RouteParts &
+  EventParts &
+  BookingParts & {
+    /** Whether the API serves its own description. */
+    readonly documentation: boolean;
+  };
 
 const UNMATCHED = "unmatched";
 
@@ -19,7 +24,7 @@ export function createRouterApp(parts: AppParts): Fetch {
   const routes = new Routes(app, parts);
   addEventRoutes(routes, parts);
   addBookingRoutes(routes, parts);
-  addDocumentation(app);
+  if (parts.documentation) addDocumentation(app);
 
   const methods = new Set(app.routes.map(({ method }) => method));
   const problemAt = (method: string, path: string): Problem => {
@@ -40,11 +45,6 @@ export function createRouterApp(parts: AppParts): Fetch {
     return response;
   });
   return app.fetch;
-}
-
-/** The response to a request whose address or Host header is no URL. */
-export function badRequestResponse(): Response {
-  return problemResponse(new Problem("invalid_request", "The request is not valid HTTP."), newRequestId());
 }
 
 /** The path as Node.js read it. Hono would take it from a URL that the adapter first has to put together. */

@@ -1,7 +1,7 @@
 /** Reads path, query and body of a request by the schemas of its route. Throws a Problem for bad input. */
 import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
-import { BodyError, bodyOf } from "../../shared/process/http-server.ts";
+import { BodyError, bodyOf } from "../../shared/process/connections.ts";
 import { jsonFrom } from "./json.ts";
 import { excerptOf, Problem } from "./problems.ts";
 import type { IdKind } from "./schemas.ts";
@@ -32,11 +32,14 @@ export function queryFrom<Query>({ url = "" }: IncomingMessage, schema: z.ZodTyp
 }
 
 export async function bodyFrom<Body>(incoming: IncomingMessage, schema: z.ZodType<Body>): Promise<Body> {
+  const { "content-length": length, expect } = incoming.headers;
+  // Before it is read: who waits for leave to send a body must not send one in vain.
+  const coding = problemOfCoding(incoming);
+  if (coding !== undefined && (Number(length ?? 0) > 0 || expect !== undefined)) throw coding;
   const text = await textFrom(incoming);
   // Some clients send a media type without a body.
   if (text === "") return valid("body", schema, undefined);
-  const problem = problemOfCoding(incoming);
-  if (problem !== undefined) throw problem;
+  if (coding !== undefined) throw coding;
   return valid("body", schema, jsonFrom(text));
 }
 

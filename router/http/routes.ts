@@ -46,7 +46,6 @@ export interface SecuredRequest<Id, Body = unknown> extends RouteRequest<Id, und
 
 type Served = Response | Promise<Response>;
 
-const NO_HOST = new Problem("invalid_request", "The Host header is missing.");
 const INTERNAL = new Problem("internal", "This is a bug; it is logged under the request's id.");
 
 /** Adds routes to an app. */
@@ -140,8 +139,6 @@ export class Routes {
       const requestId = requestIdOf(incoming);
       const span = namedSpan(incoming, spec.path, requestId);
       try {
-        // HTTP/1.1 requires the header (RFC 9112 §3.2).
-        if (incoming.headers.host === undefined && incoming.httpVersion === "1.1") throw NO_HOST;
         const served = handle(context, incoming, requestId, span);
         if (!(served instanceof Promise)) return measured(served, startedAt);
         return served.then(

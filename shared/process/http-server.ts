@@ -1,19 +1,19 @@
 /**
- * What the HTTP servers of all roles share: they serve a hono app with node:http, listen, read bodies and drain. The only
- * door to @hono/node-server.
+ * What the HTTP servers of all roles share: they serve a hono app with node:http, listen and drain. The only door to
+ * @hono/node-server. How they treat a connection: connections.ts.
  */
-import { isUtf8 } from "node:buffer";
 import { once } from "node:events";
 import {
   createServer,
   type IncomingMessage,
   type RequestListener,
   type Server,
-  ServerResponse,
+  STATUS_CODES,
 } from "node:http";
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
+import { answerClass, Connections, type ConnectionShed } from "./connections.ts";
 
 export type { HttpBindings };
 
@@ -23,7 +23,7 @@ export interface HttpEnv {
 }
 
 /** Node.js refuses longer headers before they become a request. */
-export const HEADERS_MAX_BYTES = 16 * 1024;
+const HEADERS_MAX_BYTES = 16 * 1024;
 
 /** They cut off a client that is slow on purpose (Node.js manual, http.createServer). */
 const LIMITS = {
@@ -32,7 +32,7 @@ const LIMITS = {
   requestTimeout: 15_000,
   connectionsCheckingInterval: 5_000,
   keepAliveTimeout: 65_000,
-  // The app refuses such a request with a problem document.
+  // It is refused here, with a document.
   requireHostHeader: false,
   // No stream for a request without a body. This saves 2 µs a read.
   optimizeEmptyRequests: true,
@@ -43,58 +43,104 @@ const DRAIN_IDLE_CHECK_MS = 20;
 
 export type Fetch = (request: Request, env: HttpBindings) => Response | Promise<Response>;
 
+/** The answer to what the app never sees. */
+export interface Refusal {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
 export interface ServedApp {
   readonly fetch: Fetch;
-  /** The response to a request whose address or Host header is no URL. */
-  readonly badRequest: () => Response;
+  /** Refuses what is no valid HTTP. The request is undefined when there is none. */
+  readonly refuse: (why: string, incoming?: IncomingMessage) => Refusal;
   /** Wraps the listener, so that it sees each request before the app. */
   readonly wrap?: (listener: RequestListener) => RequestListener;
-}
-
-/** A client may send its next request before it has the response to the last one (pipelining, RFC 9112 §9.3.2). */
-const NEWEST = Symbol("newest response");
-const BEFORE = Symbol("response before the newest");
-interface ServedSocket extends Socket {
-  [NEWEST]?: ServerResponse;
-  [BEFORE]?: ServerResponse | undefined;
-}
-
-/** The responses to a connection's newest request and to the one before. Node.js sends them in order, so older ones are done. */
-export function responsesOn(
-  socket: Socket,
-): readonly [newest?: ServerResponse, before?: ServerResponse | undefined] {
-  const { [NEWEST]: newest, [BEFORE]: before } = socket as ServedSocket;
-  return newest === undefined ? [] : [newest, before];
-}
-
-/** Sends ASCII text, which is nearly all text, as latin1. The bytes are the same, and a copy is cheaper than an encoding. */
-class AsciiResponse extends ServerResponse {
-  override end(chunk?: unknown, encoding?: unknown, done?: () => void): this {
-    if (typeof chunk === "string" && encoding === undefined && Buffer.byteLength(chunk) === chunk.length)
-      return super.end(chunk, "latin1", done);
-    return super.end(chunk, encoding as BufferEncoding, done);
-  }
+  /** Open connections. One more is closed at once. */
+  readonly connectionsMax: number;
+  /** Hears of each connection that was refused or cut off. */
+  readonly shed?: (reason: ConnectionShed) => void;
 }
 
 /** A server for the app; it does not listen yet. */
-export function createHttpServer({ fetch, badRequest, wrap = (listener) => listener }: ServedApp): Server {
+export function createHttpServer(app: ServedApp): Server {
+  const { fetch, refuse, shed = () => undefined, wrap = (listener) => listener } = app;
+  const refused = (why: string, incoming?: IncomingMessage): Response => {
+    const { status, headers, body } = refuse(why, incoming);
+    return new Response(body, { status, headers });
+  };
+  const checked: Fetch = (request, env) => {
+    const fault = faultIn(env.incoming);
+    return fault === undefined ? fetch(request, env) : refused(fault, env.incoming);
+  };
   // The adapter's type also allows HTTP/2, which this project does not serve.
-  const serve = getRequestListener(fetch as Parameters<typeof getRequestListener>[0], {
+  const serve = getRequestListener(checked as Parameters<typeof getRequestListener>[0], {
     // The adapter's URL needs a host, and HTTP/1.0 requires no Host header (RFC 9112 §3.2).
     hostname: "localhost",
-    errorHandler: badRequest,
+    errorHandler: () => refused("The address or the Host header is not valid."),
+    // Connections hang up on who is still sending.
+    autoCleanupIncoming: false,
   });
-  // The event's only listener: with two, Node.js would copy their list for every request.
   const listener = wrap((incoming, outgoing) => {
-    const socket = incoming.socket as ServedSocket;
-    socket[BEFORE] = socket[NEWEST];
-    socket[NEWEST] = outgoing;
     // A draining server sends its clients elsewhere.
-    if (!server.listening) outgoing.setHeader("connection", "close");
+    if (!server.listening) outgoing.shouldKeepAlive = false;
     void serve(incoming, outgoing);
   });
-  const server = createServer({ ...LIMITS, ServerResponse: AsciiResponse }, listener);
-  return server;
+  const connections = new Connections(listener, shed);
+  const server = createServer({ ...LIMITS, ServerResponse: answerClass(() => shed("answer_unread")) });
+  // Each event's only listener: with two, Node.js would copy their list for every request.
+  server.on("request", connections.request);
+  // Without these, Node.js would say 100 to everybody, and 417 to other expectations, without a problem document.
+  server.on("checkContinue", connections.request);
+  server.on("checkExpectation", connections.request);
+  server.on("clientError", (error, stream) =>
+    connections.broke(stream as Socket, () => textOf(refuse(reasonOf(error)))),
+  );
+  server.on("connect", ({ socket }) => {
+    // Node.js leaves this connection, and its errors, to us.
+    socket.on("error", () => socket.destroy());
+    connections.broke(socket, () => textOf(refuse("This server is no proxy.")));
+  });
+  server.maxConnections = app.connectionsMax;
+  server.on("drop", () => shed("connections_full"));
+  // Who has sent all and closes that half of the connection still gets an answer.
+  return Object.assign(server, { httpAllowHalfOpen: true });
+}
+
+/** Of these, Node.js would take the first line and drop others. Two lengths are refused by its parser (RFC 9112 §3.2, §6.3). */
+function faultIn({ headers, rawHeaders, httpVersion }: IncomingMessage): string | undefined {
+  if (headers.host === undefined && httpVersion === "1.1") return "The Host header is missing.";
+  let seen = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] as string;
+    const { length } = name;
+    // By far most names are told apart by their length.
+    if (length !== 4 && length !== 12 && length !== 13) continue;
+    const lower = name.toLowerCase();
+    if (lower !== "host" && lower !== "content-type" && lower !== "authorization") continue;
+    if ((seen & (1 << length)) !== 0) return `The ${lower} header is there twice.`;
+    seen |= 1 << length;
+  }
+  return undefined;
+}
+
+function reasonOf({ code }: NodeJS.ErrnoException): string {
+  if (code === "HPE_HEADER_OVERFLOW")
+    return `The request's headers have more than ${HEADERS_MAX_BYTES} bytes.`;
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") return "The request did not arrive in time.";
+  return "The request is not valid HTTP.";
+}
+
+/** The bytes of an answer that no handler makes. */
+function textOf({ status, headers, body }: Refusal): string {
+  const all = {
+    ...headers,
+    date: new Date().toUTCString(),
+    "content-length": String(Buffer.byteLength(body)),
+    connection: "close",
+  };
+  const head = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head.join("")}\r\n${body}`;
 }
 
 /** Resolves with the URL at which this machine reaches the server. Port 0 takes a free port. */
@@ -124,46 +170,4 @@ export async function drain(server: Server, graceMs: number): Promise<void> {
   await closed;
   clearInterval(idle);
   clearTimeout(cutOff);
-}
-
-/** A body is longer than allowed, the client left in the middle of it, or its bytes are no text. */
-export class BodyError extends Error {
-  override readonly name = "BodyError";
-  readonly kind: "too_large" | "incomplete" | "not_utf8";
-
-  constructor(kind: BodyError["kind"]) {
-    super(`the body is ${kind}`);
-    this.kind = kind;
-  }
-}
-
-/** Reads the body from Node's stream, because a web stream would cost more than the rest of a request. Throws BodyError. */
-export function bodyOf(incoming: IncomingMessage, maxBytes: number): Promise<string> {
-  const { headers } = incoming;
-  // Without a body there is no stream that could end (optimizeEmptyRequests).
-  if (headers["content-length"] === undefined && headers["transfer-encoding"] === undefined)
-    return Promise.resolve("");
-  return new Promise((resolve, reject) => {
-    // Refuses at once when the header names too many bytes. A chunked body has no such header, so its bytes are counted.
-    if (Number(headers["content-length"] ?? 0) > maxBytes) return reject(new BodyError("too_large"));
-    let first: Buffer | undefined;
-    let others: Buffer[] | undefined;
-    let bytes = 0;
-    incoming.on("data", (piece: Buffer) => {
-      bytes += piece.length;
-      if (bytes > maxBytes) return reject(new BodyError("too_large"));
-      if (first === undefined) first = piece;
-      else (others ??= [first]).push(piece);
-      return undefined;
-    });
-    incoming.on("end", () => {
-      const body = others === undefined ? first : Buffer.concat(others);
-      if (body === undefined) return resolve("");
-      // Decoding alone would put replacement characters into what is stored.
-      if (!isUtf8(body)) return reject(new BodyError("not_utf8"));
-      return resolve(body.toString());
-    });
-    incoming.on("error", () => reject(new BodyError("incomplete")));
-    return undefined;
-  });
 }

@@ -3,6 +3,9 @@ import { Hono } from "hono";
 import { createHttpServer, listen } from "../process/http-server.ts";
 import type { Registry } from "./metrics.ts";
 
+/** Many times what health checks and Prometheus need. */
+const CONNECTIONS_MAX = 1_000;
+
 export interface AdminServer {
   readonly url: string;
   close(): Promise<void>;
@@ -28,7 +31,8 @@ export async function startAdminServer(options: {
   );
   const server = createHttpServer({
     fetch: app.fetch,
-    badRequest: () => new Response(null, { status: 400 }),
+    refuse: () => ({ status: 400, headers: {}, body: "" }),
+    connectionsMax: CONNECTIONS_MAX,
   });
   const url = await listen(server, options);
   return {

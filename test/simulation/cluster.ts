@@ -134,6 +134,7 @@ function frontFor(name: string, back: Back): Server {
     cache: delegate(() => front.back.cache),
     pages: delegate(() => front.back.pages),
     ifMatchRequired: false,
+    documentation: true,
     corsOrigins: new Set(),
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: routerMetrics,

@@ -75,6 +75,7 @@ test("I5: a request whose token is refused costs less than a booking that a shar
     tracing: undefined,
     commandDeadlineMs: 5_000,
     ifMatchRequired: false,
+    documentation: true,
     corsOrigins: new Set(),
     connectionsMax: 10,
     writeLimits: { admit: () => undefined, close: () => undefined },
