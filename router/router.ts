@@ -1,5 +1,5 @@
 /** Puts the parts of a router together. */
-import { startAdminServer } from "../shared/watch/admin-server.ts";
+import { DRAINING, startAdminServer } from "../shared/watch/admin-server.ts";
 import { systemClock } from "../shared/process/clock.ts";
 import { drain, listen } from "../shared/process/http-server.ts";
 import type { Running } from "../shared/process/lifecycle.ts";
@@ -22,7 +22,7 @@ export interface RunningRouter extends Running {
   readonly adminUrl: string;
 }
 
-/** Starts a router. It is ready as soon as it has the shard map. */
+/** Starts a router. It is ready as soon as it has the shard map, and while a node answers. */
 export async function startRouter(config: RouterConfig): Promise<RunningRouter> {
   const log = createLog("router", config.LOG_LEVEL);
   const registry = createRegistry();
@@ -113,8 +113,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     host: config.ADMIN_HOST ?? config.HOST,
     port: config.ADMIN_PORT,
     registry,
-    unready: () =>
-      draining ? "draining" : cluster.mapKnown ? undefined : "no node has told the shard map yet",
+    unready: () => (draining ? DRAINING : cluster.unready),
   });
   log.info({ url, adminUrl: admin.url }, "serving");
 

@@ -1,5 +1,4 @@
 /** Everything that a node does by itself, in one table: what, how often, and what happens when it fails. */
-import { DatabaseError } from "../shared/database/database.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
 import type { Log } from "../shared/process/log.ts";
 import { Outage } from "../shared/process/outage.ts";
@@ -11,6 +10,7 @@ import type { NodeMetrics } from "./metrics.ts";
 import type { Replica } from "./read/replica.ts";
 import { sampleActivity } from "./store/activity.ts";
 import type { BookingStore } from "./store/booking-store.ts";
+import { checkWriting } from "./store/write-check.ts";
 
 export interface BackgroundParts {
   readonly config: Pick<NodeConfig, "HOLD_SWEEP_INTERVAL_MS" | "HOLD_SWEEP_EVENTS_MAX">;
@@ -40,7 +40,7 @@ export class Background {
     this.#parts = parts;
   }
 
-  /** Whether the shard's database answered the last sample. */
+  /** Whether the shard's database took a write at the last check, a second ago. */
   get databaseUp(): boolean {
     return this.#databaseUp;
   }
@@ -65,7 +65,7 @@ export class Background {
     return [
       { what: "the catalog", everyMs: 1_000, run: async () => catalog.refresh() },
       { what: "the search for a newer primary", everyMs: 1_000, run: async () => this.#lookForSuccessor() },
-      { what: "the shard's database", everyMs: 1_000, run: async () => this.#sample() },
+      { what: "writing to the shard's database", everyMs: 1_000, run: async () => this.#checkDatabase() },
       ...replicas.map(({ name, replica }) => ({
         what: `the replica ${name}`,
         everyMs: 100,
@@ -85,20 +85,18 @@ export class Background {
     for (const database of shard) database.refuseBefore(others.timeline);
   }
 
-  async #sample(): Promise<"skipped" | void> {
+  async #checkDatabase(): Promise<void> {
     const { databases, metrics, replicas } = this.#parts;
     try {
-      const activity = await sampleActivity(databases.others);
+      const activity = await sampleActivity(databases.checks);
       const lags = replicas.map(({ replica }) => replica.lagSeconds);
       metrics.activity({ ...activity, replicaLagSeconds: Math.max(activity.replicaLagSeconds, ...lags) });
+      await checkWriting(databases.checks);
       this.#databaseUp = true;
     } catch (error) {
-      // A database that is too busy to be sampled is not away.
-      if (error instanceof DatabaseError && error.kind === "busy") return "skipped";
       this.#databaseUp = false;
       throw error;
     }
-    return undefined;
   }
 
   async #sweep(eventsMax: number): Promise<"skipped" | void> {

@@ -40,7 +40,7 @@ export const nodeConfig = z
     LANE_WAIT_MAX_MS: integer({ min: 10, max: 60_000, default: 1_000 }),
     /** Commands of one user for one event that may be under way here. A router admits fewer, and there are several routers. */
     USER_COMMANDS_MAX: integer({ min: 1, max: 1_000, default: 10 }),
-    /** Connections for reads, events, sweeps and samples, besides those of the lanes. */
+    /** Connections for reads, events and sweeps, besides those of the lanes. */
     READ_CONNECTIONS: integer({ min: 1, max: 100, default: 2 }),
     POOL_WAITERS_MAX: integer({ min: 1, max: 10_000, default: 200 }),
     CONNECT_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),

@@ -7,6 +7,9 @@ import { BATCHES_PER_LANE_MAX } from "./decide/lanes.ts";
 /** The bound of a connection and of a statement at a replica: short enough to ask the primary afterwards. */
 const REPLICA_TIMEOUT_MS = 500;
 
+/** The bound of a check of the primary. Whoever needs longer does not sell. */
+const CHECK_TIMEOUT_MS = 1_000;
+
 export type NodeDatabases = ReturnType<typeof createDatabases>;
 
 /** Connects to nothing yet. */
@@ -18,8 +21,8 @@ export function createDatabases(config: NodeConfig, observer: DatabaseObserver) 
     statementTimeoutMs: config.STATEMENT_TIMEOUT_MS,
     lockTimeoutMs: config.LOCK_TIMEOUT_MS,
   };
-  const toPrimary = (connectionsMax: number): Database =>
-    new Database({ ...common, url: config.DATABASE_URL, connectionsMax, observer });
+  const toPrimary = (connectionsMax: number, statementTimeoutMs = config.STATEMENT_TIMEOUT_MS): Database =>
+    new Database({ ...common, url: config.DATABASE_URL, connectionsMax, statementTimeoutMs, observer });
   const toReplica = (url: string): Database =>
     new Database({
       ...common,
@@ -33,16 +36,17 @@ export function createDatabases(config: NodeConfig, observer: DatabaseObserver) 
     });
   const replicas = serverUrls(config.REPLICA_URL ?? "").map((url) => ({ url, database: toReplica(url) }));
   const batches = toPrimary(config.LANES * BATCHES_PER_LANE_MAX);
-  // Reads, events, sweeps and samples.
+  // Reads, events and sweeps.
   const others = toPrimary(config.READ_CONNECTIONS);
-  // Marks tell a replica's age. No flood of reads may delay them.
-  const marks = toPrimary(Math.max(1, replicas.length));
+  // What the node finds out for itself: does the primary write, what happens in it, how old are the replicas? No flood of
+  // work may delay that.
+  const checks = toPrimary(Math.max(1, replicas.length), CHECK_TIMEOUT_MS);
   /** All that lead to the shard's primary. */
-  const shard: readonly Database[] = [batches, others, marks];
+  const shard: readonly Database[] = [batches, others, checks];
   const catalog = new Database({ ...common, url: config.CATALOG_URL, connectionsMax: 1, waitersMax: 2 });
   const close = async (): Promise<void> => {
     const all = [...shard, catalog, ...replicas.map(({ database }) => database)];
     await Promise.all(all.map(async (database) => database.close()));
   };
-  return { batches, others, marks, shard, catalog, replicas, close };
+  return { batches, others, checks, shard, catalog, replicas, close };
 }

@@ -95,7 +95,7 @@ export function createNodeMetrics(registry: Registry) {
         databases.reduce((total, { pool }) => total + pool[state], 0);
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
-      read("onsale_db_up", "1 when the shard's database answered the last sample.", () =>
+      read("onsale_db_up", "1 when the shard's database took a write at the last check.", () =>
         Number(databaseUp()),
       );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));

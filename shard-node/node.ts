@@ -1,5 +1,5 @@
 /** The parts of a shard node, put together. */
-import { startAdminServer } from "../shared/watch/admin-server.ts";
+import { DRAINING, startAdminServer } from "../shared/watch/admin-server.ts";
 import { systemClock } from "../shared/process/clock.ts";
 import { drain, listen } from "../shared/process/http-server.ts";
 import type { Running } from "../shared/process/lifecycle.ts";
@@ -27,7 +27,7 @@ export interface RunningNode extends Running {
   readonly adminUrl: string;
 }
 
-/** Starts a node. It serves as soon as its database answers, and goes on trying while it does not. */
+/** Starts a node. It serves as soon as its database takes writes, and goes on trying while it does not. */
 export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const log = createLog(`shard-node ${config.SHARD_ID}`, config.LOG_LEVEL);
   const registry = createRegistry();
@@ -57,7 +57,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
 
   const replicas = databases.replicas.map(({ url, database }) => ({
     name: serverName(url),
-    replica: new Replica(databases.marks, database, systemClock),
+    replica: new Replica(databases.checks, database, systemClock),
     store: new BookingStore(database, Date.now),
   }));
   const reader = new Reader({
@@ -103,8 +103,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     port: config.ADMIN_PORT,
     registry,
     unready: () => {
-      if (draining) return "draining";
-      if (!databaseUp()) return "the shard's database does not answer";
+      if (draining) return DRAINING;
+      if (!databaseUp()) return "the shard's database takes no writes";
       return catalog.announced ? undefined : "the shard map does not name this node yet";
     },
   });

@@ -52,7 +52,7 @@ interface NodeParts {
   readonly lanes: Lanes;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
-  /** Whether the shard's database answered the last sample. */
+  /** Whether the shard's database took a write at the last check. */
   readonly databaseUp: () => boolean;
   readonly metrics: NodeMetrics;
   readonly clock: Clock;

@@ -26,6 +26,8 @@ import { connectionsFor, ShardClient, type ShardClientOptions } from "./shard-cl
 
 const MAP_REFRESH_MS = 1_000;
 const MAP_TIMEOUT_MS = 1_000;
+/** So many times no node answered, one after the other: this router is cut off. One that was paused itself misses one. */
+const SILENCES_MAX = 2;
 
 export interface ClusterOptions extends Omit<ShardClientOptions, "mapSeen"> {
   /** Nodes to ask for the map before one is known. */
@@ -41,6 +43,8 @@ export class Cluster {
   readonly #refreshing: Repeated;
   #map: ShardMap | undefined;
   #reload: Promise<void> | undefined;
+  /** How often no node answered since one last did. */
+  #silences = 0;
 
   constructor(options: ClusterOptions) {
     this.#options = options;
@@ -52,8 +56,14 @@ export class Cluster {
     );
   }
 
-  get mapKnown(): boolean {
-    return this.#map !== undefined;
+  /**
+   * Why clients had better ask another router, or undefined. One node that answers is enough: its router serves what it can.
+   * A router that reaches none refuses everything at once, so a load balancer would take it for the one with the least to do.
+   */
+  get unready(): string | undefined {
+    if (this.#map === undefined) return "no node has told the shard map yet";
+    if (this.#silences < SILENCES_MAX) return undefined;
+    return `no node answers: ${[...this.#nodes.keys()].join(", ")}`;
   }
 
   get shards(): readonly ShardClient[] {
@@ -141,19 +151,27 @@ export class Cluster {
   }
 
   async #reloadMap(): Promise<void> {
-    const maps = await Promise.all([...this.#nodes.values()].map(async (node) => this.#mapOf(node)));
-    for (const map of maps) {
+    let answered = false;
+    const ask = async (node: NodeClient): Promise<void> => {
+      const map = await this.#mapOf(node);
+      if (map === "silence") return;
+      answered = true;
+      // At once: a node that is silent must not hold up what another one says.
+      this.#silences = 0;
       if (map !== undefined && map.version >= (this.#map?.version ?? 0)) this.#use(map);
-    }
+    };
+    await Promise.all([...this.#nodes.values()].map(ask));
+    if (!answered) this.#silences += 1;
   }
 
-  async #mapOf(node: NodeClient): Promise<ShardMap | undefined> {
+  /** The node's map, if it has one. */
+  async #mapOf(node: NodeClient): Promise<ShardMap | "silence" | undefined> {
     try {
       return readShardMap(
         await node.probe({ path: RPC.map, answer: mapAnswerSchema, timeoutMs: MAP_TIMEOUT_MS }),
       );
     } catch (error) {
-      if (error instanceof CallError) return undefined;
+      if (error instanceof CallError) return "silence";
       throw error;
     }
   }

@@ -4,7 +4,7 @@
  * idle primary causes no lag. A replica grows older while it hangs, lost its primary, or the primary does not answer.
  */
 import type { Clock } from "../../shared/process/clock.ts";
-import type { Database, Statement } from "../../shared/database/database.ts";
+import { type Database, DatabaseError, type Statement } from "../../shared/database/database.ts";
 
 /** Marks kept. A replica that is further behind grows older until it catches up with one of them. */
 const MARKS_MAX = 600;
@@ -59,20 +59,32 @@ export class Replica {
     this.#usable = false;
   }
 
-  /** Asks the primary and then the replica. Throws DatabaseError. */
-  async check(): Promise<void> {
+  /** Asks the primary and then the replica. Skips the replica when the primary has no answer. Throws DatabaseError. */
+  async check(): Promise<"skipped" | void> {
     const at = this.#clock.elapsed();
-    const [written] = await this.#primary.query<{ position: number }>(FLUSHED);
-    if (written !== undefined) this.#note({ position: written.position, at });
+    const position = await this.#flushed();
+    if (position === undefined) return "skipped";
+    this.#note({ position, at });
     try {
       const [replayed] = await this.#replica.query<{ position: number | null; follows: boolean }>(REPLAYED);
       this.#usable = replayed?.follows === true;
-      if (!this.#usable) return;
+      if (!this.#usable) return undefined;
       const reached = this.#marks.findLast(({ position }) => position <= (replayed?.position ?? -1));
       this.#caughtUp = reached !== undefined && reached.at === at;
       if (reached !== undefined) this.#asOf = Math.max(this.#asOf, reached.at);
+      return undefined;
     } catch (error) {
       this.doubt();
+      throw error;
+    }
+  }
+
+  /** How far the primary has written, or undefined when it does not answer. That says nothing about the replica. */
+  async #flushed(): Promise<number | undefined> {
+    try {
+      return (await this.#primary.query<{ position: number }>(FLUSHED))[0]?.position;
+    } catch (error) {
+      if (error instanceof DatabaseError) return undefined;
       throw error;
     }
   }

@@ -7,7 +7,9 @@ const SAMPLE: Statement = {
   text: `
     select count(*) filter (where backend_type = 'client backend')::integer as backends,
            count(*) filter (where wait_event_type = 'Lock')::integer as "lockWaiters",
-           (select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication) as "replicaLagSeconds",
+           -- An archiver (pg_receivewal) and a base backup stand there too. They replay nothing, so their replay_lag only grows.
+           (select coalesce(max(extract(epoch from replay_lag)), 0)::float8 from pg_stat_replication
+            where replay_lsn is not null) as "replicaLagSeconds",
            extract(epoch from coalesce(greatest(
              max(clock_timestamp() - xact_start) filter (where backend_xmin is not null or backend_xid is not null),
              (select max(clock_timestamp() - prepared) from pg_prepared_xacts where database = current_database())

@@ -5,6 +5,8 @@ import type { Registry } from "./metrics.ts";
 
 /** Many times what health checks and Prometheus need. */
 const CONNECTIONS_MAX = 1_000;
+/** The reason of a process that was told to stop, and serves on until its callers have turned to others. */
+export const DRAINING = "draining";
 
 export interface AdminServer {
   readonly url: string;
@@ -22,9 +24,10 @@ export async function startAdminServer(options: {
   app.get("/healthz", (context) => context.json({ status: "alive" }));
   app.get("/readyz", (context) => {
     const reason = options.unready();
-    return reason === undefined
-      ? context.json({ status: "ready" })
-      : context.json({ status: "unready", reason }, 503);
+    if (reason === undefined) return context.json({ status: "ready" });
+    // A load balancer that asks so tells a server that leaves (404) from one that is broken: HAProxy's disable-on-404.
+    const isTold = reason === DRAINING && context.req.query("draining") === "404";
+    return context.json({ status: "unready", reason }, isTold ? 404 : 503);
   });
   app.get("/metrics", async (context) =>
     context.body(await options.registry.metrics(), 200, { "content-type": options.registry.contentType }),

@@ -77,7 +77,7 @@ export const commandsAnswerSchema: z.ZodType<CommandsResponse | Failure> = z.uni
 
 /** The answer to the question for the map, which is also how a router finds out whether a node can serve again. */
 export const mapAnswerSchema = wireShardMapSchema.extend({
-  /** Whether the shard's database answered the last sample. */
+  /** Whether the shard's database took a write when the node last checked. */
   databaseUp: z.boolean(),
 });
 

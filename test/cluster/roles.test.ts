@@ -195,10 +195,10 @@ test("D4 F5: who is told to stop says so, serves on for its grace, and then ends
   const asked = performance.now();
   const closing = Promise.all([router.close(), leaving.close()]);
   for (const { adminUrl } of [router, leaving]) {
-    expect(await (await fetch(`${adminUrl}/readyz`)).json()).toEqual({
-      status: "unready",
-      reason: "draining",
-    });
+    const said = await fetch(`${adminUrl}/readyz`);
+    expect([said.status, await said.json()]).toEqual([503, { status: "unready", reason: "draining" }]);
+    // For a load balancer that is to know it from a fault.
+    expect((await fetch(`${adminUrl}/readyz?draining=404`)).status).toBe(404);
   }
   await eventually("routers learn of the other node only", async () => (await announced()).length === 1);
   expect((await client.book(event.id, "late")).status).toBe(201);

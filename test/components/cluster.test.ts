@@ -4,6 +4,7 @@ import { Cluster } from "../../router/shards/cluster.ts";
 import { createLog } from "../../shared/process/log.ts";
 import { stoppedClock } from "../support/clock.ts";
 import { bookCommand } from "../support/commands.ts";
+import { eventually } from "../support/eventually.ts";
 import { type FakeNode, mapOf, resultsOf, type Said, startFakeNode } from "../support/fake-node.ts";
 import { SNAPSHOT_ID as ID } from "../support/snapshots.ts";
 
@@ -72,7 +73,10 @@ test("R2: a map in which a slot has no owner is none", async () => {
   node.map = { version: 5, shards: [{ id: "old", nodeUrls: [node.url], slotRanges: [[0, 10]] }] };
   await given.cluster.refreshMap();
 
-  expect([given.cluster.mapKnown, await given.book()]).toEqual([false, { outcome: "shard_unavailable" }]);
+  expect([given.cluster.unready, await given.book()]).toEqual([
+    "no node has told the shard map yet",
+    { outcome: "shard_unavailable" },
+  ]);
 });
 
 test("F3: while the map names no node of a shard, its last ones are asked", async () => {
@@ -85,6 +89,37 @@ test("F3: while the map names no node of a shard, its last ones are asked", asyn
   await given.cluster.refreshMap();
 
   expect(await given.book()).toEqual({ outcome: "sold_out" });
+});
+
+test("F11: a router is unready when no node answers twice in a row, and ready when one does again", async () => {
+  await using given = await givenNodes(
+    () => SOLD_OUT,
+    () => SOLD_OUT,
+  );
+  const [first, second] = given.nodes as [FakeNode, FakeNode];
+  given.giveTo("old", 1);
+  const askedThrice = async () => {
+    const said = [];
+    for (let times = 0; times < 3; times += 1) {
+      await given.cluster.refreshMap();
+      said.push(given.cluster.unready);
+    }
+    return said;
+  };
+  expect(await askedThrice()).toEqual([undefined, undefined, undefined]);
+  first.mapSilences = Infinity;
+  expect(await askedThrice()).toEqual([undefined, undefined, undefined]);
+  second.mapSilences = 1;
+  expect(await askedThrice()).toEqual([undefined, undefined, undefined]);
+
+  second.mapSilences = Infinity;
+  expect((await askedThrice()).slice(1)).toEqual([
+    `no node answers: ${first.url}, ${second.url}`,
+    `no node answers: ${first.url}, ${second.url}`,
+  ]);
+
+  second.mapSilences = 0;
+  await eventually("it is ready again", () => given.cluster.unready === undefined);
 });
 
 /** Nodes of the shards `old` and `new`, and a router's view of them, which knows no map yet. */

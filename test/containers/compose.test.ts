@@ -8,10 +8,16 @@ import { RPC } from "../../shared/wire/rpc.ts";
 import { Client, RPC_HEADERS, tally } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
 import { outputOf, ROOT, run, Stack } from "./compose-stack.ts";
+import { described, failed, startLoad } from "./load.ts";
 
 const HEALTHY_MAX_MS = 120_000;
 /** How long a part may be away that was killed, on a machine that is busy. */
 const BACK_MAX_MS = 90_000;
+/** How long a router hangs or is cut off; it is out of the load balancer after the second of them, on a busy machine. */
+const FAULT_MS = 25_000;
+const OUT_MAX_MS = 12_000;
+/** "timeout server" of haproxy.cfg, and some time for a machine that is busy. */
+const ANSWERED_MAX_MS = 8_000;
 const IMAGE_MAX_BYTES = 250_000_000;
 /** POOL_SIZE of docker-compose.yml. */
 const POOL_SIZE = 14;
@@ -367,9 +373,9 @@ test("D4: routers and nodes are exchanged one by one under load, and no request 
   const running = async () => Promise.all(rolled.map(async (service) => stack.containersOf(service)));
   await stack.up("--no-recreate", "--scale", "router-2=2", "router-2");
   const before = await running();
-  const load = startLoad();
+  const load = startMixedLoad();
   await outputOf("sh", [`${ROOT}/deploy/roll.sh`, ...stack.options], stack.env);
-  const answers = await load.stop();
+  const answers = tally((await load.stop()).map(({ status }) => status));
 
   const after = await running();
   expect(after.map(({ length }) => length)).toEqual([1, 2, 1, 1]);
@@ -379,6 +385,28 @@ test("D4: routers and nodes are exchanged one by one under load, and no request 
   await stack.up("--no-recreate", "--scale", "router-2=1", "router-2");
   // Whoever types "up" afterwards exchanges none of them.
   expect(await wouldRecreate()).not.toMatch(/node|router/);
+});
+
+test("D9 F11: a router that hangs, or is cut off from all nodes, costs few requests and makes nobody wait long", async () => {
+  const [router = ""] = await stack.containersOf("router-1");
+  const network = `${stack.project}_back`;
+  const ready = async () =>
+    (await outputOf("docker", ["inspect", "--format", "{{.State.Health.Status}}", router])) === "healthy";
+  const during = async (what: string, begin: readonly string[], end: readonly string[]) => {
+    const load = startMixedLoad();
+    const began = performance.now();
+    await outputOf("docker", begin);
+    await sleep(FAULT_MS);
+    await outputOf("docker", end);
+    const answers = await load.stop();
+    console.log(`${what} for ${FAULT_MS / 1000} s: ${described(answers)}`);
+    await eventually("it is ready again", ready, BACK_MAX_MS);
+    expect(Math.max(...answers.map(({ ms }) => ms))).toBeLessThan(ANSWERED_MAX_MS);
+    expect(answers.filter(({ sentAt }) => sentAt > began + OUT_MAX_MS).filter(failed).length).toBe(0);
+  };
+  await during("one router paused", ["pause", router], ["unpause", router]);
+  const cut = ["network", "disconnect", network, router];
+  await during("one router cut off from all nodes", cut, ["network", "connect", network, router]);
 });
 
 test.for(SERVICES)("D3: %s is killed, comes back by itself, and both shards sell", async (service) => {
@@ -526,28 +554,12 @@ async function bookNew(event: Event) {
   return client.book(event.id, `buyer-${buyers}`);
 }
 
-/** An open load: a booking or a read every 50 ms, whatever becomes of those before. */
-function startLoad(): { stop(): Promise<Record<string, number>> } {
-  const answers: Promise<string>[] = [];
-  let running = true;
-  const sending = (async () => {
-    for (let index = 0; running; index += 1) {
-      const event = events[index % 2] ?? events[0];
-      const sent = index % 4 < 2 ? bookNew(event) : client.send("GET", `/v1/events/${event.id}`);
-      answers.push(
-        sent.then(
-          ({ status, body }) => (status < 300 ? `${status}` : `${status} ${JSON.stringify(body)}`),
-          String,
-        ),
-      );
-      await sleep(50);
-    }
-  })();
-  return {
-    async stop() {
-      running = false;
-      await sending;
-      return tally(await Promise.all(answers));
-    },
-  };
+/** Bookings and reads of both shards. */
+function startMixedLoad() {
+  let index = 0;
+  return startLoad(async () => {
+    index += 1;
+    const event = events[index % 2] ?? events[0];
+    return index % 4 < 2 ? bookNew(event) : client.send("GET", `/v1/events/${event.id}`);
+  }, 20);
 }

@@ -179,6 +179,9 @@ test("D5: an address has so many connections at once, and one more is hung up on
 test("D5: without a router the answer is a problem document that says when to come back", async () => {
   await outputOf("docker", ["kill", standIn]);
   await eventually("HAProxy has seen it", async () => (await ask("/readyz", {}, adminPort)).status === 503);
+  // It asks those that live, until it has seen that none does.
+  const noRouter = async () => (await ask("/").catch(() => undefined))?.status === 503;
+  await eventually("it asks nobody any more", noRouter);
   const answer = await ask("/");
   expect(answer.status).toBe(503);
   expect(answer.headers.get("retry-after")).toBe("1");

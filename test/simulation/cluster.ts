@@ -36,6 +36,7 @@ export const COMMAND_DEADLINE_MS = 5_000;
 export const READ_DEADLINE_MS = 2_000;
 export const USER_COMMANDS_MAX = { router: 5, node: 10 };
 const WAIT_MAX_MS = 1_000;
+const CHECK_TIMEOUT_MS = 1_000;
 
 /** How a router and a node are set. Small bounds are reached in short runs. */
 export interface Settings {
@@ -189,7 +190,7 @@ export function startNode(
     const reader = new Reader({ primary: store, replicas: [], lagMaxMs: 0, read: () => undefined });
     const background = new Background({
       config: { HOLD_SWEEP_INTERVAL_MS: 1_000, HOLD_SWEEP_EVENTS_MAX: 200 },
-      databases: { others: database, shard: [database] } as unknown as NodeDatabases,
+      databases: { others: database, checks: database, shard: [database] } as unknown as NodeDatabases,
       catalog,
       replicas: [],
       store,
@@ -216,16 +217,22 @@ export function startNode(
   });
 }
 
+/** What a node's checks of its database answer. */
+const CHECKED = {
+  backends: 1,
+  lockWaiters: 0,
+  replicaLagSeconds: 0,
+  oldestSnapshotSeconds: 0,
+  readOnly: false,
+};
+
 /** As much of a Database as a node's background asks of it. */
 function databaseOf(shard: SimulatedShard): Database {
   const asked = {
     timeline: 1,
     refuseBefore: () => undefined,
     lookForSuccessor: async () => undefined,
-    query: async () =>
-      shard.statement([], () => [
-        { backends: 1, lockWaiters: 0, replicaLagSeconds: 0, oldestSnapshotSeconds: 0 },
-      ]),
+    query: async () => shard.statement([], () => [CHECKED], { timeoutMs: CHECK_TIMEOUT_MS }),
   };
   return asked as unknown as Database;
 }

@@ -28,8 +28,8 @@ import { type Process, self, world } from "./world.ts";
 
 const STATEMENT_TIMEOUT_MS = 4_000;
 const LOCK_TIMEOUT_MS = 2_000;
-/** When a node gives up a statement that the database does not answer. */
-const SILENCE_MAX_MS = 5_000;
+/** How much longer than the database a node waits for the end of a statement. */
+const SLACK_MS = 1_000;
 
 /** What is wrong with a database. Probabilities are from 0 to 1. */
 export interface DatabaseTrouble {
@@ -59,11 +59,12 @@ interface Locking {
   /** Called when the statement has its locks. */
   readonly locked?: () => void;
   readonly lockWaitMs?: number | undefined;
+  readonly timeoutMs?: number;
   /** Whether the statement goes on without this row when somebody else has locked it. */
   readonly passesOver?: (row: EventId) => boolean;
 }
 
-interface LocksUnderWay extends Required<Omit<Locking, "locked" | "lockWaitMs">> {
+interface LocksUnderWay extends Required<Pick<Locking, "passesOver">> {
   readonly lockWaitMs: number;
   readonly have: EventId[];
   readonly passedOver: Set<EventId>;
@@ -96,7 +97,12 @@ export class SimulatedShard {
   async statement<T>(
     rows: readonly EventId[],
     work: (passedOver: ReadonlySet<EventId>) => T,
-    { locked, lockWaitMs = LOCK_TIMEOUT_MS, passesOver = () => false }: Locking = {},
+    {
+      locked,
+      lockWaitMs = LOCK_TIMEOUT_MS,
+      timeoutMs = STATEMENT_TIMEOUT_MS,
+      passesOver = () => false,
+    }: Locking = {},
   ): Promise<T> {
     const have: EventId[] = [];
     const passedOver = new Set<EventId>();
@@ -110,7 +116,7 @@ export class SimulatedShard {
       back(() => reject(new DatabaseError("unreachable", "the database is down")));
       return promise;
     }
-    const silence = db.after(SILENCE_MAX_MS, () => lost(), node);
+    const silence = db.after(timeoutMs + SLACK_MS, () => lost(), node);
     const breaks = db.chance(this.trouble.breaks ?? 0);
     const how = db.pick(["before", "after", "meanwhile", "refused", "unreachable"] as const);
     if (breaks) db.note(`a connection to ${this.id} breaks: ${how}`);
@@ -134,9 +140,9 @@ export class SimulatedShard {
         { have, passedOver, lockWaitMs, passesOver },
         () => {
           if (locked !== undefined && !breaks) back(locked);
-          db.after(Math.min(took, STATEMENT_TIMEOUT_MS), () => {
+          db.after(Math.min(took, timeoutMs), () => {
             this.#release(have);
-            if (took >= STATEMENT_TIMEOUT_MS)
+            if (took >= timeoutMs)
               return answer(() => reject(refused("57014", "the statement took too long")));
             const result = work(passedOver);
             return answer(() => resolve(result));

@@ -18,6 +18,8 @@ export interface FakeNode extends AsyncDisposable {
   readonly calls: readonly { path: string; headers: IncomingHttpHeaders; body: string }[];
   /** What the node says of the map; at first, that it serves a shard that owns every slot. */
   map: FakeMap;
+  /** So many of the next questions for the map are hung up on. */
+  mapSilences: number;
 }
 
 export interface Said {
@@ -50,11 +52,15 @@ export async function startFakeNode(
     const { url: path = "", headers } = request;
     const body = await text(request);
     if (path !== RPC.map) calls.push({ path, headers, body });
+    else if (node.mapSilences > 0) {
+      node.mapSilences -= 1;
+      return void request.socket.destroy();
+    }
     const said = path === RPC.map ? json({ databaseUp: true, ...node.map }) : await answer(path, body);
     if (said === "hang_up") return void request.socket.destroy();
     const version = said.version === undefined ? {} : { [RPC_VERSION_HEADER]: said.version };
     return response.writeHead(said.status ?? 200, version).end(said.body);
   });
-  const node: FakeNode = { ...server, calls, map: mapOf(1, "shard-0", [server.url]) };
+  const node: FakeNode = { ...server, calls, map: mapOf(1, "shard-0", [server.url]), mapSilences: 0 };
   return node;
 }

@@ -2,8 +2,7 @@
  * A cluster of real processes to do harm to: two shards, two routers, Redis, and a catalog on a server of its own. Between
  * every two parts is a link. Nothing starts again by itself, so a fault lasts as long as it is meant to.
  */
-import { spawnSync } from "node:child_process";
-import { chownSync, globSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chownSync, globSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { seededRandom } from "../../../bench/random.ts";
@@ -24,6 +23,7 @@ import { settleShards } from "../../../migrations/shards.ts";
 import { Connection } from "../../../shared/database/connection.ts";
 import type { EventId, ShardId } from "../../../shared/domain/ids.ts";
 import { SLOT_COUNT, slotOf } from "../../../shared/domain/slots.ts";
+import { type BoundedDisk, boundedDisk } from "../../support/bounded-disk.ts";
 import { INTERNAL_TOKEN, SECRET } from "../../support/secrets.ts";
 import { Link } from "./link.ts";
 import { Part } from "./part.ts";
@@ -48,7 +48,7 @@ export interface LoadedCluster extends AsyncDisposable {
   /** By the parts at its ends, as in `node 0 – PostgreSQL 0`. */
   readonly links: ReadonlyMap<string, Link>;
   /** The file system of shard 1's database has a bound, and this fills it; undefined where it cannot be had. */
-  readonly disk: { readonly directory: string } | undefined;
+  readonly disk: BoundedDisk | undefined;
   /** Sets the clock of shard 1's node ahead; undefined where libfaketime is not installed. */
   readonly setClock: ((seconds: number) => void) | undefined;
   /** What ended by itself. */
@@ -99,7 +99,8 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     return { part, port, url };
   };
 
-  const disk = boundedDisk(join(directory, "shard-1"), started);
+  const disk = boundedDisk(join(directory, "shard-1"), DISK_BYTES);
+  if (disk !== undefined) started.use(disk);
   const catalog = await startDatabase("catalog", "catalog", "catalog");
   const databases = [
     await startDatabase("PostgreSQL 0", "shard-0", "shard"),
@@ -230,20 +231,6 @@ async function startReplica(
 async function runOn(url: string, ...statements: string[]): Promise<void> {
   using connection = new Connection({ url, session: { application_name: "faults" }, statementMs: 30_000 });
   for (const statement of statements) await connection.run(statement);
-}
-
-/** A file system of its own, where this process may mount one: only a full one is full for root and everybody. */
-function boundedDisk(directory: string, started: AsyncDisposableStack): { directory: string } | undefined {
-  mkdirSync(directory, { mode: 0o700 });
-  const user = serviceUser();
-  const owner = user === undefined ? "" : `,uid=${user.uid},gid=${user.gid}`;
-  const options = `size=${DISK_BYTES},mode=0700${owner}`;
-  if (spawnSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", directory]).status !== 0) {
-    if (user !== undefined) chownSync(directory, user.uid, user.gid);
-    return undefined;
-  }
-  started.defer(() => void spawnSync("umount", [directory]));
-  return { directory };
 }
 
 /** libfaketime moves the time of day of one process, and leaves the monotonic clock alone, as a wrong NTP server does. */

@@ -1,6 +1,4 @@
 /** The faults that a cluster must live through: how each begins and ends, whom it may touch, and how soon it must be over. */
-import { writeFileSync, rmSync, statfsSync } from "node:fs";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { moveEmptySlot } from "../../../migrations/shards.ts";
 import type { ShardId } from "../../../shared/domain/ids.ts";
@@ -165,21 +163,11 @@ const fullDisk: Fault = {
   touches: SHARD_1,
   obstacle: ({ disk }) => (disk === undefined ? "no file system may be mounted here" : undefined),
   async begin({ disk = never(), databases }) {
-    const ballast = join(disk.directory, "ballast");
-    const { bavail, bsize } = statfsSync(disk.directory);
-    // In pieces: one buffer of all of it would take as much memory again.
-    const piece = Buffer.alloc(1024 * 1024);
-    writeFileSync(ballast, "");
-    try {
-      for (let written = 0; written <= bavail * bsize; written += piece.length)
-        writeFileSync(ballast, piece, { flag: "a" });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
-    }
+    const makeRoom = disk.fill();
     const database = databases[1] ?? never();
     database.mayEnd(); // it panics when it cannot write its log
     return async () => {
-      rmSync(ballast);
+      makeRoom();
       if (database.isRunning) database.isWatched();
       else await database.start();
     };
