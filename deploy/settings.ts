@@ -1,5 +1,7 @@
-/** Refuses unusable settings in .env before containers start: a database keeps the password that it was made with. */
+/** Names every mistake in .env: `docker compose run --rm settings`. Each container refuses those that concern itself. */
 import { z } from "zod";
+import { routerConfig } from "../router/config.ts";
+import { nodeConfig } from "../shard-node/config.ts";
 import { ConfigError, integer, readConfig, secret } from "../shared/process/config.ts";
 
 // Passwords become parts of URLs. RFC 3986 §2.3: unreserved characters need no escape there.
@@ -7,21 +9,30 @@ const password = z
   .string({ error: "is required" })
   .regex(/^[\w.~-]+$/, "must be of letters, digits, and - . _ ~ only");
 
-const settings = z.object({
-  AUTH_JWT_SECRET: secret,
-  INTERNAL_TOKEN: secret,
-  AUTH_JWT_SECRET_PREVIOUS: secret.optional(),
-  INTERNAL_TOKEN_PREVIOUS: secret.optional(),
-  POSTGRES_PASSWORD: password,
-  ONSALE_PASSWORD: password,
-  REPLICATION_PASSWORD: password,
-  MONITOR_PASSWORD: password,
-  CLIENT_CONNECTIONS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
-  CLIENT_REQUESTS_MAX: integer({ min: 1, max: 1_000_000, default: 2_000 }),
-  RATE_LIMIT_PER_USER: integer({ min: 0, max: 100_000, default: 20 }),
-  RATE_LIMIT_PER_ORGANIZER: integer({ min: 0, max: 100_000, default: 100 }),
-  RATE_LIMIT_PER_ADDRESS: integer({ min: 0, max: 100_000, default: 500 }),
-});
+/** What docker-compose.yml itself says to routers and nodes, such as addresses, is not in .env. */
+const ofRoles = z.object({ ...nodeConfig.shape, ...routerConfig.shape }).partial().shape;
+
+const settings = z
+  .object({
+    ...ofRoles,
+    INTERNAL_TOKEN: secret,
+    NODE_USER_COMMANDS_MAX: nodeConfig.shape.USER_COMMANDS_MAX,
+    ONSALE_USER: z.enum(["onsale", "onsale_2"], { error: "must be onsale or onsale_2" }),
+    POSTGRES_PASSWORD: password,
+    ONSALE_PASSWORD: password,
+    REPLICATION_PASSWORD: password,
+    MONITOR_PASSWORD: password,
+    REDIS_PASSWORD: password,
+    AUDIT_INTERVAL_SECONDS: integer({ min: 1, max: 86_400, default: 600 }),
+    POOL_SIZE: integer({ min: 1, max: 1_000, default: 14 }),
+    CLIENT_CONNECTIONS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
+    CLIENT_REQUESTS_MAX: integer({ min: 1, max: 1_000_000, default: 2_000 }),
+  })
+  .refine((given) => (given.AUTH_JWT_SECRET === undefined) !== (given.AUTH_JWKS_URL === undefined), {
+    path: ["AUTH_JWT_SECRET"],
+    message: "give either AUTH_JWT_SECRET or AUTH_JWKS_URL",
+    when: () => true,
+  });
 
 try {
   readConfig(settings, process.env);

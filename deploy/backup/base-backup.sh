@@ -13,4 +13,5 @@ pg_basebackup --dbname="$DATABASE_URL" --pgdata="$draft" --checkpoint=fast --wal
 pg_verifybackup --quiet "$draft"
 name=$(date -u +%Y%m%dT%H%M%S.%6NZ)
 mv "$draft" "$BACKUP_DIR/base/$name"
+metric onsale_backup_base_timestamp_seconds "$(date +%s)" "When did the newest base backup end?"
 echo "base backup $name"

@@ -3,7 +3,11 @@
 set -eu
 umask 077
 cd /tmp
-printf '"onsale" "%s"\n"monitor" "%s"\n' "$ONSALE_PASSWORD" "$MONITOR_PASSWORD" >users.txt
+# deploy/passwords.sh writes new ones here: a new password is no new container, and this one keeps it when it starts again.
+if [ ! -e /users/users.txt ]; then
+  owner=$(cat /run/secrets/ONSALE_PASSWORD)
+  printf '"onsale" "%s"\n"onsale_2" "%s"\n"monitor" "%s"\n' "$owner" "$owner" "$(cat /run/secrets/MONITOR_PASSWORD)" >/users/users.txt
+fi
 # A node's limits of statements (docs/pgbouncer.md). In transaction mode a client's startup parameters cannot follow it to
 # each server connection, so all server connections get the same.
 limits="set statement_timeout=$STATEMENT_TIMEOUT_MS; set lock_timeout=$LOCK_TIMEOUT_MS; set idle_in_transaction_session_timeout=$STATEMENT_TIMEOUT_MS"
@@ -22,11 +26,11 @@ listen_addr = 0.0.0.0
 listen_port = 6432
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = /tmp/users.txt
+auth_file = /users/users.txt
 pool_mode = transaction
 max_prepared_statements = 200
 ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,extra_float_digits
-stats_users = onsale, monitor
+stats_users = monitor
 
 # Bounds. A client waits no longer for a server connection than a node waits for one of its pool.
 max_client_conn = 200

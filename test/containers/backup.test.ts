@@ -9,6 +9,7 @@ import { slotOf } from "../../shared/domain/slots.ts";
 import type { Event } from "../../shared/domain/events.ts";
 import { Client } from "../support/running-cluster.ts";
 import { eventually } from "../support/eventually.ts";
+import { queryPrometheus } from "../support/prometheus.ts";
 import { outputOf, ROOT, Stack } from "./compose-stack.ts";
 
 const MOMENT = "2030-06-01T20:14:30Z";
@@ -56,6 +57,13 @@ test("D8 F6 F7: a shard is archived, restored to a moment in place, and followed
       "select flush_lsn >= pg_current_wal_flush_lsn() from pg_stat_replication where application_name = 'pg_receivewal'";
     return (await stack.sql("shard-a", "postgres", archived)) === "t";
   });
+  const watched = async (query: string) => (await queryPrometheus(stack.prometheusUrl, query))[0]?.value;
+  for (const [query, expected] of [
+    ['pg_replication_slot_slot_is_active{slot_name="onsale_backup",server="shard-a"}', 1],
+    ['onsale_backup_refused{server="shard-a"}', 0],
+    ['time() - onsale_backup_base_timestamp_seconds{server="shard-a"} < bool 300', 1],
+  ] as const)
+    await eventually(query, async () => (await watched(query)) === expected, SETTLED_MAX_MS);
   await stack.sql("shard-a", "shard", "drop table bookings cascade");
 
   const said = await paste(restore.replace(MOMENT, moment));

@@ -50,7 +50,8 @@ export async function outputOf(
 
 export class Stack {
   readonly project = `onsale-test-${process.pid}`;
-  readonly env: Readonly<Record<string, string>>;
+  /** Stands in for .env. */
+  env: Readonly<Record<string, string>>;
 
   constructor(ports: readonly [number, number, number]) {
     const [api, admin, prometheus] = ports.map(String) as [string, string, string];
@@ -64,6 +65,7 @@ export class Stack {
       REPLICATION_PASSWORD: "of-the-tests",
       MONITOR_PASSWORD: "of-the-tests",
       GRAFANA_PASSWORD: "of-the-tests",
+      REDIS_PASSWORD: "of-the-tests",
       API_PORT: api,
       HAPROXY_ADMIN_PORT: admin,
       PROMETHEUS_PORT: prometheus,
@@ -120,6 +122,20 @@ export class Stack {
   /** The answer of `psql` as the superuser in a database's container. */
   async sql(service: string, database: string, statement: string): Promise<string> {
     return this.compose("exec", "-T", service, "psql", "-U", "postgres", "-d", database, "-Atc", statement);
+  }
+
+  /**
+   * The services whose containers "up" would exchange if .env had these settings too. Those that start after such a one are
+   * exchanged with it.
+   */
+  async wouldRecreate(settings: Readonly<Record<string, string>> = {}): Promise<string[]> {
+    const up = ["compose", "--dry-run", ...this.options, "up", "--detach"];
+    const said = await run("docker", up, { ...this.env, ...settings });
+    if (said.code !== 0) throw new Error(said.stderr);
+    const lines = `${said.stdout}\n${said.stderr}`.split("\n").filter((line) => /\bRecreate\s*$/.test(line));
+    return lines
+      .map((line) => line.split(`${this.project}-`)[1]?.replace(/-\d+\s.*$/, "") ?? line)
+      .toSorted();
   }
 
   /** Removes containers, networks and volumes. */

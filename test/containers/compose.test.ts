@@ -1,5 +1,10 @@
 /** The cluster of docker-compose.yml, started and used as an operator would. The tests run in order on one cluster. */
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { networkInterfaces, tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parseEnv } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
@@ -21,9 +26,12 @@ const ANSWERED_MAX_MS = 8_000;
 const IMAGE_MAX_BYTES = 250_000_000;
 /** POOL_SIZE of docker-compose.yml. */
 const POOL_SIZE = 14;
+/** A second of the load: what may be refused while passwords are exchanged. */
+const REFUSED_MAX = 20;
 const COUNT = "select count(*) from bookings";
 const SHARDS = ["shard-a", "shard-b"] as const;
 const OURS = ["router-1", "router-2", "node-a", "node-b", "auditor"] as const;
+const POSTGRES = ["catalog", "shard-a", "shard-a-replica", "shard-b", "shard-b-replica"] as const;
 const SERVICES = [
   ...OURS,
   "haproxy",
@@ -40,6 +48,8 @@ const SERVICES = [
   "exporter-pgbouncer-b",
   "exporter-redis",
   "exporter-disk",
+  "alertmanager",
+  "alerts",
 ] as const;
 
 let stack: Stack;
@@ -83,7 +93,28 @@ test("D2: the cluster is healthy within two minutes, on ports of 127.0.0.1 only,
 });
 
 test("D2: up changes nothing on a cluster that runs", async () => {
-  expect(await wouldRecreate()).toBe("");
+  expect(await stack.wouldRecreate()).toEqual([]);
+});
+
+test("D9: a change of one setting exchanges those whom it concerns, and no database", async () => {
+  expect(await stack.wouldRecreate({ CLIENT_REQUESTS_MAX: "100001" })).toEqual(["haproxy"]);
+  const inFront = ["haproxy", "router-1", "router-2"];
+  expect(await stack.wouldRecreate({ RATE_LIMIT_PER_USER: "21" })).toEqual(inFront);
+  expect(await stack.wouldRecreate({ LANES: "3" })).toEqual([
+    "haproxy",
+    "node-a",
+    "node-b",
+    ...inFront.slice(1),
+  ]);
+  const passwords = {
+    POSTGRES_PASSWORD: "another",
+    ONSALE_PASSWORD: "another",
+    REPLICATION_PASSWORD: "another",
+    MONITOR_PASSWORD: "another",
+  };
+  const exchanged = await stack.wouldRecreate(passwords);
+  expect(exchanged).toContain("node-a");
+  expect(exchanged.filter((service) => POSTGRES.some((server) => server === service))).toEqual([]);
 });
 
 test("D1: the image is small, and every container is bounded and started again; ours write nothing and are nobody", async () => {
@@ -125,14 +156,88 @@ test("D2: no service of the file is left out of these tests but two", async () =
 test("D2: what .env says is looked at before a database is made with it", async () => {
   const other = ["compose", "--project-name", `${stack.project}-example`, "--env-file", ".env.example"];
   try {
-    const { code } = await run("docker", [...other, "up", "--detach", "shard-a"], { ONSALE_VERSION: "test" });
-    expect(code).not.toBe(0);
-    expect(await outputOf("docker", [...other, "logs", "settings"])).toContain(
-      "ONSALE_PASSWORD: holds a secret of .env.example",
-    );
-    expect(await outputOf("docker", [...other, "ps", "--quiet", "shard-a"])).toBe("");
+    const env = { ONSALE_VERSION: "test" };
+    for (const [service, secret] of [
+      ["shard-a", "ONSALE_PASSWORD"],
+      ["redis", "REDIS_PASSWORD"],
+    ] as const) {
+      const up = await run("docker", [...other, "up", "--detach", "--wait", service], env);
+      expect([service, up.code]).toEqual([service, 1]);
+      expect(await outputOf("docker", [...other, "logs", service])).toContain(
+        `${secret}: holds a secret of .env.example`,
+      );
+    }
+    const made = [
+      "run",
+      "--rm",
+      "--no-deps",
+      "-T",
+      "--entrypoint",
+      "sh",
+      "shard-a",
+      "-c",
+      'test -e "$PGDATA" || echo nothing',
+    ];
+    expect(await run("docker", [...other, ...made], env)).toMatchObject({ stdout: "nothing\n" });
+
+    const wrong = { ...env, LANES: "0", CLIENT_REQUESTS_MAX: "many" };
+    const settings = await run("docker", [...other, "run", "--rm", "-T", "settings"], wrong);
+    expect(settings.code).toBe(1);
+    for (const mistake of ["LANES: ", "CLIENT_REQUESTS_MAX: ", "AUTH_JWT_SECRET: ", "MONITOR_PASSWORD: "])
+      expect(settings.stderr).toContain(`  ${mistake}`);
+    const development = { ...env, ONSALE_ENV: "development" };
+    expect(await run("docker", [...other, "run", "--rm", "-T", "settings"], development)).toMatchObject({
+      code: 0,
+    });
+    await outputOf("docker", [...other, "up", "--detach", "--wait", "shard-a", "redis"], development);
   } finally {
     await outputOf("docker", [...other, "down", "--volumes"]);
+  }
+});
+
+test("D10: databases, Redis and nodes reach nothing outside, not even this machine", async () => {
+  const config = JSON.parse(await stack.compose("--profile", "*", "config", "--format", "json")) as {
+    services: Record<string, { networks?: Record<string, unknown>; network_mode?: string }>;
+  };
+  const outside = Object.entries(config.services).filter(
+    ([, { networks }]) => networks?.["front"] !== undefined,
+  );
+  expect(outside.map(([service]) => service).toSorted()).toEqual(
+    [
+      "haproxy",
+      "router-1",
+      "router-2",
+      "prometheus",
+      "grafana",
+      "jaeger",
+      "alertmanager",
+      "alerts",
+      "k6",
+    ].toSorted(),
+  );
+
+  const server = createServer((socket) => socket.end()).listen(0, "0.0.0.0");
+  try {
+    await eventually("it listens", () => server.listening);
+    const { port } = server.address() as { port: number };
+    const hosts = Object.values(networkInterfaces())
+      .flatMap((addresses) => addresses ?? [])
+      .filter(({ family, internal }) => family === "IPv4" && !internal)
+      .map(({ address }) => address);
+    expect(hosts.length).toBeGreaterThan(0);
+    const reachedFrom = async (service: string) => {
+      const probe = `
+        const reached = (host) => new Promise((tell) => {
+          const socket = require("node:net").connect({ host, port: ${port}, timeout: 5_000 });
+          socket.on("connect", () => tell(true)).on("error", () => tell(false)).on("timeout", () => tell(false));
+        });
+        Promise.all(${JSON.stringify(hosts)}.map(reached)).then((all) => { console.log(all.includes(true)); process.exit(); });`;
+      return stack.compose("exec", "-T", service, "node", "-e", probe);
+    };
+    expect(await reachedFrom("router-1")).toBe("true");
+    expect(await reachedFrom("node-a")).toBe("false");
+  } finally {
+    server.close();
   }
 });
 
@@ -371,6 +476,8 @@ test("D7: Prometheus reaches every target", async () => {
 test("D4: routers and nodes are exchanged one by one under load, and no request fails", async () => {
   const rolled = ["router-1", "router-2", "node-a", "node-b"];
   const running = async () => Promise.all(rolled.map(async (service) => stack.containersOf(service)));
+  // Exchanges what was started with --no-deps before.
+  await stack.up();
   await stack.up("--no-recreate", "--scale", "router-2=2", "router-2");
   const before = await running();
   const load = startMixedLoad();
@@ -384,10 +491,57 @@ test("D4: routers and nodes are exchanged one by one under load, and no request 
   expect(answers["201"]).toBeGreaterThan(50);
   await stack.up("--no-recreate", "--scale", "router-2=1", "router-2");
   // Whoever types "up" afterwards exchanges none of them.
-  expect(await wouldRecreate()).not.toMatch(/node|router/);
+  expect(await stack.wouldRecreate()).toEqual([]);
 });
 
-test("D9 F11: a router that hangs, or is cut off from all nodes, costs few requests and makes nobody wait long", async () => {
+test("D11: all passwords of databases and Redis are exchanged under load", async () => {
+  const databases = async () => Promise.all(POSTGRES.map(async (service) => stack.containersOf(service)));
+  const before = await databases();
+  const directory = await mkdtemp(join(tmpdir(), "onsale-passwords-"));
+  const file = join(directory, "env");
+  const old = stack.env;
+  await writeFile(
+    file,
+    Object.entries(old).map((setting) => `${setting.join("=")}\n`),
+  );
+  const load = startMixedLoad();
+  try {
+    await outputOf("bash", [`${ROOT}/deploy/passwords.sh`, ...stack.options], { ...old, ENV_FILE: file });
+    stack.env = parseEnv(await readFile(file, "utf8")) as Record<string, string>;
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+  const answers = await load.stop();
+
+  const refused = answers.filter(({ status }) => status !== 200 && status !== 201);
+  expect(refused.filter(({ code }) => code !== "overloaded")).toEqual([]);
+  expect(refused.length).toBeLessThanOrEqual(REFUSED_MAX);
+  expect(await databases()).toEqual(before);
+  expect(await stack.wouldRecreate()).toEqual([]);
+  const { ONSALE_USER = "", ONSALE_PASSWORD = "", ...others } = stack.env;
+  for (const name of ["POSTGRES", "REPLICATION", "MONITOR", "REDIS"].map((each) => `${each}_PASSWORD`))
+    expect([name, others[name]]).toEqual([name, expect.not.stringContaining(old[name] ?? "")]);
+  const logIn = async (server: string, user: string, password: string) => {
+    const psql = ["psql", "-h", server, "-U", user, "-d", "shard", "-Atc", "select current_user"];
+    const exec = ["compose", ...stack.options, "exec", "-T", "-e", `PGPASSWORD=${password}`, "pgbouncer-a"];
+    const { stdout, stderr } = await run("docker", [...exec, ...psql], stack.env);
+    return stdout.trim() || stderr;
+  };
+  for (const server of ["shard-a", "shard-b", "shard-a-replica"]) {
+    expect(await logIn(server, ONSALE_USER, ONSALE_PASSWORD)).toBe("onsale");
+    expect(await logIn(server, "onsale", old["ONSALE_PASSWORD"] ?? "")).toContain("FATAL");
+  }
+  // Replicas come back with the new password.
+  await stack.sql("shard-a", "postgres", "select pg_terminate_backend(pid) from pg_stat_replication");
+  const state = "select string_agg(application_name || ' ' || state, ',') from pg_stat_replication";
+  await eventually(
+    "the replica streams again",
+    async () => (await stack.sql("shard-a", "postgres", state)) === "replica streaming",
+    BACK_MAX_MS,
+  );
+});
+
+test("D12 F11: a router that hangs, or is cut off from all nodes, costs few requests and makes nobody wait long", async () => {
   const [router = ""] = await stack.containersOf("router-1");
   const network = `${stack.project}_back`;
   const ready = async () =>
@@ -537,15 +691,6 @@ async function givenEventOn(shard: "shard-a" | "shard-b"): Promise<Event> {
     const event = await client.createEvent({ totalTickets: 100_000 });
     return slotOf(event.id as EventId) < 2048 === (shard === "shard-a") && event;
   });
-}
-
-/** The containers that "up" would exchange, a line each. */
-async function wouldRecreate(): Promise<string> {
-  const up = ["compose", "--dry-run", ...stack.options, "up", "--detach"];
-  const { code, stdout, stderr } = await run("docker", up, stack.env);
-  expect([code, stderr]).toEqual([0, expect.stringContaining("DRY-RUN MODE")]);
-  const lines = (stdout + stderr).split("\n");
-  return lines.filter((line) => line.includes("Recreate ")).join("\n");
 }
 
 /** One ticket for a user who has none. */

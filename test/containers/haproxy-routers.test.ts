@@ -59,7 +59,7 @@ afterAll(async () => {
   await run("docker", ["network", "rm", name]);
 });
 
-test("D9: requests at a router that hangs end in time, and the other router gets the rest", async () => {
+test("D12: requests at a router that hangs end in time, and the other router gets the rest", async () => {
   const load = startLoad(async () => asked("/"), PER_SECOND);
   await sleep(1_000);
   const began = performance.now();
@@ -73,7 +73,7 @@ test("D9: requests at a router that hangs end in time, and the other router gets
   await bothServe();
 });
 
-test("D9: a router that reaches no node, and so refuses at once, does not draw the requests to itself", async () => {
+test("D12: a router that reaches no node, and so refuses at once, does not draw the requests to itself", async () => {
   const load = startLoad(async () => asked("/", { method: "POST" }), PER_SECOND);
   const began = performance.now();
   await becomes(routers[0], "cut-off");
@@ -84,7 +84,7 @@ test("D9: a router that reaches no node, and so refuses at once, does not draw t
   await isWell(routers[0], "cut-off");
 });
 
-test("D4 D9: a router that leaves finishes what it has, gets no more, and is not called broken", async () => {
+test("D4 D12: a router that leaves finishes what it has, gets no more, and is not called broken", async () => {
   const slow = Array.from({ length: 10 }, async () => (await ask("/slow")).text());
   await becomes(routers[0], "draining");
   await eventually("HAProxy knows", async () => (await serversThatAre("NOLB")) === 1, SEEN_MAX_MS);
@@ -93,7 +93,7 @@ test("D4 D9: a router that leaves finishes what it has, gets no more, and is not
   await isWell(routers[0], "draining");
 });
 
-test("D9: while no router is ready, those that live are asked all the same", async () => {
+test("D12: while no router is ready, those that live are asked all the same", async () => {
   for (const router of routers) await becomes(router, "unready");
   await eventually("HAProxy knows", async () => (await ask("/readyz", {}, adminPort)).status === 503);
   const load = startLoad(async () => asked("/"), PER_SECOND);

@@ -7,15 +7,21 @@ export interface Answer {
   readonly ms: number;
   /** 0 when the connection broke. */
   readonly status: number;
+  /** Of a problem document. */
+  readonly code: string | undefined;
 }
 
 /** Sends until `stop`, which waits for the last answer. `ask` resolves when it has the whole answer. */
-export function startLoad(ask: () => Promise<{ readonly status: number }>, perSecond: number) {
+export function startLoad(
+  ask: () => Promise<{ readonly status: number; readonly body?: unknown }>,
+  perSecond: number,
+) {
   const underWay: Promise<Answer>[] = [];
   const send = async (): Promise<Answer> => {
     const sentAt = performance.now();
-    const { status } = await ask().catch(() => ({ status: 0 }));
-    return { sentAt, ms: performance.now() - sentAt, status };
+    const { status, body } = await ask().catch(() => ({ status: 0, body: undefined }));
+    const { code } = (body ?? {}) as { readonly code?: string };
+    return { sentAt, ms: performance.now() - sentAt, status, code };
   };
   const stopping = new AbortController();
   const sending = (async () => {

@@ -113,6 +113,28 @@ test("W4: Grafana's role reads the hottest events from a replica, and no booking
   await expect(ask("shard-a", "select user_id from bookings")).rejects.toThrow("permission denied");
 });
 
+test("W6: an alert that fires arrives where it can be seen, and so does its end", async () => {
+  const config = "/etc/alertmanager/alertmanager.yml";
+  expect(await stack.compose("exec", "-T", "alertmanager", "amtool", "check-config", config)).toContain(
+    "SUCCESS",
+  );
+
+  // Compose may begin a line with a control sequence.
+  const arrived = async () =>
+    (await stack.compose("logs", "--no-log-prefix", "alerts"))
+      .split("\n")
+      .filter((line) => line.includes('"alertname":"ShardDown"'))
+      .map((line) => JSON.parse(line.slice(line.indexOf("{"))) as Record<string, string>)
+      .map(({ status, receiver, shard, runbook_url }) => ({ status, receiver, shard, runbook_url }));
+  const shardDown = { receiver: "page", shard: "shard-b", runbook_url: "docs/operations.md#sharddown" };
+  await stack.compose("stop", "node-b");
+  await eventually("the alert arrives", async () => (await arrived()).length > 0, 240_000);
+  await stack.compose("start", "node-b");
+  expect(await arrived()).toEqual([{ ...shardDown, status: "firing" }]);
+  await eventually("its end arrives", async () => (await arrived()).length > 1, 240_000);
+  expect((await arrived())[1]).toEqual({ ...shardDown, status: "resolved" });
+}, 600_000);
+
 /** The queries of all dashboards about `source` that give no series, or none with a number. */
 async function unanswered(source: Source): Promise<string[]> {
   const asked = DASHBOARDS.flatMap(({ rows }) => rows.flatMap(({ panels }) => panels)).flatMap((panel) =>

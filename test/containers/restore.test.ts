@@ -28,6 +28,7 @@ const REPLICA_PORT = 5434;
 const ENVIRONMENT = {
   DATABASE_URL: `postgres://onsale:${PASSWORD}@127.0.0.1/shard_template`,
   BACKUP_DIR: "/var/lib/postgresql/backup",
+  BACKUP_METRICS: "/tmp",
   PGPASSWORD: PASSWORD,
 };
 
@@ -62,7 +63,7 @@ afterAll(async () => {
   await postgres?.stop();
 });
 
-test("F6 F7 B9 C2 W6: a shard goes back to a moment, exactly, and the rest of the cluster notices nothing", async ({
+test("F6 F7 B9 C2 W7: a shard goes back to a moment, exactly, and the rest of the cluster notices nothing", async ({
   skip,
 }) => {
   skip(obstacle !== undefined, `SKIPPED: ${obstacle}`);
@@ -176,6 +177,9 @@ test("F6 F7 B9 C2 W6: a shard goes back to a moment, exactly, and the rest of th
     );
     expect(answer).toMatch(
       /^\S+: \S+ holds another server or timeline .* use a new BACKUP_DIR\nended with 1\n$/,
+    );
+    expect(await asPostgres(`cat ${ENVIRONMENT.BACKUP_METRICS}/*_refused.prom`)).toContain(
+      `onsale_backup_refused{server="${ENVIRONMENT.BACKUP_DIR.split("/").at(-1)}"} 1\n`,
     );
   }
 
