@@ -17,7 +17,7 @@ const settings = z
     ...ofRoles,
     INTERNAL_TOKEN: secret,
     NODE_USER_COMMANDS_MAX: nodeConfig.shape.USER_COMMANDS_MAX,
-    ONSALE_USER: z.enum(["onsale", "onsale_2"], { error: "must be onsale or onsale_2" }),
+    ONSALE_USER: z.enum(["onsale", "onsale_2"], { error: "must be onsale or onsale_2" }).default("onsale"),
     POSTGRES_PASSWORD: password,
     ONSALE_PASSWORD: password,
     REPLICATION_PASSWORD: password,

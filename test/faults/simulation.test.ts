@@ -78,7 +78,7 @@ const PLANTS: readonly Plant[] = [
   },
   {
     bug: "one buyer's flood is let in, and his bookings are decided one after the other while all others wait",
-    rules: ["F3"],
+    rules: ["F3", "L1"],
     fault: "none",
     file: "shard-node/decide/lanes.ts",
     find: "fill(this.#booking, batchMax);",
