@@ -3,7 +3,7 @@
  *
  * The requests of a connection are begun one after another, each when the answer before it is with the operating system. So
  * nobody has more work under way than connections, and who does not read does not get more answers made. What a client sends
- * ahead waits here, within bounds (pipelining, RFC 9112 §9.3.2). Why so: docs/decisions/0018-one-request-at-a-time.md.
+ * ahead waits here, within bounds (pipelining, RFC 9112 §9.3.2). Why so: docs/decisions/0019-one-request-at-a-time.md.
  */
 import { isUtf8 } from "node:buffer";
 import { type IncomingMessage, type RequestListener, ServerResponse } from "node:http";
