@@ -3,10 +3,13 @@
  * (docs/operations.md, "Where alerts go").
  */
 import { createServer } from "node:http";
-import { json } from "node:stream/consumers";
 import { z } from "zod";
 import { port, readConfig } from "../../shared/process/config.ts";
+import { bodyOf } from "../../shared/process/connections.ts";
 import { createLog } from "../../shared/process/log.ts";
+
+/** Alertmanager groups alerts, and a group has few. */
+const BODY_MAX_BYTES = 1024 * 1024;
 
 /** What is shown of Alertmanager's message (its manual, "Configuration", webhook_config). */
 const message = z.object({
@@ -26,8 +29,8 @@ const log = createLog("alerts", "info");
 
 createServer((request, response) => {
   if (request.url === "/readyz") return void response.end();
-  json(request)
-    .then((body) => show(message.parse(body)))
+  bodyOf(request, BODY_MAX_BYTES)
+    .then((body) => show(message.parse(JSON.parse(body))))
     .catch((error: unknown) => {
       log.error({ error: String(error) }, "this is no message of Alertmanager");
       response.statusCode = 400;

@@ -67,8 +67,8 @@ export interface ShardObserver {
 const ATTEMPTS = 2;
 const UNAVAILABLE = { outcome: "shard_unavailable" } as const satisfies Failure;
 /**
- * How long bookings of an event are refused here after its node had no room for one. The node has work for a second then
- * (LANE_WAIT_MAX_MS), so it runs out of nothing, and who is refused neither waits for a call nor makes one.
+ * How long bookings of an event are refused here after its node had no room for one. By default the node has work for a second
+ * then (LANE_WAIT_MAX_MS), or somebody else has locked the event. Who is refused here neither waits for a call nor makes one.
  */
 export const OVERLOADED_MS = 50;
 /** Events that are remembered as overloaded. */
