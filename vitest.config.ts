@@ -10,7 +10,6 @@ const ALONE =
 
 /** They start first, the longest ahead, so that the workers end together. */
 const LONG = [
-  "faults/planted",
   "cluster/npm-start.test",
   "faults/simulation",
   "bench/k6",
@@ -59,6 +58,11 @@ export default defineConfig({
           exclude: [...configDefaults.exclude, ALONE],
           globalSetup,
         },
+      },
+      // Proof that tests can fail. It runs some of them once for each planted bug.
+      {
+        extends: true,
+        test: { name: "planted", include: ["test/planted/**/*.test.ts"], globalSetup },
       },
       {
         extends: true,

@@ -42,23 +42,21 @@ test("C8 C1: while 300 strangers list, organizers create and change events, and 
     }
   });
   try {
-    for (let round = 0; round < 3; round += 1) {
-      // createEvent() throws when the answer is not 201.
-      const { id } = await client.createEvent();
-      const changed = await client.send("PATCH", `/v1/events/${id}`, {
-        as: "the-organizer",
-        role: "organizer",
-        body: { name: `changed ${round}` },
-      });
-      expect(changed.status).toBe(200);
-      // The list has to wait for a place among those of the strangers, and is refused when there is none.
-      let items: Event[] | undefined;
-      await eventually("the list is answered", async () => {
-        ({ items } = (await client.send<{ items?: Event[] }>("GET", "/v1/events?limit=1")).body);
-        return items !== undefined;
-      });
-      expect(items).toEqual([changed.body]);
-    }
+    // createEvent() throws when the answer is not 201.
+    const { id } = await client.createEvent();
+    const changed = await client.send("PATCH", `/v1/events/${id}`, {
+      as: "the-organizer",
+      role: "organizer",
+      body: { name: "changed" },
+    });
+    expect(changed.status).toBe(200);
+    // The list has to wait for a place among those of the strangers, and is refused when there is none.
+    let items: Event[] | undefined;
+    await eventually("the list is answered", async () => {
+      ({ items } = (await client.send<{ items?: Event[] }>("GET", "/v1/events?limit=1")).body);
+      return items !== undefined;
+    });
+    expect(items).toEqual([changed.body]);
   } finally {
     ended = true;
     await Promise.all(strangers);

@@ -5,6 +5,7 @@ import getPort from "get-port";
 import { describe, expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { INTERNAL_TOKEN, SECRET, startTestCluster } from "../support/running-cluster.ts";
+import { eventually } from "../support/eventually.ts";
 import { copySources } from "../support/planted-copy.ts";
 import { start } from "../support/run.ts";
 
@@ -58,7 +59,7 @@ describe("a broken invariant", () => {
     const [sound] = cluster.nodes.splice(0);
     if (shard === undefined || sound === undefined) throw new Error("one shard, one node");
     await sound.close();
-    const port = await getPort();
+    const [port, adminPort] = [await getPort(), await getPort()];
     await using buggy = start(join(copy.directory, "shard-node/main.ts"), {
       SHARD_ID: shard.id,
       DATABASE_URL: shard.databaseUrl,
@@ -66,7 +67,12 @@ describe("a broken invariant", () => {
       INTERNAL_TOKEN,
       HOST: "127.0.0.1",
       PORT: String(port),
-      ADMIN_PORT: "0",
+      ADMIN_PORT: String(adminPort),
+    });
+    // Before the map names it, a router does not ask it.
+    await eventually("the node is ready", async () => {
+      const said = await fetch(`http://127.0.0.1:${adminPort}/readyz`).catch(() => undefined);
+      return said?.ok === true;
     });
     const router = await cluster.addRouter({ NODE_URLS: `http://127.0.0.1:${port}` });
     const client = cluster.client(router);

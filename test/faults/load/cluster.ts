@@ -27,9 +27,13 @@ import { type BoundedDisk, boundedDisk } from "../../support/bounded-disk.ts";
 import { INTERNAL_TOKEN, SECRET } from "../../support/secrets.ts";
 import { Link } from "./link.ts";
 import { Part } from "./part.ts";
+import { findPooler, poolerSpec } from "./pooler.ts";
 
 export const SHARDS = ["shard-0", "shard-1"] as const;
 export type Shard = 0 | 1;
+
+/** What only some faults need: a synchronous replica of shard 1, or PgBouncer between it and its node. */
+export type Extra = "replica" | "pooler";
 
 export interface LoadedCluster extends AsyncDisposable {
   readonly urls: readonly string[];
@@ -38,7 +42,11 @@ export interface LoadedCluster extends AsyncDisposable {
   readonly databases: readonly Part[];
   /** A second node of shard 1, not started. */
   readonly spare: Part;
-  /** Of shard 1; undefined when the cluster was not asked for one. */
+  /** What it was asked for beyond the rest. */
+  readonly extra: Extra | undefined;
+  /** Undefined where it is not installed too. */
+  readonly pooler: Part | undefined;
+  /** Of shard 1. After its promotion the cluster is used up. */
   readonly replica: { promote(): Promise<void> } | undefined;
   readonly redis: Part;
   readonly catalog: Part;
@@ -63,8 +71,7 @@ const DISK_BYTES = 1024 ** 3;
 /** The shard of an event; slots that hold events do not move. */
 export const shardOf = (eventId: string): Shard => (slotOf(eventId as EventId) < SLOT_COUNT / 2 ? 0 : 1);
 
-/** With `replicated`, shard 1 has a synchronous replica. */
-export async function startLoadedCluster(seed: number, replicated: boolean): Promise<LoadedCluster> {
+export async function startLoadedCluster(seed: number, extra?: Extra): Promise<LoadedCluster> {
   await using started = new AsyncDisposableStack();
   const random = seededRandom(seed);
   const directory = mkdtempSync(join(tmpdir(), "onsale-load-"));
@@ -108,7 +115,21 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
   ];
   const [, second] = databases;
   const replica =
-    replicated && second !== undefined ? await startReplica(second, directory, started) : undefined;
+    extra === "replica" && second !== undefined ? await startReplica(second, directory, started) : undefined;
+  const poolerProgram = extra === "pooler" ? findPooler(process.env["PATH"] ?? "", user) : undefined;
+  const poolerPort = await chooseFreePort(taken);
+  const pooler =
+    poolerProgram === undefined
+      ? undefined
+      : await partOf(
+          poolerSpec(poolerProgram, {
+            directory: join(directory, "pooler"),
+            user,
+            port: poolerPort,
+            to: { port: second?.port ?? 0, password: PASSWORD },
+          }),
+        );
+  await pooler?.start();
   const hostsOf = (ports: readonly number[]) => ports.map((port) => `127.0.0.1:${port}`).join(",");
   const databaseUrls = databases.map(({ port, url }, shard) =>
     url.replace(
@@ -145,7 +166,8 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     const database = databases[shard];
     const url = `http://127.0.0.1:${await link(`routers – ${name}`, port)}`;
     nodeUrls.push(url);
-    const through = [await link(`${name} – PostgreSQL ${shard}`, database?.port ?? 0)];
+    const serverPort = shard === 1 && pooler !== undefined ? poolerPort : (database?.port ?? 0);
+    const through = [await link(`${name} – PostgreSQL ${shard}`, serverPort)];
     if (shard === 1 && replica !== undefined) through.push(await link(`${name} – its replica`, replica.port));
     const env = {
       ...common,
@@ -191,6 +213,8 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     spare,
     databases: databases.map(({ part }) => part),
     databaseUrls,
+    extra,
+    pooler,
     replica,
     redis,
     catalog: catalog.part,
@@ -201,6 +225,7 @@ export async function startLoadedCluster(seed: number, replicated: boolean): Pro
     surprises,
     get isWhole() {
       const parts = [...routers, ...nodes, ...databases.map(({ part }) => part), redis, catalog.part];
+      if (pooler !== undefined) parts.push(pooler);
       return parts.every((part) => part.isRunning);
     },
     [Symbol.asyncDispose]: async () => running.disposeAsync(),

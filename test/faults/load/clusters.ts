@@ -12,10 +12,11 @@ export class Clusters implements AsyncDisposable {
   }
 
   async for(faults: readonly Fault[]): Promise<LoadedCluster> {
-    const replicated = faults.some((fault) => fault.replicated === true);
-    const isUsedUp = this.#cluster?.isWhole === false || this.#cluster?.replica !== undefined;
-    if (replicated || isUsedUp) await this[Symbol.asyncDispose]();
-    return (this.#cluster ??= await startLoadedCluster(this.#seed, replicated));
+    const extra = faults.find(({ needs }) => needs !== undefined)?.needs;
+    const cluster = this.#cluster;
+    const isUsedUp = cluster?.isWhole === false || cluster?.extra === "replica";
+    if (cluster?.extra !== extra || isUsedUp) await this[Symbol.asyncDispose]();
+    return (this.#cluster ??= await startLoadedCluster(this.#seed, extra));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

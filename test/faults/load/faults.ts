@@ -4,7 +4,7 @@ import { moveEmptySlot } from "../../../migrations/shards.ts";
 import type { ShardId } from "../../../shared/domain/ids.ts";
 import { Connection } from "../../../shared/database/connection.ts";
 import { SLOT_COUNT, type Slot } from "../../../shared/domain/slots.ts";
-import { type LoadedCluster, type Shard, SHARDS } from "./cluster.ts";
+import { type Extra, type LoadedCluster, type Shard, SHARDS } from "./cluster.ts";
 import { type Weather, WEATHERS } from "./link.ts";
 import type { Part } from "./part.ts";
 
@@ -21,8 +21,8 @@ export interface Fault {
   readonly recoverMs: number;
   /** How old a read may be meanwhile (C3). */
   readonly staleMs: number;
-  /** It needs a cluster with a replica, and nothing else can be tried with that afterwards. */
-  readonly replicated?: boolean;
+  /** It needs a cluster with this. */
+  readonly needs?: Extra;
   /** Why it cannot be tried with this cluster; undefined when it can. */
   obstacle?(cluster: LoadedCluster): string | undefined;
   /** Does it, and gives what ends it. */
@@ -179,7 +179,7 @@ const promotion: Fault = {
   name: "PostgreSQL 1: lost, its replica is promoted, and it comes back",
   victim: "PostgreSQL 1",
   touches: SHARD_1,
-  replicated: true,
+  needs: "replica",
   async begin({ databases, replica = never() }) {
     const primary = databases[1] ?? never();
     await primary.kill();
@@ -247,6 +247,11 @@ const staleMaps: Fault = {
 const ofRouter = { touches: { shards: [], routers: [0] } };
 const ofNode = { touches: SHARD_1, staleMs: STALE_UNPUBLISHED_MS };
 const ofDatabase = { touches: SHARD_1 };
+const ofPooler = {
+  ...ofDatabase,
+  needs: "pooler" as const,
+  obstacle: ({ pooler }: LoadedCluster) => (pooler === undefined ? "pgbouncer is not on PATH" : undefined),
+};
 const ofRedis = { mayFail: false };
 const router = ({ routers }: LoadedCluster) => routers[0];
 const node = ({ nodes }: LoadedCluster) => nodes[1];
@@ -271,5 +276,6 @@ export const FAULTS: readonly Fault[] = [
   staleMaps,
   clock(1),
   clock(-1),
+  ...lost("PgBouncer", ({ pooler }) => pooler, ofPooler),
   promotion,
 ];

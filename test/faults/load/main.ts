@@ -101,7 +101,7 @@ function isPossible(fault: Fault, cluster: LoadedCluster): boolean {
 }
 
 function canMeet(one: Fault, other: Fault): boolean {
-  return one.victim !== other.victim && one.replicated !== true && other.replicated !== true;
+  return one.victim !== other.victim && one.needs === undefined && other.needs === undefined;
 }
 
 function oneByOne(faults: readonly Fault[], companion: Fault | undefined): Fault[][] {
