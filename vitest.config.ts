@@ -12,7 +12,6 @@ const ALONE =
 const LONG = [
   "cluster/npm-start.test",
   "faults/simulation",
-  "bench/k6",
   "cluster/bad-input",
   "faults/replicas",
   "cluster/npm-start.refusals",
@@ -54,7 +53,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "servers",
-          include: ["test/{components,cluster,faults,bench}/**/*.test.ts"],
+          include: ["test/{components,cluster,faults}/**/*.test.ts"],
           exclude: [...configDefaults.exclude, ALONE],
           globalSetup,
         },
@@ -63,6 +62,10 @@ export default defineConfig({
       {
         extends: true,
         test: { name: "planted", include: ["test/planted/**/*.test.ts"], globalSetup },
+      },
+      {
+        extends: true,
+        test: { name: "bench", include: ["test/bench/**/*.test.ts"], globalSetup },
       },
       {
         extends: true,

@@ -9,7 +9,7 @@ import { expect, test } from "vitest";
 import type { OverloadFigures } from "../simulation/overload.ts";
 import { start } from "../support/run.ts";
 
-const SEEDS = 100;
+const SEEDS = 40;
 /** On a machine that is busy with much else. */
 const TIMEOUT_MS = 240_000;
 
