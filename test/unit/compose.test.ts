@@ -1,4 +1,5 @@
 /** docker-compose.yml hands on what routers, nodes and .env know. */
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { expect, test } from "vitest";
@@ -37,4 +38,23 @@ test("D9: .env.example has every setting that docker-compose.yml reads, and no o
   for (const [, name] of secrets) asked.add(name);
   const offered = [...read(".env.example").matchAll(/^#?([A-Z][A-Z0-9_]+)=/gm)].map(([, name]) => name);
   expect(new Set(offered)).toEqual(asked);
+});
+
+test("D2: settings and what starts a server refuse the same passwords", () => {
+  const passwords = {
+    POSTGRES_PASSWORD: "two words",
+    ONSALE_PASSWORD: "schlüssel",
+    REPLICATION_PASSWORD: "example-only-replication-password",
+    MONITOR_PASSWORD: "",
+    REDIS_PASSWORD: "Good-1._~",
+  };
+  const names = Object.keys(passwords);
+  const refusedBy = (program: string, ...args: string[]): string[] => {
+    const env = { PATH: process.env["PATH"], ...passwords };
+    const { stderr } = spawnSync(program, args, { cwd: root, env, encoding: "utf8" });
+    return names.filter((name) => stderr.includes(name));
+  };
+  const refused = names.filter((name) => name !== "REDIS_PASSWORD");
+  expect(refusedBy("deploy/check-passwords.sh", ...names, "--", "true")).toEqual(refused);
+  expect(refusedBy(process.execPath, "deploy/settings.ts")).toEqual(refused);
 });
