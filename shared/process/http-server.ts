@@ -93,9 +93,11 @@ export function createHttpServer(app: ServedApp): Server {
   // Without these, Node.js would say 100 to everybody, and 417 to other expectations, without a problem document.
   server.on("checkContinue", connections.request);
   server.on("checkExpectation", connections.request);
-  server.on("clientError", (error, stream) =>
-    connections.broke(stream as Socket, () => textOf(refuse(reasonOf(error)))),
-  );
+  server.on("clientError", (error, stream) => {
+    const socket = stream as Socket;
+    // Clients open connections in advance. A refusal on one would look like the answer to a request that is on its way.
+    connections.broke(socket, () => (socket.bytesRead === 0 ? "" : textOf(refuse(reasonOf(error)))));
+  });
   server.on("connect", ({ socket }) => {
     // Node.js leaves this connection, and its errors, to us.
     socket.on("error", () => socket.destroy());
