@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# passwords.sh [OPTION of docker compose …]: exchanges the passwords of PostgreSQL and Redis while the cluster sells. It writes new
+# passwords.sh [OPTION of docker compose …]: exchanges the passwords of PostgreSQL, Redis and RabbitMQ while the cluster sells. It writes new
 # ones into .env (or ENV_FILE). When it was interrupted, run it again: .env.new has what it was about to exchange.
 #
 # PostgreSQL has one password for each role. So the owner of the databases has two names, onsale and onsale_2. One logs in;
@@ -8,7 +8,7 @@ set -euo pipefail
 env_file=$(realpath "${ENV_FILE:-"$(dirname "$0")/../.env"}")
 cd "$(dirname "$0")/.."
 options=("$@" --profile backup --profile observability --env-file "$env_file.new")
-names=(POSTGRES_PASSWORD ONSALE_PASSWORD REPLICATION_PASSWORD MONITOR_PASSWORD REDIS_PASSWORD)
+names=(POSTGRES_PASSWORD ONSALE_PASSWORD REPLICATION_PASSWORD MONITOR_PASSWORD REDIS_PASSWORD RABBITMQ_PASSWORD)
 # Compose would believe these before the file.
 unset ONSALE_USER "${names[@]}"
 
@@ -66,12 +66,14 @@ users "\"$new_user\" \"$ONSALE_PASSWORD\"" "\"$old_user\" \"$(value "$env_file" 
   "\"monitor\" \"$(value "$env_file" MONITOR_PASSWORD)\""
 # Redis takes both passwords until it is started with the new one.
 compose exec -T redis sh -c 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli -e' <<<"acl setuser default >$REDIS_PASSWORD" >/dev/null
+# RabbitMQ asks for a password when somebody connects. Until they change over, nobody connects anew: bookings are decided directly.
+compose exec -T rabbitmq sh -c 'rabbitmqctl --quiet change_password onsale "$(cat)"' <<<"$RABBITMQ_PASSWORD"
 
 step "everybody changes over"
 # With the first node they run the migrations, which tell the catalog the shards' new URLs.
 compose rm --force migrate
 deploy/roll.sh "${options[@]}"
-renew redis auditor
+renew redis rabbitmq auditor
 
 step "replicas, archives and exporters follow"
 for server in "${primaries[@]}"; do

@@ -23,6 +23,7 @@ const settings = z
     REPLICATION_PASSWORD: password,
     MONITOR_PASSWORD: password,
     REDIS_PASSWORD: password,
+    RABBITMQ_PASSWORD: password,
     AUDIT_INTERVAL_SECONDS: integer({ min: 1, max: 86_400, default: 600 }),
     POOL_SIZE: integer({ min: 1, max: 1_000, default: 14 }),
     CLIENT_CONNECTIONS_MAX: integer({ min: 1, max: 5_000, default: 200 }),

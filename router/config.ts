@@ -54,6 +54,10 @@ export const routerConfig = z
     AUTH_JWT_ISSUER: z.string().optional(),
     AUTH_JWT_AUDIENCE: z.string().optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
+    /** RabbitMQ, which takes booking requests; without it every booking is decided directly. */
+    AMQP_URL: urlOf("amqp", "amqps").optional(),
+    /** Makes receipts of booking requests; by default AUTH_JWT_SECRET does. */
+    RECEIPT_SECRET: secret.optional(),
     HOST: host,
     /** The address of the admin port; by default the address of the API. */
     ADMIN_HOST: host.unwrap().optional(),
@@ -97,5 +101,14 @@ export const routerConfig = z
     path: ["AUTH_JWT_SECRET_PREVIOUS"],
     message: "goes with AUTH_JWT_SECRET only",
     when: () => true,
-  });
+  })
+  .refine(
+    ({ AMQP_URL, AUTH_JWT_SECRET, RECEIPT_SECRET }) =>
+      AMQP_URL === undefined || (AUTH_JWT_SECRET ?? RECEIPT_SECRET) !== undefined,
+    {
+      path: ["RECEIPT_SECRET"],
+      message: "is required with AMQP_URL when there is no AUTH_JWT_SECRET",
+      when: () => true,
+    },
+  );
 export type RouterConfig = z.infer<typeof routerConfig>;

@@ -19,6 +19,7 @@ export type RouterMetrics = ReturnType<typeof createRouterMetrics>;
 interface Watched {
   readonly shards: () => readonly ShardClient[];
   readonly redisUp: () => boolean;
+  readonly queueUp: () => boolean;
 }
 
 export function createRouterMetrics(registry: Registry) {
@@ -64,6 +65,9 @@ export function createRouterMetrics(registry: Registry) {
     "deadline",
     "node_busy",
     "rate_limited",
+    "queue_full",
+    "streams_of_user",
+    "streams_full",
     ...CONNECTION_SHED,
   ]);
   const unauthenticated = counters(
@@ -99,7 +103,7 @@ export function createRouterMetrics(registry: Registry) {
     unauthenticated,
     redisFailed,
     /** Adds the figures that are read at each scrape. */
-    watch({ shards, redisUp }: Watched): void {
+    watch({ shards, redisUp, queueUp }: Watched): void {
       read(
         "onsale_shard_breaker_open",
         "1 while no node of the shard may be called.",
@@ -107,6 +111,7 @@ export function createRouterMetrics(registry: Registry) {
         "shard",
       );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
+      read("onsale_queue_up", "1 while the connection to RabbitMQ works.", () => Number(queueUp()));
     },
   };
 }

@@ -12,6 +12,8 @@ import { Cluster } from "./shards/cluster.ts";
 import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./cache/event-cache.ts";
 import { PageCache } from "./cache/page-cache.ts";
+import { BookingQueue } from "./queue/booking-queue.ts";
+import { Receipts } from "./queue/receipts.ts";
 import { clientAddressBehind } from "./callers/client-address.ts";
 import { createRouterServer } from "./http/server.ts";
 import { createWriteLimits } from "./callers/write-limits.ts";
@@ -67,7 +69,14 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     load: async (before, limit, notBefore, span) => cluster.listEvents(before, limit, notBefore, span),
     counted: (result) => metrics.listRead(result),
   });
-  metrics.watch({ shards: () => cluster.shards, redisUp: () => redis?.up ?? false });
+  const queue = config.AMQP_URL === undefined ? undefined : new BookingQueue(config.AMQP_URL, clock, log);
+  const receiptSecrets = [config.RECEIPT_SECRET, config.AUTH_JWT_SECRET, config.AUTH_JWT_SECRET_PREVIOUS];
+  const stopping = new AbortController();
+  metrics.watch({
+    shards: () => cluster.shards,
+    redisUp: () => redis?.up ?? false,
+    queueUp: () => queue?.up ?? false,
+  });
 
   const writeLimits = createWriteLimits(
     {
@@ -96,6 +105,9 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       clock,
     ),
     metrics,
+    queue,
+    receipts: new Receipts(receiptSecrets.flatMap((secret) => secret ?? [])),
+    draining: stopping.signal,
     clock,
     log,
     tracing,
@@ -122,8 +134,9 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     adminUrl: admin.url,
     async close() {
       draining = true;
+      stopping.abort();
       await drain(server, config.DRAIN_GRACE_MS);
-      await cluster.close();
+      await Promise.all([cluster.close(), queue?.close()]);
       feed?.close();
       redis?.close();
       writeLimits.close();

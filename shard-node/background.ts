@@ -7,6 +7,7 @@ import type { Catalog } from "./catalog.ts";
 import type { NodeConfig } from "./config.ts";
 import type { NodeDatabases } from "./databases.ts";
 import type { NodeMetrics } from "./metrics.ts";
+import type { Intake } from "./queue/intake.ts";
 import type { Replica } from "./read/replica.ts";
 import { sampleActivity } from "./store/activity.ts";
 import type { BookingStore } from "./store/booking-store.ts";
@@ -18,6 +19,8 @@ export interface BackgroundParts {
   readonly catalog: Catalog;
   readonly replicas: readonly { readonly name: string; readonly replica: Replica }[];
   readonly store: BookingStore;
+  /** undefined without a broker. */
+  readonly intake: Intake | undefined;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
   readonly metrics: NodeMetrics;
   readonly log: Log;
@@ -61,7 +64,7 @@ export class Background {
   }
 
   #tasks(): readonly Task[] {
-    const { config, catalog, replicas } = this.#parts;
+    const { config, catalog, replicas, intake } = this.#parts;
     return [
       { what: "the catalog", everyMs: 1_000, run: async () => catalog.refresh() },
       { what: "the search for a newer primary", everyMs: 1_000, run: async () => this.#lookForSuccessor() },
@@ -76,6 +79,12 @@ export class Background {
         everyMs: config.HOLD_SWEEP_INTERVAL_MS,
         run: async () => this.#sweep(config.HOLD_SWEEP_EVENTS_MAX),
       },
+      ...(intake === undefined
+        ? []
+        : [
+            { what: "the look at the queues", everyMs: 1_000, run: async () => intake.sample() },
+            { what: "forgetting old booking requests", everyMs: 60_000, run: async () => this.#prune() },
+          ]),
     ];
   }
 
@@ -97,6 +106,11 @@ export class Background {
       this.#databaseUp = false;
       throw error;
     }
+  }
+
+  async #prune(): Promise<"skipped" | void> {
+    if (!this.#databaseUp) return "skipped";
+    return this.#parts.store.pruneRequests();
   }
 
   async #sweep(eventsMax: number): Promise<"skipped" | void> {

@@ -5,6 +5,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ShardId } from "../shared/domain/ids.ts";
+import { ownerOf } from "../shared/domain/shard-map.ts";
+import type { Slot } from "../shared/domain/slots.ts";
 import type { Database, Statement } from "../shared/database/database.ts";
 import { rangesOf, readShardMap, type WireShardMap } from "../shared/wire/shard-map.ts";
 
@@ -61,6 +63,12 @@ export class Catalog {
   /** The newest map read, or undefined before the first one. */
   get map(): WireShardMap | undefined {
     return this.#map;
+  }
+
+  /** The owner of a slot by the newest map read. */
+  ownerOf(slot: Slot): ShardId | undefined {
+    const map = this.#map && readShardMap(this.#map);
+    return map && ownerOf(map, slot);
   }
 
   /** Whether the newest map names this node, so that every router that asks for it finds this node. */

@@ -2,6 +2,7 @@
 import { hostname } from "node:os";
 import { z } from "zod";
 import { drainGraceMs, host, integer, logLevel, port, secret, urlOf } from "../shared/process/config.ts";
+import { REQUEST_MAX_AGE_SECONDS } from "../shared/domain/requests.ts";
 import { postgresUrl } from "../shared/database/url.ts";
 import { shardIdSchema } from "../shared/wire/shard-map.ts";
 import { tracingSettings } from "../shared/watch/start-tracing.ts";
@@ -19,6 +20,10 @@ export const nodeConfig = z
     /** Also admitted, while the token is being changed. */
     INTERNAL_TOKEN_PREVIOUS: secret.optional(),
     REDIS_URL: urlOf("redis", "rediss").optional(),
+    /** RabbitMQ, whose queues hold booking requests; without it there are none. */
+    AMQP_URL: urlOf("amqp", "amqps").optional(),
+    /** A booking request that is older is not decided any more. Its outcome is kept for a day. */
+    QUEUE_MAX_AGE_SECONDS: integer({ min: 1, max: 3_600, default: REQUEST_MAX_AGE_SECONDS }),
     HOST: host,
     /** Where the admin port listens; HOST by default. */
     ADMIN_HOST: host.unwrap().optional(),

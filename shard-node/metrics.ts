@@ -4,6 +4,7 @@ import { HttpMetrics, instruments, type Registry, SIZE_BUCKETS } from "../shared
 import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { Database } from "../shared/database/database.ts";
 import type { Lanes } from "./decide/lanes.ts";
+import { type Intake, REQUEST_RESULTS } from "./queue/intake.ts";
 import type { Activity } from "./store/activity.ts";
 
 interface Watched {
@@ -11,6 +12,8 @@ interface Watched {
   readonly databases: readonly Pick<Database, "pool">[];
   readonly databaseUp: () => boolean;
   readonly redisUp: () => boolean;
+  /** undefined without a broker. */
+  readonly intake: Pick<Intake, "depth" | "oldestSeconds" | "up"> | undefined;
 }
 
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
@@ -69,8 +72,16 @@ export function createNodeMetrics(registry: Registry) {
     ["primary", "replica"],
   );
 
+  const requests = counters(
+    "onsale_queue_requests_total",
+    "Booking requests that left the queue: decided, too old, or not to be decided by anybody.",
+    "result",
+    REQUEST_RESULTS,
+  );
+
   return {
     http: new HttpMetrics(registry),
+    requestsSettled: requests,
     batchStarted: (size: number) => batchSize.observe(size),
     batchEnded: (seconds: number) => batchDuration.observe(seconds),
     commandWaited: (seconds: number) => laneWait.observe(seconds),
@@ -90,7 +101,7 @@ export function createNodeMetrics(registry: Registry) {
       oldestSnapshot.set(activity.oldestSnapshotSeconds);
     },
     /** Figures that are read at each scrape. */
-    watch({ lanes, databases, databaseUp, redisUp }: Watched): void {
+    watch({ lanes, databases, databaseUp, redisUp, intake }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
@@ -99,6 +110,17 @@ export function createNodeMetrics(registry: Registry) {
         Number(databaseUp()),
       );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
+      read(
+        "onsale_queue_depth",
+        "Booking requests that wait for a decision, in the broker and here.",
+        () => intake?.depth ?? 0,
+      );
+      read(
+        "onsale_queue_oldest_seconds",
+        "Age of the oldest booking request that this node holds; 0 without one.",
+        () => intake?.oldestSeconds ?? 0,
+      );
+      read("onsale_queue_up", "1 while the connection to RabbitMQ works.", () => Number(intake?.up ?? false));
       const states = ["busy", "idle"] as const;
       read(
         "onsale_db_pool_connections",

@@ -6,6 +6,7 @@ import type { Running } from "../shared/process/lifecycle.ts";
 import { createLog } from "../shared/process/log.ts";
 import { createRegistry } from "../shared/watch/metrics.ts";
 import { serverName } from "../shared/database/url.ts";
+import { Broker } from "../shared/queue/broker.ts";
 import { SnapshotStore } from "../shared/redis/redis.ts";
 import { startTracing } from "../shared/watch/start-tracing.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
@@ -16,6 +17,7 @@ import { createDatabases } from "./databases.ts";
 import { Decider } from "./decide/decider.ts";
 import { Lanes } from "./decide/lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
+import { Intake } from "./queue/intake.ts";
 import { EventPublisher } from "./publisher.ts";
 import { Reader } from "./read/reader.ts";
 import { Replica } from "./read/replica.ts";
@@ -36,7 +38,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const tracing = await startTracing(config, { name: "onsale-shard-node", attributes }, log, registry);
 
   const databases = createDatabases(config, metrics);
-  const store = new BookingStore(databases.batches, Date.now, databases.others);
+  const store = new BookingStore(databases.batches, Date.now, databases.others, config.QUEUE_MAX_AGE_SECONDS);
   const catalog = new Catalog(databases.catalog, config.SHARD_ID, databases.shard);
   const redis =
     config.REDIS_URL === undefined
@@ -55,6 +57,18 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   };
   const lanes = new Lanes(limits, async (...batch) => decider.decide(...batch), systemClock, metrics);
 
+  const intake =
+    config.AMQP_URL === undefined
+      ? undefined
+      : new Intake({
+          shard: config.SHARD_ID,
+          lanes,
+          ownerOf: (slot) => catalog.ownerOf(slot),
+          counted: metrics.requestsSettled,
+          clock: systemClock,
+          log,
+        });
+
   const replicas = databases.replicas.map(({ url, database }) => ({
     name: serverName(url),
     replica: new Replica(databases.checks, database, systemClock),
@@ -67,13 +81,24 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     read: metrics.read,
   });
 
-  const background = new Background({ config, databases, catalog, replicas, store, changed, metrics, log });
+  const background = new Background({
+    config,
+    databases,
+    catalog,
+    replicas,
+    store,
+    intake,
+    changed,
+    metrics,
+    log,
+  });
   const databaseUp = (): boolean => background.databaseUp;
   metrics.watch({
     lanes,
     databases: [...databases.shard, ...databases.replicas.map(({ database }) => database)],
     databaseUp,
     redisUp: () => redis?.up ?? false,
+    intake,
   });
   const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS ?? []].flat();
   const server = createNodeServer({
@@ -81,6 +106,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     store,
     reader,
     lanes,
+    intake,
     catalog,
     changed,
     databaseUp,
@@ -96,6 +122,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const url = config.ADVERTISE_URL ?? listening;
   catalog.announceAt(url);
   background.start();
+  const { AMQP_URL: amqpUrl = "" } = config;
+  intake?.start((consumers) => new Broker(amqpUrl, `onsale ${config.SHARD_ID}`, log, consumers));
 
   let draining = false;
   const admin = await startAdminServer({
@@ -117,6 +145,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       draining = true;
       // From now on maps name only the other nodes, also the maps that this node gives out while it still serves.
       await catalog.withdraw().catch(() => undefined);
+      await intake?.stop();
       await drain(server, config.DRAIN_GRACE_MS);
       await lanes.drained();
       await background.stop();

@@ -6,7 +6,8 @@ import type { z } from "zod";
 import { bodyOf, BodyError } from "../shared/process/connections.ts";
 import { createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
 import type { Clock } from "../shared/process/clock.ts";
-import type { EventId } from "../shared/domain/ids.ts";
+import type { BookingId, EventId } from "../shared/domain/ids.ts";
+import type { RequestState } from "../shared/domain/requests.ts";
 import type { Log } from "../shared/process/log.ts";
 import { DatabaseError } from "../shared/database/database.ts";
 import type { Span, Tracing } from "../shared/watch/tracing.ts";
@@ -20,6 +21,7 @@ import {
   LINES_TYPE,
   listRequestSchema,
   readRequestSchema,
+  type ReadResult,
   RPC,
   RPC_VERSION,
   RPC_VERSION_HEADER,
@@ -33,6 +35,7 @@ import type { Catalog } from "./catalog.ts";
 import { type Decided, failureOf } from "./decide/decider.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { NodeMetrics } from "./metrics.ts";
+import type { Intake } from "./queue/intake.ts";
 import type { Reader } from "./read/reader.ts";
 
 /** A full batch of the largest commands fits many times over. */
@@ -47,9 +50,11 @@ const MAP_REFRESH_MAX_MS = 200;
 interface NodeParts {
   /** A call with any of them is admitted. */
   readonly internalTokens: readonly string[];
-  readonly store: Pick<BookingStore, "readBookings" | "createEvent" | "changeEvent">;
+  readonly store: Pick<BookingStore, "readBookings" | "readRequests" | "createEvent" | "changeEvent">;
   readonly reader: Reader;
   readonly lanes: Lanes;
+  /** undefined without a broker. */
+  readonly intake: Pick<Intake, "aheadOf"> | undefined;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
   /** Whether the shard's database took a write at the last check. */
@@ -178,10 +183,17 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     return judged(whole.results, whole);
   });
   call(RPC.read, readRequestSchema, async (asked, span) => {
-    const results =
-      asked.kind === "event"
-        ? await reader.readEvents(asked.ids, asked.maxAgesMs, span)
-        : await store.readBookings(asked.ids, undefined, span);
+    const read = async (): Promise<readonly ReadResult<unknown>[]> => {
+      switch (asked.kind) {
+        case "event":
+          return reader.readEvents(asked.ids, asked.maxAgesMs, span);
+        case "booking":
+          return store.readBookings(asked.ids, undefined, span);
+        case "request":
+          return withAhead(asked.ids, await store.readRequests(asked.ids, undefined, span), parts.intake);
+      }
+    };
+    const results = await read();
     return judged(results, { results, mapVersion: mapVersion() });
   });
   call(RPC.list, listRequestSchema, async ({ before, limit, maxAgeMs }, span) =>
@@ -200,6 +212,20 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
         : ok({ ...catalog.map, databaseUp: parts.databaseUp() }),
     ),
   );
+}
+
+/** Only the node that takes requests from the queue can estimate how many are before one. */
+function withAhead(
+  ids: readonly BookingId[],
+  results: readonly ReadResult<RequestState>[],
+  intake: Pick<Intake, "aheadOf"> | undefined,
+): readonly ReadResult<RequestState>[] {
+  return results.map((result, index) => {
+    const id = ids[index];
+    if (intake === undefined || id === undefined || result.outcome !== "found") return result;
+    const { value } = result;
+    return value.status === "queued" ? { ...result, value: { ...value, ahead: intake.aheadOf(id) } } : result;
+  });
 }
 
 interface DecidedAt extends Decided {

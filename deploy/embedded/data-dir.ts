@@ -31,6 +31,7 @@ const stateSchema = z.object({
   internalToken: z.string().default(newSecret),
   postgresPassword: z.string().default(newSecret),
   redisPassword: z.string().default(newSecret),
+  amqpPassword: z.string().default(newSecret),
   /** Keyed by process, such as "shard-0 node". */
   ports: z.record(z.string(), z.number()).default({}),
   /** The name of the databases' directory, when that is outside DATA_DIR. */

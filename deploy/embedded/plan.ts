@@ -9,6 +9,7 @@ import type { DataDir } from "./data-dir.ts";
 import { databasesDirectory, shardsIn } from "./databases-dir.ts";
 import { keptPort, routerPorts } from "./ports.ts";
 import { databaseUrl } from "./postgres-server.ts";
+import { findRabbitmq, type RabbitmqPlace } from "./rabbitmq-server.ts";
 import { findRedis } from "./redis-server.ts";
 import { ownerOf, serviceUser, type ServiceUser } from "./service-user.ts";
 import type { Settings } from "./settings.ts";
@@ -23,6 +24,8 @@ export interface ClusterPlan {
   readonly catalogUrl: string;
   /** undefined when PATH has no Redis, or REDIS_URL names one that runs. */
   readonly redis: { program: string; port: number } | undefined;
+  /** undefined when PATH has no RabbitMQ, or AMQP_URL names one that runs. */
+  readonly rabbitmq: Pick<RabbitmqPlace, "programs" | "ports" | "directory"> | undefined;
 }
 
 export interface ShardPlan {
@@ -65,6 +68,16 @@ export async function planCluster(settings: Settings, dataDir: DataDir, path: st
   const catalogPort = state.ports["shard-0 postgres"] ?? 0;
   const program = settings.REDIS_URL === undefined ? findRedis(path, user) : undefined;
   const redis = program === undefined ? undefined : { program, port: await portOf("redis") };
+  const programs = settings.AMQP_URL === undefined ? findRabbitmq(path) : undefined;
+  const rabbitmq = programs && {
+    programs,
+    ports: {
+      amqp: await portOf("rabbitmq"),
+      distribution: await portOf("rabbitmq distribution"),
+      epmd: await portOf("epmd"),
+    },
+    directory: join(directory, "rabbitmq"),
+  };
   dataDir.saveState();
 
   const logs = join(dataDir.path, "logs");
@@ -77,6 +90,7 @@ export async function planCluster(settings: Settings, dataDir: DataDir, path: st
     shards,
     catalogUrl: databaseUrl({ port: catalogPort, password: state.postgresPassword }, "catalog"),
     redis,
+    rabbitmq,
   };
 }
 

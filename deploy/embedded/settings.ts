@@ -20,6 +20,7 @@ const schema = z
       .optional()
       .refine((url) => url === undefined, "is for npm run router: npm start signs the tokens that it prints"),
     REDIS_URL: urlOf("redis", "rediss").optional(),
+    AMQP_URL: urlOf("amqp", "amqps").optional(),
     // All roles share one terminal.
     LOG_LEVEL: logLevel.unwrap().default("warn"),
   })

@@ -1,5 +1,5 @@
 /**
- * Starts the whole cluster: Redis and databases, migrations, nodes, router. It stops in the opposite order, so that each
+ * Starts the whole cluster: queue, Redis and databases, migrations, nodes, router. It stops in the opposite order, so that each
  * process can still reach what it needs to finish its work.
  */
 import { rmSync } from "node:fs";
@@ -8,6 +8,7 @@ import { type DataDir, writePrivately } from "./data-dir.ts";
 import { ProcessNotes } from "./leftovers.ts";
 import { type ClusterPlan, planCluster } from "./plan.ts";
 import { createDataDirectory, postgresSpec } from "./postgres-server.ts";
+import { amqpUrl, rabbitmqSpecs } from "./rabbitmq-server.ts";
 import { redisSpec, redisUrl } from "./redis-server.ts";
 import { type Environment, roleSpec, scriptOf } from "./roles.ts";
 import { runProgram } from "./run-program.ts";
@@ -40,9 +41,10 @@ export async function startCluster(
   if (left.length > 0) step(`ended what an earlier start had left running: ${left.join(", ")}`);
   const plan = await planCluster(settings, dataDir, env["PATH"] ?? "");
   const cluster = new Cluster(plan, options, notes, running);
-  await cluster.startRedis();
-  await cluster.startPostgres();
-  await cluster.migrate();
+  // The queue takes several seconds. Nothing else waits for it, and a start that fails waits until it can be stopped.
+  const databases = cluster.startDatabases();
+  await Promise.allSettled([databases, cluster.startQueue()]);
+  await databases;
   await cluster.startNodes();
   await cluster.startRouter();
   return plan.router;
@@ -57,6 +59,7 @@ class Cluster {
   readonly #running: AsyncDisposableStack;
   readonly #processes = new Map<string, SupervisedProcess>();
   #redisUrl: string | undefined;
+  #amqpUrl: string | undefined;
 
   constructor(
     plan: ClusterPlan,
@@ -69,9 +72,34 @@ class Cluster {
     this.#notes = notes;
     this.#running = running;
     this.#redisUrl = options.settings.REDIS_URL;
+    this.#amqpUrl = options.settings.AMQP_URL;
   }
 
-  async startRedis(): Promise<void> {
+  /** Never throws: without a queue, bookings are decided directly. */
+  async startQueue(): Promise<void> {
+    const { step, signal, dataDir } = this.#options;
+    const { rabbitmq, user, logs } = this.#plan;
+    if (rabbitmq === undefined) {
+      if (this.#amqpUrl === undefined) step("no rabbitmq-server on PATH: bookings are decided directly");
+      return;
+    }
+    const place = { ...rabbitmq, password: dataDir.state.amqpPassword, user, logs };
+    try {
+      for (const spec of rabbitmqSpecs(place)) await this.#startTogether([spec]);
+      this.#amqpUrl = amqpUrl(place);
+      step(`RabbitMQ runs on port ${rabbitmq.ports.amqp}`);
+    } catch (error) {
+      if (!signal.aborted) step(`RabbitMQ cannot be used, bookings are decided directly: ${reasonOf(error)}`);
+    }
+  }
+
+  async startDatabases(): Promise<void> {
+    await this.#startRedis();
+    await this.#startPostgres();
+    await this.#migrate();
+  }
+
+  async #startRedis(): Promise<void> {
     const { step, signal, dataDir } = this.#options;
     const { redis, user, logs } = this.#plan;
     if (redis === undefined) {
@@ -95,7 +123,7 @@ class Cluster {
     }
   }
 
-  async startPostgres(): Promise<void> {
+  async #startPostgres(): Promise<void> {
     const { binaries, user, shards } = this.#plan;
     const password = this.#options.dataDir.state.postgresPassword;
     await together(this.#options.signal, shards, ({ dataDir, databases }, signal) =>
@@ -118,7 +146,7 @@ class Cluster {
     );
   }
 
-  async migrate(): Promise<void> {
+  async #migrate(): Promise<void> {
     const { shards, catalogUrl } = this.#plan;
     const shardUrls = shards.map(({ id, databaseUrl }) => `${id}=${databaseUrl}`).join(",");
     await runProgram("migrating the databases", process.execPath, [scriptOf("migrations")], {
@@ -168,6 +196,7 @@ class Cluster {
       LOG_LEVEL,
       INTERNAL_TOKEN: dataDir.state.internalToken,
       REDIS_URL: this.#redisUrl,
+      AMQP_URL: this.#amqpUrl,
       ADMIN_HOST: undefined, // HOST is the address of both ports here
     };
   }
@@ -199,6 +228,7 @@ class Cluster {
       })),
       catalogUrl,
       redisUrl: this.#redisUrl ?? null,
+      amqpUrl: this.#amqpUrl ?? null,
     });
   }
 }

@@ -286,6 +286,35 @@ export const onSale: DashboardSpec = {
       ],
     },
     {
+      title: "Booking requests in the queue",
+      panels: [
+        {
+          kind: "lines",
+          title: "Requests that wait",
+          asks: "How many booking requests has nobody decided yet?",
+          unit: "short",
+          source: "onsale",
+          queries: [{ expr: "max by (shard) (onsale_queue_depth)", legend: "{{shard}}" }],
+        },
+        {
+          kind: "lines",
+          title: "Age of the oldest",
+          asks: "How long has the first of them waited? After five minutes it lapses.",
+          unit: "s",
+          source: "onsale",
+          queries: [{ expr: "max by (shard) (onsale_queue_oldest_seconds)", legend: "{{shard}}" }],
+        },
+        {
+          kind: "lines",
+          title: "Requests that left the queue",
+          asks: "How many are decided in a second, and do any lapse or go to the dead letters?",
+          unit: "reqps",
+          source: "onsale",
+          queries: [{ expr: perSecond("onsale_queue_requests_total", "result"), legend: "{{result}}" }],
+        },
+      ],
+    },
+    {
       title: "k6, while it runs and writes to Prometheus",
       panels: [
         {

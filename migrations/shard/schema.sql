@@ -35,11 +35,19 @@ create table events (
   version bigint not null default 1,
   created_at timestamp with time zone not null,
   updated_at timestamp with time zone not null,
-  owner_id text
+  owner_id text,
+  intake text not null default 'direct'::text
 ) with (fillfactor=50);
 create table owned_slots (
   slot smallint not null,
   map_version bigint not null
+);
+create table request_outcomes (
+  booking_id uuid not null,
+  outcome text not null,
+  number integer,
+  max_per_user integer,
+  granted_id uuid
 );
 create table slots_token (
   singleton boolean not null default true,
@@ -58,6 +66,7 @@ alter table event_keys add constraint event_keys_event_id_fkey FOREIGN KEY (even
 alter table event_keys add constraint b12_one_event_per_key PRIMARY KEY (organizer, idempotency_key);
 alter table events add constraint b1_never_oversold CHECK (((available_tickets >= 0) AND (available_tickets <= total_tickets)));
 alter table events add constraint b3_highest_limit CHECK ((highest_max_per_user >= max_per_user));
+alter table events add constraint events_intake_check CHECK ((intake = ANY (ARRAY['direct'::text, 'queue'::text])));
 alter table events add constraint events_max_per_user_check CHECK (((max_per_user >= 1) AND (max_per_user <= 100)));
 alter table events add constraint events_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)));
 alter table events add constraint events_owner_id_check CHECK (((char_length(owner_id) >= 1) AND (char_length(owner_id) <= 255)));
@@ -70,6 +79,9 @@ alter table events add constraint events_id_fkey FOREIGN KEY (id) REFERENCES eve
 alter table events add constraint events_pkey PRIMARY KEY (id);
 alter table owned_slots add constraint owned_slots_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
 alter table owned_slots add constraint owned_slots_pkey PRIMARY KEY (slot);
+alter table request_outcomes add constraint q1_granted_with_booking CHECK (((outcome = ANY (ARRAY['booked'::text, 'held'::text, 'replayed'::text])) = (granted_id IS NOT NULL)));
+alter table request_outcomes add constraint q1_own_booking CHECK (((outcome <> ALL (ARRAY['booked'::text, 'held'::text])) OR (granted_id = booking_id)));
+alter table request_outcomes add constraint q1_decided_once PRIMARY KEY (booking_id);
 alter table slots_token add constraint slots_token_singleton_check CHECK (singleton);
 alter table slots_token add constraint slots_token_pkey PRIMARY KEY (singleton);
 
@@ -80,6 +92,7 @@ CREATE UNIQUE INDEX event_ids_pkey ON public.event_ids USING btree (id);
 CREATE UNIQUE INDEX b12_one_event_per_key ON public.event_keys USING btree (organizer, idempotency_key);
 CREATE UNIQUE INDEX events_pkey ON public.events USING btree (id) WITH (deduplicate_items=off);
 CREATE UNIQUE INDEX owned_slots_pkey ON public.owned_slots USING btree (slot);
+CREATE UNIQUE INDEX q1_decided_once ON public.request_outcomes USING btree (booking_id);
 CREATE UNIQUE INDEX slots_token_pkey ON public.slots_token USING btree (singleton);
 
 CREATE OR REPLACE FUNCTION public.acquire_slots(p_slots smallint[], p_token bigint)
@@ -144,7 +157,7 @@ begin
   end if;
   update events e
   set name = v_row.name, venue = v_row.venue, starts_at = v_row.starts_at, sales_start_at = v_row.sales_start_at,
-      sales_end_at = v_row.sales_end_at, total_tickets = v_row.total_tickets,
+      sales_end_at = v_row.sales_end_at, total_tickets = v_row.total_tickets, intake = v_row.intake,
       available_tickets = v_row.available_tickets, max_per_user = v_row.max_per_user,
       highest_max_per_user = greatest(e.highest_max_per_user, v_row.max_per_user), status = v_row.status,
       version = e.version + 1, updated_at = v_now
@@ -540,11 +553,102 @@ begin
     'snapshots', v_snapshots);
 end
 $function$;
+CREATE OR REPLACE FUNCTION public.decide_requests(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone, p_tell_locked boolean, p_lock_wait_ms integer, p_doubted uuid[], p_waits boolean, p_requests boolean[], p_max_age_seconds integer)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+  v_now    timestamptz := coalesce(p_now, now_ms());
+  v_done   json;
+  v_result json;
+  v_judged jsonb;
+begin
+  insert into request_outcomes (booking_id, outcome)
+  select r.id, 'lapsed'
+  from unnest(p_bookings, p_requests) as r(id, is_request)
+  where r.is_request and time_of(r.id) < v_now - make_interval(secs => p_max_age_seconds)
+    and not exists (select from bookings b where b.id = r.id)
+  order by r.id
+  on conflict (booking_id) do nothing;
+
+  v_done := outcomes_of(p_bookings, p_requests);
+  if v_done is not null then
+    return json_build_object('now', v_now, 'done', v_done);
+  end if;
+
+  v_result := decide_batch(p_event_ids, p_event_slots, p_events, p_users, p_quantities, p_hold_seconds, p_keys, p_bookings,
+    p_settle_kinds, p_settle_bookings, p_settle_slots, p_settle_users, p_now, p_tell_locked, p_lock_wait_ms, p_doubted,
+    p_waits);
+
+  if json_typeof(v_result -> 'outcomes') = 'array' then
+    v_judged := v_result::jsonb - 'snapshots';
+    insert into request_outcomes (booking_id, outcome, number, max_per_user, granted_id)
+    select x.id, x.outcome,
+           case when x.outcome in ('insufficient_tickets', 'user_limit_exceeded') then x.number end,
+           case when x.outcome = 'user_limit_exceeded' then (v_judged -> 'maxPerUser' ->> x.event - 1)::integer end,
+           case when x.outcome in ('booked', 'held') then x.id
+                when x.outcome = 'replayed' then (v_judged -> 'replays' -> x.position::text ->> 'id')::uuid end
+    from (
+      select r.id, r.event, r.position, o.number::integer as number,
+             coalesce(o.outcome, case when r.hold_seconds > 0 then 'held' else 'booked' end) as outcome
+      from rows from (
+        unnest(p_bookings), unnest(p_events), unnest(p_hold_seconds), unnest(p_requests),
+        jsonb_array_elements_text(v_judged -> 'outcomes'), jsonb_array_elements_text(v_judged -> 'numbers')
+      ) with ordinality as r(id, event, hold_seconds, is_request, outcome, number, position)
+      cross join lateral (select r.outcome, r.number) as o
+      where r.is_request
+    ) x
+    -- Those are not decided: another shard, or a later batch, will.
+    where x.outcome not in ('wrong_shard', 'event_locked')
+    order by x.id;
+  else
+    insert into request_outcomes (booking_id, outcome, granted_id)
+    select r.id, case when r.hold_seconds > 0 then 'held' else 'booked' end, r.id
+    from unnest(p_bookings, p_hold_seconds, p_requests) as r(id, hold_seconds, is_request)
+    where r.is_request
+    order by r.id;
+  end if;
+  return v_result;
+end
+$function$;
 CREATE OR REPLACE FUNCTION public.now_ms()
  RETURNS timestamp with time zone
  LANGUAGE sql
 AS $function$
   select date_trunc('milliseconds', clock_timestamp())
+$function$;
+CREATE OR REPLACE FUNCTION public.outcomes_of(p_ids uuid[], p_asked boolean[])
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+  select json_object_agg(r.position, json_build_object(
+           'outcome', o.outcome, 'number', o.number, 'maxPerUser', o.max_per_user, 'booking', to_json(b)))
+  from unnest(p_ids, p_asked) with ordinality as r(id, asked, position)
+  join request_outcomes o on o.booking_id = r.id
+  left join bookings b on b.id = o.granted_id
+  where r.asked
+$function$;
+CREATE OR REPLACE FUNCTION public.prune_requests(p_kept_seconds integer, p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_until uuid := (lpad(to_hex(floor(extract(epoch from now_ms()) * 1000)::bigint - p_kept_seconds * 1000::bigint), 12, '0')
+                   || repeat('0', 20))::uuid;
+  v_count integer;
+begin
+  delete from request_outcomes o
+  where o.booking_id in (
+    select d.booking_id from request_outcomes d where d.booking_id < v_until order by d.booking_id limit p_limit);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
 $function$;
 CREATE OR REPLACE FUNCTION public.raise_slots_token(p_token bigint)
  RETURNS void
@@ -556,6 +660,51 @@ begin
     raise exception 'another change of slot owners has begun since; run this one again'
       using errcode = 'object_not_in_prerequisite_state';
   end if;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.read_requests(p_ids uuid[], p_slots smallint[], p_max_age_seconds integer, p_kept_seconds integer, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_now   timestamptz := coalesce(p_now, now_ms());
+  v_due   boolean[];
+  v_known json;
+begin
+  v_known := outcomes_of(p_ids, array_fill(true, array[cardinality(p_ids)]));
+  select array_agg(v_known -> r.position::text is null
+                   and time_of(r.id) between v_now - make_interval(secs => p_kept_seconds)
+                                         and v_now - make_interval(secs => p_max_age_seconds)
+                   order by r.position)
+  into v_due
+  from unnest(p_ids) with ordinality as r(id, position);
+
+  if true = any (v_due) then
+    -- The slot must not be given away meanwhile: its new owner could decide the request.
+    perform pg_advisory_xact_lock_shared(slots_lock_key());
+    insert into request_outcomes (booking_id, outcome)
+    select r.id, 'lapsed'
+    from (select unnest(p_ids) as id, unnest(p_slots) as slot, unnest(v_due) as is_due) r
+    join owned_slots o on o.slot = r.slot
+    where r.is_due and not exists (select from bookings b where b.id = r.id)
+    order by r.id
+    on conflict (booking_id) do nothing;
+    v_known := outcomes_of(p_ids, array_fill(true, array[cardinality(p_ids)]));
+  end if;
+
+  return json_build_object('now', v_now, 'requests', (
+    select json_agg(case
+             when o.slot is null then json_build_object('outcome', 'wrong_shard')
+             when v_known -> r.position::text is not null then v_known -> r.position::text
+             -- Its outcome is forgotten; its booking is not.
+             when b.id is not null then json_build_object(
+               'outcome', case when b.expires_at is null then 'booked' else 'held' end, 'booking', to_json(b))
+             when time_of(r.id) < v_now - make_interval(secs => p_kept_seconds) then json_build_object('outcome', 'absent')
+             else json_build_object('outcome', 'queued')
+           end order by r.position)
+    from unnest(p_ids, p_slots) with ordinality as r(id, slot, position)
+    left join owned_slots o on o.slot = r.slot
+    left join bookings b on b.id = r.id));
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.release_slots(p_slots smallint[], p_token bigint)
@@ -604,6 +753,13 @@ AS $function$
       select * from events e where e.id between x.id and x.id order by e.id desc limit 1
     ) e
   ) s
+$function$;
+CREATE OR REPLACE FUNCTION public.time_of(p_id uuid)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select to_timestamp(('x' || left(translate(p_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
 $function$;
 
 create view hottest_events as

@@ -77,6 +77,11 @@ export class EventCache {
     return known !== undefined && known.version > event.version ? known : event;
   }
 
+  /** The event as memory last knew it, however long ago. */
+  known(id: EventId): Event | undefined {
+    return this.#events.peek(id)?.snapshot.event;
+  }
+
   /** The event if memory may still answer reads with it. */
   fresh(id: EventId): CachedEvent | undefined {
     const event = this.#events.get(id);

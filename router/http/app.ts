@@ -1,6 +1,7 @@
 /** The public API: its routes, its documentation, and the problems for every other address and method. */
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Fetch, HttpBindings, HttpEnv } from "../../shared/process/http-server.ts";
+import { addRequestRoutes } from "./booking-requests.ts";
 import { addBookingRoutes, type BookingParts } from "./bookings.ts";
 import { addDocumentation } from "./documentation.ts";
 import { addEventRoutes, type EventParts } from "./events.ts";
@@ -24,6 +25,7 @@ export function createRouterApp(parts: AppParts): Fetch {
   const routes = new Routes(app, parts);
   addEventRoutes(routes, parts);
   addBookingRoutes(routes, parts);
+  addRequestRoutes(routes, parts);
   if (parts.documentation) addDocumentation(app);
 
   const methods = new Set(app.routes.map(({ method }) => method));

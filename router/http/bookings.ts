@@ -10,12 +10,9 @@ import {
 } from "../../shared/domain/ids.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
-import type { Clock } from "../../shared/process/clock.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
-import type { EventCache } from "../cache/event-cache.ts";
 import { type Caller, ROLES } from "../callers/tokens.ts";
-import type { RouterMetrics } from "../metrics.ts";
-import type { Cluster } from "../shards/cluster.ts";
+import { acceptedResponse, isForQueue, type RequestParts } from "./booking-requests.ts";
 import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
 import { type ProblemCode, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
@@ -23,19 +20,16 @@ import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } 
 import type { Routes, SecuredRequest } from "./routes.ts";
 import {
   bookingBody,
+  bookingHeaders,
   bookingId,
   bookingSchema,
   emptyBody,
   eventId,
   holdBody,
-  keyHeaders,
+  requestSchema,
 } from "./schemas.ts";
 
-export interface BookingParts {
-  readonly cluster: Cluster;
-  readonly cache: EventCache;
-  readonly metrics: RouterMetrics;
-  readonly clock: Clock;
+export interface BookingParts extends RequestParts {
   readonly commandDeadlineMs: number;
 }
 
@@ -55,6 +49,11 @@ const soldOutResponse = preparedProblem(problemOf({ outcome: "sold_out" }));
 export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   const { cluster, cache, metrics, clock, commandDeadlineMs } = parts;
   const theBooking = { description: "The booking.", schema: bookingSchema };
+  const theRequest = {
+    description: "The queue has the request; its receipt says what becomes of it.",
+    schema: requestSchema,
+    headers: ["location", "retry-after", "preference-applied"],
+  } as const;
   // Whole milliseconds: a fraction has a dozen more digits to write, send and read.
   const deadline = (): number => Math.round(clock.elapsed()) + commandDeadlineMs;
 
@@ -65,11 +64,18 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   };
 
   const book = async (
-    { incoming, requestId, span, id }: SecuredRequest<EventId>,
+    request: SecuredRequest<EventId>,
     commandWith: (key: IdempotencyKey) => BookCommand,
   ): Promise<Response> => {
+    const { incoming, requestId, span, id } = request;
     const clientKey = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
+    const forQueue = isForQueue(parts, request);
+    if (forQueue !== false && (await forQueue)) {
+      const key = clientKey ?? newIdempotencyKey();
+      const accepted = await acceptedResponse(parts, request, commandWith(key));
+      if (accepted !== undefined) return accepted;
+    }
     // A retry with a key must find its booking, so memory refuses only requests without a key.
     if (clientKey === undefined && cache.isSoldOut(id)) {
       metrics.soldOutFast();
@@ -106,9 +112,9 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       summary: "Book tickets",
       tag: "bookings",
       id: eventId,
-      headers: keyHeaders,
+      headers: bookingHeaders,
       body: bookingBody,
-      responses: { 201: { ...theBooking, headers: ["location"] } },
+      responses: { 201: { ...theBooking, headers: ["location"] }, 202: theRequest },
       refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
@@ -133,9 +139,9 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       summary: "Hold tickets for a while",
       tag: "bookings",
       id: eventId,
-      headers: keyHeaders,
+      headers: bookingHeaders,
       body: holdBody,
-      responses: { 201: { ...theBooking, headers: ["location"] } },
+      responses: { 201: { ...theBooking, headers: ["location"] }, 202: theRequest },
       refusals: BOOKING_REFUSALS,
     },
     ["buyer"],

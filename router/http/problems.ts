@@ -19,6 +19,7 @@ export const PROBLEMS = {
   not_found: { status: 404, retry: "never", title: "There is nothing at this address." },
   event_not_found: { status: 404, retry: "never", title: "There is no such event." },
   booking_not_found: { status: 404, retry: "never", title: "There is no such booking." },
+  booking_request_not_found: { status: 404, retry: "never", title: "There is no such booking request." },
   method_not_allowed: { status: 405, retry: "never", title: "This address does not know that method." },
   sold_out: { status: 409, retry: "never", title: "No tickets are left." },
   insufficient_tickets: { status: 409, retry: "never", title: "Fewer tickets are left than wanted." },
@@ -127,6 +128,8 @@ export function problemOf(result: RefusalOrFailure): Problem {
   }
   if (result.outcome === "rate_limited")
     return new Problem("rate_limited", DETAILS.rate_limited, {}, { ratelimit: '"user-under-way";r=0;t=1' });
-  const code = result.outcome === "wrong_shard" ? "shard_unavailable" : result.outcome;
+  // Only booking requests lapse, and theirs are no problems.
+  const isNoCode = result.outcome === "wrong_shard" || result.outcome === "lapsed";
+  const code = isNoCode ? "shard_unavailable" : result.outcome;
   return new Problem(code, DETAILS[code]);
 }

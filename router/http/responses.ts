@@ -9,7 +9,7 @@ export type ResponseHeaders = Record<string, string>;
 
 export const JSON_TYPE = "application/json; charset=utf-8";
 
-const RETRY_AFTER_SECONDS = 1;
+export const RETRY_AFTER_SECONDS = 1;
 /** How to authenticate (RFC 6750 §3). */
 export const CHALLENGE = 'Bearer realm="onsale"';
 

@@ -26,6 +26,8 @@ export interface RouteSpec<Id, Query, Body> {
 interface SuccessSpec {
   readonly description: string;
   readonly schema: z.ZodType | null;
+  /** Whether the value also comes as a stream of events. */
+  readonly isStreamed?: boolean;
   /** Beside `X-Request-Id`. */
   readonly headers?: readonly (keyof typeof HEADERS)[];
 }
@@ -40,6 +42,7 @@ const HEADERS = {
     schema: { type: "string" as const, format: "uri-reference" },
     example: "/v1/events/01a20409-0c00-7c2b-af63-0abca586c6cb",
   },
+  "preference-applied": { schema: { type: "string" as const }, example: "respond-async" },
   "retry-after": { schema: { type: "integer" as const, minimum: 1 }, example: 1 },
   "www-authenticate": {
     schema: { type: "string" as const },
@@ -50,6 +53,9 @@ const HEADERS = {
     example: "828f3e16-5b48-4",
   },
 };
+
+/** OpenAPI 3.1 has no schema for the events of a stream. */
+const EVENT_STREAM = { "text/event-stream": { schema: { type: "string" as const } } };
 
 /** A secured route needs a bearer token. */
 export function openApiOf<Id, Query, Body>(
@@ -63,7 +69,9 @@ export function openApiOf<Id, Query, Body>(
     {
       description: response.description,
       headers: headersOf(["x-request-id", ...(response.headers ?? [])]),
-      ...(response.schema && { content: json(response.schema) }),
+      ...(response.schema && {
+        content: { ...json(response.schema), ...(response.isStreamed === true && EVENT_STREAM) },
+      }),
     },
   ]);
   return {

@@ -46,6 +46,9 @@ export interface SecuredRequest<Id, Body = unknown> extends RouteRequest<Id, und
 
 type Served = Response | Promise<Response>;
 
+/** The first parameter of a path. */
+const PARAMETER = /\{(\w+)\}/;
+
 const INTERNAL = new Problem("internal", "This is a bug; it is logged under the request's id.");
 
 /** Adds routes to an app. */
@@ -86,6 +89,7 @@ export class Routes {
       clientAddress(socket.remoteAddress, headers["x-forwarded-for"]?.toString());
     const writes = spec.method !== "get";
     const check = callerCheck(verifier, roles, metrics);
+    const idName = PARAMETER.exec(spec.path)?.[1] ?? "id";
     this.#add(spec, true, async (context, incoming, requestId, span) => {
       const checked = check(incoming);
       const caller = checked instanceof Promise ? await checked : checked;
@@ -99,7 +103,7 @@ export class Routes {
           throw new Problem("rate_limited", `Too many writes of this ${reason}; slow down.`, {}, headers);
         }
       }
-      const id = idFrom(context.req.param("id"), spec.id);
+      const id = idFrom(context.req.param(idName), spec.id);
       const body = spec.body === undefined ? (undefined as Body) : await bodyFrom(incoming, spec.body);
       return handle({ incoming, requestId, span, id, query: undefined, body, caller });
     });

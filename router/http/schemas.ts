@@ -2,7 +2,7 @@
 import { z } from "@hono/zod-openapi";
 import { type BookingId, type EventId, parseBookingId, parseEventId } from "../../shared/domain/ids.ts";
 import { BOOKING_STATUSES } from "../../shared/domain/bookings.ts";
-import { EVENT_STATUSES } from "../../shared/domain/events.ts";
+import { EVENT_STATUSES, INTAKES } from "../../shared/domain/events.ts";
 import { LIMITS } from "../../shared/domain/limits.ts";
 import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
@@ -81,6 +81,10 @@ export const eventChanges = z.strictObject({
   salesStartAt: time.nullable().optional(),
   salesEndAt: time.nullable().optional(),
   status: z.enum(EVENT_STATUSES).optional(),
+  intake: z
+    .enum(INTAKES)
+    .optional()
+    .describe("queue: every booking is answered with 202 and decided later, while there is a queue."),
 });
 
 export const bookingBody = z.strictObject({ quantity });
@@ -107,6 +111,12 @@ const uuid = z.string().openapi({
 const params = z.object({ id: uuid });
 export const eventId: IdKind<EventId> = { params, parse: parseEventId };
 export const bookingId: IdKind<BookingId> = { params, parse: parseBookingId };
+const receipt = z.string().openapi({
+  pattern: "^[A-Za-z0-9_-]{68}$",
+  example: "AaIECQwAfCuvYwq8pYbGywGiBAkMAHwrr2MKvKWGxssCk1pXbbVL5rFvMhXr5rmkIuzn",
+});
+/** Every text may be one; only its own code says whether it is (router/queue/receipts.ts). */
+export const receiptId: IdKind<string> = { params: z.object({ receipt }), parse: (text) => text };
 
 /** A cursor is the id of the last event of the previous page, so new events do not move a page. */
 const cursor = uuid.transform((value, context) => {
@@ -134,6 +144,12 @@ export const keyHeaders = z.object({
     minLength: 1,
     maxLength: 128,
     example: "order-17",
+  }),
+});
+export const bookingHeaders = keyHeaders.extend({
+  prefer: z.string().optional().openapi({
+    description: "respond-async: 202 with a receipt, while there is a queue (RFC 7240 §4.1).",
+    example: "respond-async",
   }),
 });
 export const ifMatchHeaders = z.object({
@@ -175,6 +191,7 @@ export const eventSchema = z
       )
       .openapi({ example: 498 }),
     maxPerUser,
+    intake: z.enum(INTAKES),
     version: z.int().min(1).openapi({ example: 7 }),
     createdAt: timeOut,
     updatedAt: timeOut,
@@ -214,3 +231,24 @@ export const problemSchema = z
   })
   .meta({ id: "Problem" });
 export type ProblemDocument = z.infer<typeof problemSchema>;
+
+export const requestSchema = z
+  .object({
+    receipt,
+    bookingId: uuid,
+    eventId: uuid,
+    quantity,
+    kind: z.enum(["book", "hold"]),
+    status: z.enum(["queued", "decided", "lapsed"]),
+    acceptedAt: timeOut,
+    ahead: z
+      .int()
+      .min(0)
+      .nullable()
+      .describe("An estimate of the requests that are decided before this one; null when nobody knows.")
+      .openapi({ example: 120 }),
+    booking: bookingSchema.optional().describe("When the request was granted."),
+    problem: problemSchema.optional().describe("When the request was refused."),
+  })
+  .meta({ id: "BookingRequest" });
+export type BookingRequest = z.infer<typeof requestSchema>;

@@ -20,6 +20,7 @@ import {
 } from "../../shared/wire/rpc.ts";
 import type { Command } from "../../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../../shared/domain/outcomes.ts";
+import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import { CallError, NodeClient } from "./node-client.ts";
 import { connectionsFor, ShardClient, type ShardClientOptions } from "./shard-client.ts";
@@ -81,6 +82,15 @@ export class Cluster {
 
   readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
     return this.#routed(slotOfBooking(id), (shard) => shard.readBooking(id, span));
+  }
+
+  readRequest(id: BookingId, span?: Span): Promise<ReadResult<RequestState> | Failure> {
+    return this.#routed(slotOfBooking(id), (shard) => shard.readRequest(id, span));
+  }
+
+  /** The owner of a slot by the newest map, if there is a map. */
+  ownerOf(slot: Slot): ShardId | undefined {
+    return this.#map && ownerOf(this.#map, slot);
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {

@@ -11,6 +11,7 @@ import { afterLostTry, type CommandResult, type Failure } from "../../shared/dom
 import type { Clock } from "../../shared/process/clock.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import { UnderWay } from "../../shared/process/under-way.ts";
+import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 import {
   bookingsAnswerSchema,
@@ -27,6 +28,7 @@ import {
   type ReadResponse,
   type ReadResult,
   RPC,
+  requestsAnswerSchema,
 } from "../../shared/wire/rpc.ts";
 import { describeCall, inSpan, spanOfBatch, tracesOf } from "./call-spans.ts";
 import {
@@ -92,6 +94,7 @@ export class ShardClient {
   readonly #overloaded = new Map<EventId, number>();
   readonly #events: Coalescer<EventRead, ReadResult<Snapshot> | Failure>;
   readonly #bookings: Coalescer<BookingId, ReadResult<Booking> | Failure>;
+  readonly #requests: Coalescer<BookingId, ReadResult<RequestState> | Failure>;
   #nodes: readonly NodeClient[] = [];
   /** When an event was last created or changed here, by `elapsed()`. */
   #savedAt = Number.NEGATIVE_INFINITY;
@@ -124,6 +127,9 @@ export class ShardClient {
     );
     this.#bookings = coalesced("shard_unavailable", async (batch: readonly Outgoing<BookingId>[], give) =>
       this.#sendReads(batch, give, bookingsAnswerSchema, (ids) => ({ kind: "booking", ids })),
+    );
+    this.#requests = coalesced("shard_unavailable", async (batch: readonly Outgoing<BookingId>[], give) =>
+      this.#sendReads(batch, give, requestsAnswerSchema, (ids) => ({ kind: "request", ids })),
     );
   }
 
@@ -162,6 +168,10 @@ export class ShardClient {
 
   readBooking(id: BookingId, span?: Span): Promise<ReadResult<Booking> | Failure> {
     return this.#bookings.run(slotOfBooking(id), id, this.#in(this.#options.readDeadlineMs), span);
+  }
+
+  readRequest(id: BookingId, span?: Span): Promise<ReadResult<RequestState> | Failure> {
+    return this.#requests.run(slotOfBooking(id), id, this.#in(this.#options.readDeadlineMs), span);
   }
 
   async list(
@@ -390,5 +400,5 @@ function hasResults(answer: object): boolean {
 
 /** The calls of all coalescers of a shard that may be open at once. */
 export function connectionsFor({ inFlightMax }: ShardLimits): number {
-  return 4 * inFlightMax * OPEN_CALLS_PER_PLACE;
+  return 5 * inFlightMax * OPEN_CALLS_PER_PLACE;
 }

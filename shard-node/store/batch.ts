@@ -1,6 +1,6 @@
 /**
  * Decides a batch: commands go to decide_batch() (migrations/shard/0006_fair-batches.sql) as columns, and the decisions
- * come back as columns.
+ * come back as columns. A batch with booking requests goes through decide_requests(), which keeps their outcomes.
  */
 import {
   type BookCommand,
@@ -13,7 +13,9 @@ import type { Decision, Failure } from "../../shared/domain/outcomes.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import type { BookingId, EventId } from "../../shared/domain/ids.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
+import { REQUEST_MAX_AGE_SECONDS } from "../../shared/domain/requests.ts";
 import { type BookingRow, bookingFrom, type EventRow, iso, snapshotFrom } from "./rows.ts";
+import { decisionOf, type OutcomeRow } from "./requests.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import type { Database } from "../../shared/database/database.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
@@ -22,6 +24,10 @@ import type { Span } from "../../shared/watch/tracing.ts";
 const DECIDE_BATCH = bounded(
   "decide-batch",
   "decide_batch($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+);
+const DECIDE_REQUESTS = bounded(
+  "decide-requests",
+  "decide_requests($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
 );
 /** The notice of decide_batch() when it holds the locks of its events. */
 const LOCKED = "locked";
@@ -39,6 +45,12 @@ interface BatchRow {
   settled: { outcome: string; booking: BookingRow | null }[] | null;
   locked: EventId[] | null;
   snapshots: EventRow[];
+}
+
+/** Requests of the batch that had an outcome already, by position from 1. Nothing else was decided. */
+interface DoneRow {
+  now: string;
+  done: Record<string, OutcomeRow>;
 }
 
 /** The moment of a batch, in both forms that bookings need. */
@@ -68,6 +80,8 @@ export interface DecideOptions {
   readonly doubted?: readonly EventId[] | undefined;
   /** False: no event's lock is waited for. */
   readonly waits?: boolean | undefined;
+  /** A booking request that is older lapses. */
+  readonly requestMaxAgeSeconds?: number | undefined;
   /** The batch's span, when one of its commands is sampled. */
   readonly span?: Span | undefined;
 }
@@ -81,8 +95,9 @@ export async function decideBatch(
   commands: readonly Command[],
   ids: FreshIds,
   alsoExpire: readonly EventId[],
-  { at, locked, lockWaitMs, doubted = [], waits = true, span }: DecideOptions,
+  options: DecideOptions,
 ): Promise<BatchDecision> {
+  const { at, locked, lockWaitMs, doubted = [], waits = true, requestMaxAgeSeconds, span } = options;
   const bookings = commands.filter(isBookCommand);
   const settling = commands.filter((command): command is SettleCommand => !isBookCommand(command));
   const slots = new Map<EventId, Slot>();
@@ -114,7 +129,16 @@ export async function decideBatch(
   const noticed = (message: string | undefined): void => {
     if (message === LOCKED) locked?.();
   };
-  const { result } = await oneRow<{ result: BatchRow }>(database, DECIDE_BATCH, values, span, noticed);
+  const requests = bookings.map(({ requestId }) => requestId !== undefined);
+  const hasRequests = requests.includes(true);
+  if (hasRequests) values.push(plainArray(requests), requestMaxAgeSeconds ?? REQUEST_MAX_AGE_SECONDS);
+  const statement = hasRequests ? DECIDE_REQUESTS : DECIDE_BATCH;
+  const { result } = await oneRow<{ result: BatchRow | DoneRow }>(database, statement, values, span, noticed);
+  if ("done" in result) {
+    const decideOthers: DecideOthers = async (others, otherIds) =>
+      decideBatch(database, others, otherIds, alsoExpire, options);
+    return decideAround(result, commands, ids, decideOthers);
+  }
   const now = iso(result.now);
   const moment: Moment = { ms: Date.parse(now), iso: now };
   let [booking, settled] = [0, 0];
@@ -128,6 +152,38 @@ export async function decideBatch(
     snapshots: result.snapshots.map(snapshotFrom),
     lockWaitSeconds: result.lockWaitSeconds,
   };
+}
+
+type DecideOthers = (commands: readonly Command[], ids: FreshIds) => Promise<BatchDecision>;
+
+/** Decides the commands beside the requests that were done before. */
+async function decideAround(
+  { done, now }: DoneRow,
+  commands: readonly Command[],
+  ids: FreshIds,
+  decideOthers: DecideOthers,
+): Promise<BatchDecision> {
+  const nowMs = Date.parse(iso(now));
+  const others: Command[] = [];
+  const otherIds: BookingId[] = [];
+  let position = 0;
+  const known = commands.map((command) => {
+    const id = isBookCommand(command) ? ids[position++] : undefined;
+    const row = id === undefined ? undefined : done[position];
+    if (row !== undefined) return decisionOf(row, nowMs);
+    others.push(command);
+    if (id !== undefined) otherIds.push(id);
+    return undefined;
+  });
+  const nothing = { decisions: [], lockedEvents: [], snapshots: [], lockWaitSeconds: 0 };
+  const rest = others.length === 0 ? nothing : await decideOthers(others, otherIds);
+  let next = 0;
+  const decisions = known.map((decision) => {
+    const decided = decision ?? rest.decisions[next++];
+    invariant(decided !== undefined, "every command of a batch is decided", { commands: commands.length });
+    return decided;
+  });
+  return { ...rest, decisions };
 }
 
 function bookDecisionFrom(
@@ -193,7 +249,7 @@ function settleDecisionFrom(result: BatchRow, index: number, moment: Moment): De
  * An array as PostgreSQL reads it (manual §8.15.2), of elements without special characters: ids, numbers and our own
  * words. shared/database/types.ts writes any array, but examines every element. Text of clients goes through `textArray`.
  */
-function plainArray(elements: readonly (string | number)[]): string {
+function plainArray(elements: readonly (string | number | boolean)[]): string {
   return `{${elements.join(",")}}`;
 }
 

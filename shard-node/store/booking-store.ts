@@ -19,9 +19,11 @@ import {
   timeOf,
 } from "../../shared/domain/ids.ts";
 import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
+import { pruneRequests, readRequests } from "./requests.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
+import { REQUEST_MAX_AGE_SECONDS, type RequestState } from "../../shared/domain/requests.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 
@@ -62,18 +64,28 @@ export class BookingStore {
   readonly #batches: Database;
   readonly #others: Database;
   readonly #now: () => number;
+  readonly #requestMaxAgeSeconds: number;
 
-  /** Batches have connections of their own, so a flood of reads never makes a booking wait for one. */
-  constructor(batches: Database, now: () => number, others = batches) {
+  /**
+   * Batches have connections of their own, so a flood of reads never makes a booking wait for one. A booking request that is older
+   * than `requestMaxAgeSeconds` lapses.
+   */
+  constructor(
+    batches: Database,
+    now: () => number,
+    others = batches,
+    requestMaxAgeSeconds = REQUEST_MAX_AGE_SECONDS,
+  ) {
     this.#batches = batches;
     this.#others = others;
     this.#now = now;
+    this.#requestMaxAgeSeconds = requestMaxAgeSeconds;
   }
 
   /** Ids for the bookings that a batch may make. */
   freshIdsFor(commands: readonly Command[]): FreshIds {
     const now = this.#now();
-    return commands.filter(isBookCommand).map((command) => newBookingId(command.slot, now));
+    return commands.filter(isBookCommand).map(({ requestId, slot }) => requestId ?? newBookingId(slot, now));
   }
 
   /**
@@ -85,7 +97,8 @@ export class BookingStore {
     ids: FreshIds,
     options: DecideOptions = {},
   ): Promise<BatchDecision> {
-    return decideBatch(this.#batches, commands, ids, [], options);
+    const requestMaxAgeSeconds = this.#requestMaxAgeSeconds;
+    return decideBatch(this.#batches, commands, ids, [], { requestMaxAgeSeconds, ...options });
   }
 
   /**
@@ -133,6 +146,7 @@ export class BookingStore {
       sales_end_at: changes.salesEndAt,
       total_tickets: changes.totalTickets,
       max_per_user: changes.maxPerUser,
+      intake: changes.intake,
       status: changes.status,
     };
     const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions, organizer];
@@ -155,6 +169,16 @@ export class BookingStore {
       span,
     );
     return inOrder(ids, slots, read, (row) => bookingFrom(row, read.now.getTime()));
+  }
+
+  /** What became of booking requests. One that nobody decided in time lapses by this. */
+  async readRequests(ids: readonly BookingId[], at?: Date, span?: Span): Promise<ReadResult<RequestState>[]> {
+    return readRequests(this.#others, ids, this.#requestMaxAgeSeconds, at, span);
+  }
+
+  /** Forgets outcomes of requests that are kept no longer. */
+  async pruneRequests(): Promise<void> {
+    await pruneRequests(this.#others);
   }
 
   /** At most `limit` events older than `before`, newest first. */

@@ -15,6 +15,7 @@ export interface EventRow {
   total_tickets: number;
   available_tickets: number;
   max_per_user: number;
+  intake: Event["intake"];
   status: Event["status"];
   version: number;
   created_at: string;
@@ -70,6 +71,7 @@ export function eventFrom(row: EventRow): Event {
     totalTickets: row.total_tickets,
     availableTickets: row.available_tickets,
     maxPerUser: row.max_per_user,
+    intake: row.intake,
     version: row.version,
     createdAt: iso(row.created_at),
     updatedAt: iso(row.updated_at),

@@ -25,6 +25,11 @@ interface Claim extends Routed {
   readonly userId: UserId;
   readonly quantity: number;
   readonly key: IdempotencyKey;
+  /**
+   * The id of a booking request: of the booking that it becomes, if it is granted (Q1). Undefined when a client waits for the
+   * decision, whose booking gets its id from the node.
+   */
+  readonly requestId?: BookingId;
 }
 export type BookCommand =
   (Claim & { readonly kind: "book" }) | (Claim & { readonly kind: "hold"; readonly ttlSeconds: number });
@@ -44,11 +49,13 @@ export function isBookCommand(command: Command): command is BookCommand {
 }
 
 /**
- * Whose command for which event it is; undefined for an operator's. The slot stands for the event, because a settling command
- * does not name the event.
+ * Whose command for which event it is; undefined for an operator's, and for a request: the queue bounds those. The slot stands
+ * for the event, because a settling command does not name the event.
  */
-export function userKeyOf({ slot, userId }: Command): string | undefined {
-  return userId === null ? undefined : `${slot} ${userId}`;
+export function userKeyOf(command: Command): string | undefined {
+  const { slot, userId } = command;
+  const isRequest = isBookCommand(command) && command.requestId !== undefined;
+  return userId === null || isRequest ? undefined : `${slot} ${userId}`;
 }
 
 /**
@@ -57,9 +64,8 @@ export function userKeyOf({ slot, userId }: Command): string | undefined {
  */
 export function isCommand(value: unknown): value is Command {
   if (typeof value !== "object" || value === null) return false;
-  const { kind, eventId, bookingId, slot, userId, quantity, key, ttlSeconds, deadline } = value as Readonly<
-    Record<string, unknown>
-  >;
+  const { kind, eventId, bookingId, slot, userId, quantity, key, ttlSeconds, requestId, deadline } =
+    value as Readonly<Record<string, unknown>>;
   if (!isSlot(slot) || !Number.isSafeInteger(deadline)) return false;
   switch (kind) {
     case "book":
@@ -70,7 +76,8 @@ export function isCommand(value: unknown): value is Command {
         isUserId(userId) &&
         Number.isSafeInteger(quantity) &&
         typeof key === "string" &&
-        parseIdempotencyKey(key) !== undefined
+        parseIdempotencyKey(key) !== undefined &&
+        (requestId === undefined || isUuid(requestId))
       );
     case "confirm":
     case "cancel":

@@ -3,6 +3,8 @@ import { z } from "zod";
 import { type EventId, storedId, type UserId } from "./ids.ts";
 
 export const EVENT_STATUSES = ["on_sale", "paused", "closed"] as const;
+/** `queue`: every booking waits in the queue for its decision. */
+export const INTAKES = ["direct", "queue"] as const;
 
 export const eventSchema = z.object({
   id: storedId<EventId>(),
@@ -18,6 +20,7 @@ export const eventSchema = z.object({
   totalTickets: z.number(),
   availableTickets: z.number(),
   maxPerUser: z.number(),
+  intake: z.enum(INTAKES),
   /** Each committed batch that changes the event raises it by one. Caches order snapshots by it. */
   version: z.number(),
   createdAt: z.string(),

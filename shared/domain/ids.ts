@@ -104,7 +104,7 @@ export function slotOfBooking(id: BookingId): Slot {
 }
 
 /** When the id was made, in milliseconds since the epoch. */
-export function timeOf(id: EventId): number {
+export function timeOf(id: EventId | BookingId): number {
   return Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
 }
 

@@ -18,6 +18,8 @@ export const decisionSchemas = [
       "hold_expired",
       "idempotency_key_reused",
       "wrong_shard",
+      // Only a booking request becomes too old to be decided.
+      "lapsed",
     ]),
   }),
 ] as const;

@@ -3,7 +3,7 @@
  * call fails fast instead of queueing, and each connection tells its loss and its return in one log line. So it does when Redis
  * answers, but refuses: because it is full, for example.
  *
- * A snapshot is a hash `{onsale}:2:event:<id>` with the fields `version` and `snapshot`. One script sets it only if it is
+ * A snapshot is a hash `{onsale}:3:event:<id>` with the fields `version` and `snapshot`. One script sets it only if it is
  * newer (C2) and publishes it in the same step, so no router ever hears of a version that Redis does not hold.
  */
 import { Redis, ReplyError } from "ioredis";
@@ -18,7 +18,7 @@ import { type Snapshot, snapshotsAmong } from "../domain/events.ts";
  */
 export const HASH_TAG = "{onsale}";
 /** The number stands for the form of a snapshot: releases with different forms do not read each other's. */
-const NAMESPACE = `${HASH_TAG}:2`;
+const NAMESPACE = `${HASH_TAG}:3`;
 const CHANNEL = `${NAMESPACE}:snapshots`;
 /** The last defence against an entry that nobody corrected (C4). */
 export const ENTRY_TTL_MS = 5_000;

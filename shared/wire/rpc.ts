@@ -10,17 +10,19 @@ import { type Command, isCommand } from "../domain/commands.ts";
 import {
   EVENT_STATUSES,
   eventSchema,
+  INTAKES,
   type Snapshot,
   snapshotSchema,
   snapshotsAmong,
 } from "../domain/events.ts";
 import { checkedId, parseBookingId, parseEventId, parseUserId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
+import { type RequestState, requestStateSchema } from "../domain/requests.ts";
 import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
 /** The header of each call and each answer carries it. Routers and nodes of different versions refuse each other. */
-export const RPC_VERSION = "3";
+export const RPC_VERSION = "4";
 export const RPC_VERSION_HEADER = "onsale-rpc";
 /** The type of an answer that comes in lines of JSON. */
 export const LINES_TYPE = "application/x-ndjson";
@@ -81,7 +83,7 @@ export const mapAnswerSchema = wireShardMapSchema.extend({
   databaseUp: z.boolean(),
 });
 
-/** Reads events or bookings. Results are in the order of the ids. */
+/** Reads events, bookings or booking requests. Results are in the order of the ids. */
 export const readRequestSchema = z.discriminatedUnion("kind", [
   z.object({
     kind: z.literal("event"),
@@ -89,7 +91,7 @@ export const readRequestSchema = z.discriminatedUnion("kind", [
     /** For each id, how old the result may be when the call arrives. Without it, no replica may answer. */
     maxAgesMs: z.array(z.number().nonnegative()).optional(),
   }),
-  z.object({ kind: z.literal("booking"), ids: z.array(bookingId).min(1) }),
+  z.object({ kind: z.enum(["booking", "request"]), ids: z.array(bookingId).min(1) }),
 ]);
 export type ReadResult<T> =
   /** Only a replica gives `ageMs`: at most so long before the call arrived, the primary had this value. */
@@ -113,6 +115,7 @@ function readAnswerOf<T>(value: z.ZodType<T>): z.ZodType<ReadResponse<T> | Failu
 }
 export const eventsAnswerSchema = readAnswerOf<Snapshot>(snapshotSchema);
 export const bookingsAnswerSchema = readAnswerOf<Booking>(bookingSchema);
+export const requestsAnswerSchema = readAnswerOf<RequestState>(requestStateSchema);
 
 export const listRequestSchema = z.object({
   before: eventId.nullable(),
@@ -163,6 +166,7 @@ export const changeEventRequestSchema = z.object({
     salesEndAt: time.nullable().optional(),
     totalTickets: z.number().int().optional(),
     maxPerUser: z.number().int().optional(),
+    intake: z.enum(INTAKES).optional(),
     status: z.enum(EVENT_STATUSES).optional(),
   }),
   /** The event must have one of them. Without it, every version will do. */

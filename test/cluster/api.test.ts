@@ -50,6 +50,7 @@ describe("events", () => {
       totalTickets: 10,
       availableTickets: 10,
       maxPerUser: 2,
+      intake: "direct",
       version: 1,
       createdAt: expect.stringMatching(TIME),
       updatedAt: created.body.createdAt,
@@ -512,6 +513,7 @@ describe("operations", () => {
     );
     expect(routes.sort()).toEqual([
       "delete /v1/bookings/{id}",
+      "get /v1/booking-requests/{receipt}",
       "get /v1/bookings/{id}",
       "get /v1/events",
       "get /v1/events/{id}",

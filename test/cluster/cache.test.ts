@@ -111,7 +111,7 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
   test("F4: what is no snapshot on the channel harms nobody", async () => {
     const redis = new Redis(redisUrl);
     for (const message of ["{", "1", "[null]", '[{"event":{}}]'])
-      await redis.publish("{onsale}:2:snapshots", message);
+      await redis.publish("{onsale}:3:snapshots", message);
     redis.disconnect();
     const client = cluster.client();
     const event = await client.createEvent();
@@ -124,13 +124,13 @@ describe.skipIf(testRedisUrl() === null)("with Redis", () => {
     const path = `/v1/events/${event?.id}`;
     const redis = new Redis(redisUrl);
     await eventually("Redis has the event", async () =>
-      redis.hget(`{onsale}:2:event:${event?.id}`, "version"),
+      redis.hget(`{onsale}:3:event:${event?.id}`, "version"),
     );
-    await redis.del(`{onsale}:2:event:${event?.id}`);
+    await redis.del(`{onsale}:3:event:${event?.id}`);
 
     expect((await there?.send("GET", path))?.headers.get("cache-status")).toBe("onsale; fwd=miss");
     await eventually("Redis has it again", async () =>
-      redis.hget(`{onsale}:2:event:${event?.id}`, "version"),
+      redis.hget(`{onsale}:3:event:${event?.id}`, "version"),
     );
     redis.disconnect();
     await eventually("the first router finds it there", async () => {

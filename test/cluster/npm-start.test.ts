@@ -42,6 +42,8 @@ describe("a first start", () => {
     expect(readyMs).toBeLessThan(READY_MAX_MS * slowdown);
     expect(cluster.shards.map(({ id }) => id)).toEqual(["shard-0", "shard-1"]);
     expect(cluster.catalogUrl).toMatch(/\/catalog$/);
+    expect(cluster.amqpUrl).toBeNull();
+    expect(start.stdout).toMatch(/^.* no rabbitmq-server on PATH: bookings are decided directly$/m);
     for (const pid of [cluster.router.pid, ...cluster.shards.flatMap((s) => [s.nodePid, s.postgresPid])]) {
       expect(isAlive(pid)).toBe(true);
     }

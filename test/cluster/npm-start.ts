@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 
@@ -26,6 +26,7 @@ const clusterSchema = z.strictObject({
   ),
   catalogUrl: z.string().startsWith("postgres://"),
   redisUrl: z.string().startsWith("redis://").nullable(),
+  amqpUrl: z.string().startsWith("amqp://").nullable(),
 });
 export type ClusterDescription = z.infer<typeof clusterSchema>;
 
@@ -39,6 +40,8 @@ export interface StartOptions {
   user?: { uid: number; gid: number };
   /** Through npm itself, as a user does. */
   npm?: boolean;
+  /** With RabbitMQ, where it is installed: that makes a start some seconds longer. */
+  queue?: boolean;
 }
 
 /** A directory for one test; `user` may write into it. */
@@ -66,7 +69,7 @@ export class NpmStart implements AsyncDisposable {
       ...user,
       cwd: checkout,
       env: {
-        ...environment(),
+        ...environment(options.queue ?? false),
         PORT: "0",
         ADMIN_PORT: "0",
         DATA_DIR: this.dataDir,
@@ -170,7 +173,18 @@ export function removeDataDir(dataDir: string): void {
 }
 
 /** Ours, without what would configure the cluster or hide its output. */
-function environment(): Record<string, string | undefined> {
-  const { SHARDS: _s, HOST: _h, REDIS_URL: _r, LOG_LEVEL: _l, NODE_OPTIONS: _n, ...rest } = process.env;
-  return rest;
+function environment(queue: boolean): Record<string, string | undefined> {
+  const {
+    SHARDS: _s,
+    HOST: _h,
+    REDIS_URL: _r,
+    AMQP_URL: _a,
+    LOG_LEVEL: _l,
+    NODE_OPTIONS: _n,
+    ...rest
+  } = process.env;
+  const places = (rest["PATH"] ?? "").split(delimiter);
+  const withQueue = [...places, "/usr/sbin"];
+  const without = places.filter((place) => !existsSync(join(place, "rabbitmq-server")));
+  return { ...rest, PATH: (queue ? withQueue : without).join(delimiter) };
 }

@@ -126,6 +126,7 @@ test("E4 D2: every mistake in .env is named before anything starts", async () =>
     REPLICATION_PASSWORD: "three-3",
     MONITOR_PASSWORD: "four",
     REDIS_PASSWORD: "five",
+    RABBITMQ_PASSWORD: "six",
   };
   const said = async (env: Record<string, string>) => {
     await using settings = start("deploy/settings.ts", env);
@@ -166,7 +167,7 @@ test("D2: make-env.sh writes secrets of its own, for nobody else to read, and ov
   await using settings = start("deploy/settings.ts", env);
   expect(await settings.exited).toMatchObject({ code: 0 });
   const secrets = Object.entries(env).filter(([name]) => /SECRET|TOKEN|PASSWORD/.test(name));
-  expect(new Set(secrets.map(([, value]) => value)).size).toBe(8);
+  expect(new Set(secrets.map(([, value]) => value)).size).toBe(9);
   expect(statSync(file).mode & 0o077).toBe(0);
 
   expect(make()).toMatchObject({ status: 1, stderr: expect.stringContaining("exists already") as string });

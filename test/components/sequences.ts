@@ -68,6 +68,7 @@ interface Changes {
   readonly totalTickets?: number | undefined;
   readonly maxPerUser?: number | undefined;
   readonly status?: "on_sale" | "paused" | "closed" | undefined;
+  readonly intake?: "direct" | "queue" | undefined;
   readonly venue?: string | null | undefined;
   readonly sales?: EventLine["sales"] | undefined;
   readonly startsAfter?: number | undefined;
@@ -154,6 +155,7 @@ const step = oneOf<Step>(
           maxPerUser,
           // Mostly back on sale: a story in which nothing is sold says little.
           status: fc.constantFrom("on_sale", "on_sale", "paused", "closed"),
+          intake: fc.constantFrom("direct", "queue"),
           venue: fc.constantFrom(null, "Opera"),
           sales,
           startsAfter,
@@ -323,6 +325,7 @@ function createdEvent(
     startsAt: timeAfter(startsAfter),
     ...salesWindow(sales, startsAfter),
     status: "on_sale",
+    intake: "direct",
     totalTickets,
     maxPerUser,
     highestMaxPerUser: maxPerUser,
@@ -416,6 +419,7 @@ function expectedRows(state: model.State): Rows {
     max_per_user: event.maxPerUser,
     highest_max_per_user: event.highestMaxPerUser,
     status: event.status,
+    intake: event.intake,
     version: event.version,
     created_at: event.createdAt,
     updated_at: event.updatedAt,

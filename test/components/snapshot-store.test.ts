@@ -28,14 +28,14 @@ test.skipIf(testRedisUrl() === null)(
       ]);
       await store.publish([snapshot(2)]);
       expect((await store.read(ID))?.event.version).toBe(5);
-      const ttl = await redis.pttl(`{onsale}:2:event:${ID}`);
+      const ttl = await redis.pttl(`{onsale}:3:event:${ID}`);
       expect(ttl).toBeGreaterThan(0);
       expect(ttl).toBeLessThanOrEqual(5_000);
       const { event } = snapshot(9);
       const half = { event: { id: event.id, version: 9 }, nextHoldExpiresAt: null };
       const another = { ...snapshot(9), event: { ...event, id: "01990000-0000-7000-8000-000000000009" } };
       for (const garbage of ["{not a snapshot", "null", JSON.stringify(half), JSON.stringify(another)]) {
-        await redis.hset(`{onsale}:2:event:${ID}`, { snapshot: garbage });
+        await redis.hset(`{onsale}:3:event:${ID}`, { snapshot: garbage });
         expect(await store.read(ID)).toBeUndefined();
       }
     } finally {

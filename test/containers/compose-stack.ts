@@ -66,6 +66,7 @@ export class Stack {
       MONITOR_PASSWORD: "of-the-tests",
       GRAFANA_PASSWORD: "of-the-tests",
       REDIS_PASSWORD: "of-the-tests",
+      RABBITMQ_PASSWORD: "of-the-tests",
       API_PORT: api,
       HAPROXY_ADMIN_PORT: admin,
       PROMETHEUS_PORT: prometheus,

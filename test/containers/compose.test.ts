@@ -42,6 +42,7 @@ const SERVICES = [
   "shard-a-replica",
   "shard-b-replica",
   "redis",
+  "rabbitmq",
   "prometheus",
   "exporter-postgres",
   "exporter-pgbouncer-a",

@@ -21,6 +21,9 @@ const MIGRATIONS = "test/components/migrations.test.ts";
 const OLD_SNAPSHOT = "test/components/old-snapshot.test.ts";
 const CACHE = "test/components/event-cache.test.ts";
 const CONNECTION = "test/components/connection.test.ts";
+const REQUESTS = "test/components/requests.test.ts";
+const INTAKE = "test/components/intake.test.ts";
+const REQUEST_FUNCTIONS = "migrations/shard/0013_booking-requests.sql";
 
 interface Plant extends Planting {
   readonly bug: string;
@@ -86,6 +89,47 @@ const PLANTS: readonly Plant[] = [
     file: "migrations/shard/0011_event-owners.sql",
     find: "v_before.owner_id is distinct from p_organizer",
     replace: "p_organizer is null",
+  },
+  {
+    bug: "a message is acknowledged before its request is decided",
+    rule: "Q2",
+    suite: INTAKE,
+    file: "shard-node/queue/intake.ts",
+    find: "    const deadline = clock.elapsed() + DEADLINE_MS;\n",
+    replace:
+      "    const deadline = clock.elapsed() + DEADLINE_MS;\n    chunk.at(-1)?.delivery.acknowledge(true);\n",
+  },
+  {
+    bug: "a request that is too old is decided",
+    rule: "Q3",
+    suite: REQUESTS,
+    file: REQUEST_FUNCTIONS,
+    find: "where r.is_request and time_of(r.id) <",
+    replace: "where not r.is_request and time_of(r.id) <",
+  },
+  {
+    bug: "a request whose receipt said lapsed is decided, because only its age counts",
+    rule: "Q3",
+    suite: REQUESTS,
+    file: REQUEST_FUNCTIONS,
+    find: "    where r.is_due and not exists",
+    replace: "    where false and not exists",
+  },
+  {
+    bug: "a message that comes again is decided again",
+    rule: "Q1",
+    suite: REQUESTS,
+    file: REQUEST_FUNCTIONS,
+    find: "  if v_done is not null then",
+    replace: "  if false then",
+  },
+  {
+    bug: "what a fault left undecided waits behind what is newer",
+    rule: "Q4",
+    suite: INTAKE,
+    file: "shard-node/queue/intake.ts",
+    find: "this.#waiting.unshift(...open)",
+    replace: "this.#waiting.push(...open)",
   },
   {
     bug: "a batch is sent before the one ahead of it holds its locks",

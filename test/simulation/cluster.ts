@@ -9,6 +9,7 @@ import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { SharedSecret } from "../../router/callers/hs256.ts";
 import { createRouterServer } from "../../router/http/server.ts";
 import { createRouterMetrics } from "../../router/metrics.ts";
+import { Receipts } from "../../router/queue/receipts.ts";
 import { Cluster } from "../../router/shards/cluster.ts";
 import { Background } from "../../shard-node/background.ts";
 import { Catalog } from "../../shard-node/catalog.ts";
@@ -139,6 +140,9 @@ function frontFor(name: string, back: Back): Server {
     corsOrigins: new Set(),
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: routerMetrics,
+    queue: undefined,
+    receipts: new Receipts([SECRET]),
+    draining: new AbortController().signal,
     clock: systemClock,
     log: logOf(),
     tracing: undefined,
@@ -194,6 +198,7 @@ export function startNode(
       catalog,
       replicas: [],
       store,
+      intake: undefined,
       changed,
       metrics: nodeMetrics,
       log,
@@ -203,6 +208,7 @@ export function startNode(
       store,
       reader,
       lanes,
+      intake: undefined,
       catalog,
       changed,
       databaseUp: () => background.databaseUp,

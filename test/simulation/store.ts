@@ -355,6 +355,7 @@ function newEvent(request: CreateEventRequest): model.StoredEvent {
   return {
     ...event,
     status: "on_sale",
+    intake: "direct",
     highestMaxPerUser: request.maxPerUser,
     version: 1,
     createdAt,

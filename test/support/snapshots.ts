@@ -23,6 +23,7 @@ export function snapshot(
     totalTickets: 10,
     availableTickets: 5,
     maxPerUser: 2,
+    intake: "direct",
     version,
     createdAt: "2026-01-01T00:00:00.000Z",
     updatedAt: "2026-01-01T00:00:00.000Z",

@@ -35,6 +35,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   postgres: ["shared/database/connection.ts"],
   ioredis: ["shared/redis/redis.ts"],
   "rate-limiter-flexible": ["router/callers/write-limits.ts"],
+  amqplib: ["shared/queue/broker.ts"],
   jose: ["router/callers/tokens.ts"],
   pino: ["shared/process/log.ts"],
   "prom-client": ["shared/watch/metrics.ts"],

@@ -7,6 +7,7 @@ import type { EventCache } from "../../router/cache/event-cache.ts";
 import type { PageCache } from "../../router/cache/page-cache.ts";
 import { TOKEN_FAULTS, TokenVerifier } from "../../router/callers/tokens.ts";
 import { createRouterServer } from "../../router/http/server.ts";
+import { Receipts } from "../../router/queue/receipts.ts";
 import { createRouterMetrics } from "../../router/metrics.ts";
 import type { Cluster } from "../../router/shards/cluster.ts";
 import type { Command } from "../../shared/domain/commands.ts";
@@ -70,6 +71,9 @@ test("I5: a request whose token is refused costs less than a booking that a shar
     pages: {} as PageCache,
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: createRouterMetrics(createRegistry()),
+    queue: undefined,
+    receipts: new Receipts([SECRET]),
+    draining: new AbortController().signal,
     clock: systemClock,
     log: createLog("test", "silent"),
     tracing: undefined,

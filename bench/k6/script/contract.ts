@@ -47,6 +47,7 @@ const EVENT: Shape<Event> = {
   totalTickets: count,
   availableTickets: count,
   maxPerUser: count,
+  intake: oneOf("direct", "queue"),
   version: count,
   createdAt: time,
   updatedAt: time,

@@ -1,0 +1,136 @@
+/** Booking requests under load while each process is killed: a 202 is a promise. The cluster is the one of `npm start`. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { audit } from "../../audit/audit.ts";
+import { mintToken } from "../../router/callers/tokens.ts";
+import { isAlive, JWT_SECRET, NpmStart, PATIENCE_MS, until } from "../cluster/npm-start.ts";
+import { connectTo } from "../support/databases.ts";
+import { hasRabbitmq } from "../support/rabbitmq.ts";
+import { tally } from "../support/running-cluster.ts";
+
+const TICKETS = 4_000;
+const CLIENTS = 12;
+const PAUSE_MS = 20;
+/** Accepted between two kills. */
+const ACCEPTED_EACH = 100;
+
+interface Accepted {
+  readonly user: string;
+  readonly receipt: string;
+  readonly bookingId: string;
+}
+interface State {
+  readonly status: string;
+  readonly booking?: { readonly id: string };
+  readonly problem?: { readonly code: string };
+}
+
+test.skipIf(!hasRabbitmq)(
+  "Q2 B1 B3 E2: database, node, router and broker are killed in turn, and each 202 is decided once or lapses",
+  { timeout: 6 * PATIENCE_MS },
+  async () => {
+    await using start = new NpmStart({ queue: true, env: { SHARDS: "1", RATE_LIMIT_PER_ADDRESS: "0" } });
+    const { router, shards, catalogUrl, amqpUrl } = await start.ready();
+    expect(amqpUrl).toMatch(/^amqp:/);
+    const event = await createEvent(router.url);
+    const accepted: Accepted[] = [];
+    const others: string[] = [];
+    const stop = new AbortController();
+
+    /** Each user asks twice and may have one ticket. */
+    const client = async (name: number): Promise<void> => {
+      for (let turn = 0; !stop.signal.aborted; turn += 1) {
+        const user = `user-${name}-${turn}`;
+        const token = await tokenOf(user);
+        for (let time = 0; time < 2; time += 1) {
+          const answer = await book(router.url, event, token).catch(() => undefined);
+          if (answer?.status === 202) accepted.push({ user, ...answer.body });
+          else others.push(String(answer?.status));
+        }
+        await sleep(PAUSE_MS);
+      }
+    };
+    const clients = Array.from({ length: CLIENTS }, async (_, name) => client(name));
+    const moreAreAccepted = async (): Promise<void> => {
+      const enough = accepted.length + ACCEPTED_EACH;
+      await until("more requests are accepted", () => accepted.length >= enough);
+    };
+
+    await moreAreAccepted();
+    for (const name of ["shard-0 postgres", "shard-0 node", "router", "rabbitmq"]) {
+      const pid = start.pids()[name] ?? 0;
+      process.kill(pid, "SIGKILL");
+      await until(`${name} runs again`, () => start.pids()[name] !== pid && isAlive(start.pids()[name] ?? 0));
+      await moreAreAccepted();
+    }
+    stop.abort();
+    await Promise.all(clients);
+
+    const states: State[] = [];
+    for (const { user, receipt } of accepted) {
+      const token = await tokenOf(user);
+      await until(`the request of ${user} is decided`, async () => {
+        const state = await read(router.url, receipt, token).catch(() => undefined);
+        if (state === undefined || state.status === "queued") return false;
+        states.push(state);
+        return true;
+      });
+    }
+    const granted = states.flatMap(({ booking }) => booking?.id ?? []);
+    expect(
+      Object.keys(tally(states.map(({ status, problem }) => problem?.code ?? status))).toSorted(),
+    ).toEqual(["decided", "user_limit_exceeded"]);
+    // A 201 is of the time without a broker, and a 503 of the moment in which it went.
+    expect(
+      Object.keys(tally(others)).filter((status) => !["201", "409", "503", "undefined"].includes(status)),
+    ).toEqual([]);
+    expect(new Set(granted).size).toBe(granted.length);
+    const ids = new Set(accepted.map(({ bookingId }) => bookingId));
+    using connection = connectTo(shards[0]?.databaseUrl ?? "");
+    const rows = (await connection.run("select id from bookings")) as { id: string }[];
+    expect(
+      rows
+        .filter(({ id }) => ids.has(id))
+        .map(({ id }) => id)
+        .toSorted(),
+    ).toEqual(granted.toSorted());
+    expect((await audit(catalogUrl)).violations).toEqual([]);
+    // RabbitMQ's own helpers end with it, and Erlang's port mapper too.
+    const pids = Object.values(start.pids());
+    expect(Object.keys(start.pids())).toEqual(expect.arrayContaining(["rabbitmq", "epmd"]));
+    expect(await start.stop()).toBe(0);
+    expect(pids.filter(isAlive)).toEqual([]);
+  },
+);
+
+async function tokenOf(sub: string): Promise<string> {
+  return mintToken({ secret: JWT_SECRET, sub, role: "buyer", ttlSeconds: 600 });
+}
+
+async function createEvent(url: string): Promise<string> {
+  const token = await mintToken({ secret: JWT_SECRET, sub: "organizer", role: "organizer", ttlSeconds: 60 });
+  const event = { name: "n", startsAt: "2999-01-01T00:00:00Z", totalTickets: TICKETS, maxPerUser: 1 };
+  const answer = await send(`${url}/v1/events`, token, event);
+  return ((await answer.json()) as { id: string }).id;
+}
+
+async function book(url: string, event: string, token: string) {
+  const answer = await send(`${url}/v1/events/${event}/bookings`, token, { quantity: 1 });
+  return { status: answer.status, body: (await answer.json()) as Omit<Accepted, "user"> };
+}
+
+async function send(url: string, token: string, body: object): Promise<Response> {
+  const headers = {
+    authorization: `Bearer ${token}`,
+    "content-type": "application/json",
+    prefer: "respond-async",
+  };
+  return fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+async function read(url: string, receipt: string, token: string): Promise<State | undefined> {
+  const answer = await fetch(`${url}/v1/booking-requests/${receipt}`, {
+    headers: { authorization: `Bearer ${token}` },
+  });
+  return answer.status === 200 ? ((await answer.json()) as State) : undefined;
+}

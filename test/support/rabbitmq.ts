@@ -1,0 +1,70 @@
+/** A real RabbitMQ for a test file, and a look at its queues. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { connect } from "amqplib";
+import { execa } from "execa";
+import { findRabbitmqServer, startRabbitmq } from "../../bench/baselines/rabbitmq.ts";
+
+/** Whether one is installed; tests that need it say that they skip. */
+export const hasRabbitmq = findRabbitmqServer() !== undefined;
+if (!hasRabbitmq) console.warn("SKIPPED: tests that need RabbitMQ (no rabbitmq-server)");
+
+export type TestRabbitmq = Awaited<ReturnType<typeof startTestRabbitmq>>;
+
+/** Starts one; it takes connections when this resolves. */
+export async function startTestRabbitmq() {
+  await using started = new AsyncDisposableStack();
+  const directory = mkdtempSync(join(tmpdir(), "onsale-rabbitmq-"));
+  started.defer(() => rmSync(directory, { recursive: true, force: true }));
+  const server = started.use(
+    await startRabbitmq({ directory, core: undefined, signal: new AbortController().signal }),
+  );
+  const connection = await connect(server.amqpUrl);
+  connection.on("error", () => undefined);
+  started.defer(async () => connection.close().catch(() => undefined));
+  const channel = await connection.createConfirmChannel();
+  const running = started.move();
+  return {
+    amqpUrl: server.amqpUrl,
+    /** Messages that wait in a queue and are not delivered. */
+    async waitingIn(queue: string): Promise<number> {
+      return (await channel.checkQueue(queue)).messageCount;
+    },
+    /** At most so many messages wait in a queue. */
+    async limit(queue: string, max: number): Promise<void> {
+      const policy = [
+        `small ${queue}`,
+        `^${queue.replaceAll(".", "[.]")}$`,
+        JSON.stringify({ "max-length": max }),
+      ];
+      const { RUNNING_UNDER_SYSTEMD: _, ...env } = server.env;
+      await execa(
+        "/usr/lib/rabbitmq/bin/rabbitmqctl",
+        ["--quiet", "set_policy", "--apply-to", "queues", ...policy],
+        {
+          env,
+          extendEnv: false,
+        },
+      );
+    },
+    async put(queue: string, content: string): Promise<void> {
+      channel.sendToQueue(queue, Buffer.from(content), { persistent: true });
+      await channel.waitForConfirms();
+    },
+    /** Takes the next message out of a queue. */
+    async take(
+      queue: string,
+    ): Promise<{ content: string; headers: Readonly<Record<string, unknown>> } | undefined> {
+      const message = await channel.get(queue, { noAck: true });
+      if (message === false) return undefined;
+      // A count of RabbitMQ's own.
+      const { "x-delivery-count": _, ...headers } = message.properties.headers ?? {};
+      return { content: message.content.toString(), headers };
+    },
+    async empty(queues: readonly string[]): Promise<void> {
+      for (const queue of queues) await channel.purgeQueue(queue);
+    },
+    [Symbol.asyncDispose]: async () => running.disposeAsync(),
+  };
+}
