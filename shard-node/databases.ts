@@ -7,6 +7,9 @@ import { BATCHES_PER_LANE_MAX } from "./decide/lanes.ts";
 /** The bound of a connection and of a statement at a replica: short enough to ask the primary afterwards. */
 const REPLICA_TIMEOUT_MS = 500;
 
+/** How long a read waits for a connection. */
+const READ_WAIT_MAX_MS = 1_000;
+
 /** The bound of a check of the primary. Whoever needs longer does not sell. */
 const CHECK_TIMEOUT_MS = 1_000;
 
@@ -36,8 +39,15 @@ export function createDatabases(config: NodeConfig, observer: DatabaseObserver) 
     });
   const replicas = serverUrls(config.REPLICA_URL ?? "").map((url) => ({ url, database: toReplica(url) }));
   const batches = toPrimary(config.LANES * BATCHES_PER_LANE_MAX);
-  // Reads, events and sweeps.
-  const others = toPrimary(config.READ_CONNECTIONS);
+  // Reads, events and sweeps. A router hears that all are taken before its call is over (READ_DEADLINE_MS): else its breaker
+  // would take the node for one that is away, and keep bookings out too.
+  const others = new Database({
+    ...common,
+    url: config.DATABASE_URL,
+    connectionsMax: config.READ_CONNECTIONS,
+    connectTimeoutMs: Math.min(config.CONNECT_TIMEOUT_MS, READ_WAIT_MAX_MS),
+    observer,
+  });
   // What the node finds out for itself: does the primary write, what happens in it, how old are the replicas? No flood of
   // work may delay that.
   const checks = toPrimary(Math.max(1, replicas.length), CHECK_TIMEOUT_MS);

@@ -33,6 +33,7 @@ import type { Snapshot } from "../shared/domain/events.ts";
 import type { BookingStore } from "./store/booking-store.ts";
 import type { Catalog } from "./catalog.ts";
 import { type Decided, failureOf } from "./decide/decider.ts";
+import { CHANGE_LOCK_WAIT_MS, EventChanges } from "./decide/event-changes.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { NodeMetrics } from "./metrics.ts";
 import type { Intake } from "./queue/intake.ts";
@@ -202,8 +203,13 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
   call(RPC.createEvent, createEventRequestSchema, async (request, span) =>
     saved(await store.createEvent(request, span)),
   );
+  const changes = new EventChanges(clock, () => parts.metrics.shed("event_locked"));
   call(RPC.changeEvent, changeEventRequestSchema, async (request, span) =>
-    saved(await store.changeEvent(request, undefined, span)),
+    saved(
+      await changes.run(request.id, async () =>
+        store.changeEvent(request, { span, lockWaitMs: CHANGE_LOCK_WAIT_MS }),
+      ),
+    ),
   );
   app.get(RPC.map, async ({ env }) =>
     served(parts, RPC.map, env.incoming, async () =>

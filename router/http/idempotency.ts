@@ -18,7 +18,7 @@ export function keyOf(incoming: IncomingMessage): IdempotencyKey | undefined {
     (!header.includes(",") || incoming.headersDistinct[KEY_HEADER]?.length === 1);
   const key = isOne ? parseIdempotencyKey(header) : undefined;
   if (key !== undefined) return key;
-  throw invalid("header", [{ path: KEY_HEADER, message: "must be 1 to 128 visible ASCII characters" }]);
+  throw invalid("header", [{ path: KEY_HEADER, message: "must be 1 to 128 printable ASCII characters" }]);
 }
 
 /** The client needs the key for a retry, even when it sent none. */

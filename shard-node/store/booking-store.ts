@@ -132,11 +132,13 @@ export class BookingStore {
     return this.#saveEvent(CREATE_EVENT, values, span);
   }
 
-  /** Changes the given fields of an event, if it is the organizer's and has one of `versions`. */
+  /**
+   * Changes the given fields of an event, if it is the organizer's and has one of `versions`. Waits so long for its lock; by
+   * default as long as the database's lock timeout.
+   */
   async changeEvent(
     { id, organizer, changes, versions }: ChangeEventRequest,
-    at?: Date,
-    span?: Span,
+    { at, span, lockWaitMs }: { at?: Date; span?: Span | undefined; lockWaitMs?: number } = {},
   ): Promise<EventResult> {
     const columns = {
       name: changes.name,
@@ -150,7 +152,7 @@ export class BookingStore {
       status: changes.status,
     };
     const values = [id, slotOf(id), JSON.stringify(columns), at ?? null, versions, organizer];
-    return this.#saveEvent(CHANGE_EVENT, values, span);
+    return this.#saveEvent(CHANGE_EVENT, values, span, lockWaitMs);
   }
 
   async readEvents(ids: readonly EventId[], span?: Span): Promise<ReadResult<Snapshot>[]> {
@@ -191,10 +193,11 @@ export class BookingStore {
     statement: Statement,
     values: readonly unknown[],
     span: Span | undefined,
+    lockWaitMs?: number,
   ): Promise<EventResult> {
     const { result } = await oneRow<{
       result: { outcome: EventResult["outcome"]; snapshots?: EventRow[] };
-    }>(this.#others, statement, [...boundsOf(this.#others), ...values], span);
+    }>(this.#others, statement, [...boundsOf(this.#others, lockWaitMs), ...values], span);
     const [row] = result.snapshots ?? [];
     return {
       outcome: result.outcome,

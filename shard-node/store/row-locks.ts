@@ -14,8 +14,9 @@ export function bounded(name: string, call: string): Statement {
   };
 }
 
-export function boundsOf({ bounds }: Database): [string, string] {
-  return [String(bounds.lockTimeoutMs), String(bounds.transactionTimeoutMs)];
+/** `lockWaitMs` is another bound for the wait for a lock. */
+export function boundsOf({ bounds }: Database, lockWaitMs = bounds.lockTimeoutMs): [string, string] {
+  return [String(lockWaitMs), String(bounds.transactionTimeoutMs)];
 }
 
 /** Runs a statement that answers exactly one row. */

@@ -216,7 +216,8 @@ export function bodyOf(incoming: WithBody, maxBytes: number): Promise<string> {
     // Refuses at once when the header names too many bytes. A chunked body has no such header, so its bytes are counted.
     if (Number(headers["content-length"] ?? 0) > maxBytes) return reject(new BodyError("too_large"));
     if (socket[BROKEN] && !incoming.complete) return reject(new BodyError("incomplete"));
-    if (headers.expect !== undefined && incoming.httpVersion === "1.1") socket[UNDER_WAY]?.writeContinue();
+    if (headers.expect?.toLowerCase() === "100-continue" && incoming.httpVersion === "1.1")
+      socket[UNDER_WAY]?.writeContinue();
     let first: Buffer | undefined;
     let others: Buffer[] | undefined;
     let bytes = 0;

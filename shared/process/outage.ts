@@ -1,4 +1,4 @@
-/** An outage of something outside: one log line when it begins and one when it ends, not one for each attempt. */
+/** An outage of something outside: one log line when it begins and one, of the same level, when it ends; not one for each attempt. */
 import type { Log } from "./log.ts";
 
 export class Outage {
@@ -18,7 +18,7 @@ export class Outage {
   }
 
   worked(): void {
-    if (this.#lasting) this.#log.info(`${this.#what} is back`);
+    if (this.#lasting) this.#log.warn(`${this.#what} is back`);
     this.#lasting = false;
   }
 }

@@ -196,7 +196,7 @@ function connect(url: string, log: Log, meanwhile: string): Redis {
     log.warn(`the connection to Redis was lost; ${meanwhile}`);
   });
   redis.on("ready", () => {
-    if (reported) log.info("Redis is back");
+    if (reported) log.warn("Redis is back");
     reported = false;
   });
   return redis;

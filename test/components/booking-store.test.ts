@@ -232,9 +232,9 @@ test("B7: an expired hold is not confirmed over the user's limit, nor while sale
 
   const [overLimit] = await decide([confirm(bookingIn(held))], at(61));
   await decide([{ ...confirm(bookingIn(instead)), kind: "cancel" }], at(62));
-  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "paused" } }, at(63));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "paused" } }, { at: at(63) });
   const [whilePaused] = await decide([confirm(bookingIn(held))], at(64));
-  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "on_sale" } }, at(65));
+  await store.changeEvent({ id, organizer: ORGANIZER, changes: { status: "on_sale" } }, { at: at(65) });
   const [onSale] = await decide([confirm(bookingIn(held))], at(66));
 
   expect([overLimit, whilePaused, onSale].map((decision) => decision?.outcome)).toEqual([
@@ -249,7 +249,7 @@ test.each(["paused", "closed", "over"] as const)(
   async (state) => {
     const id = await givenEvent({ totalTickets: 5 });
     const change = async (changes: ChangeEventRequest["changes"], seconds: number) =>
-      store.changeEvent({ id, organizer: ORGANIZER, changes }, at(seconds));
+      store.changeEvent({ id, organizer: ORGANIZER, changes }, { at: at(seconds) });
     const [first, second] = await decide([hold(id, "a", 600), hold(id, "b", 600)], at(0));
 
     const startsAt = at(60).toISOString();
@@ -267,7 +267,7 @@ test.each(["paused", "closed", "over"] as const)(
 test("B10: without an end of their own sales end when the event starts, wherever that is moved", async () => {
   const id = await givenEvent({ totalTickets: 9 });
   const change = async (changes: ChangeEventRequest["changes"]) => {
-    const result = await store.changeEvent({ id, organizer: ORGANIZER, changes }, at(0));
+    const result = await store.changeEvent({ id, organizer: ORGANIZER, changes }, { at: at(0) });
     return "snapshot" in result ? [result.outcome, result.snapshot.event.salesEndAt] : [result.outcome];
   };
   const sold = async (user: string, seconds: number) =>

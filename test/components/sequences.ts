@@ -228,7 +228,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
       case "change": {
         const request = changeRequest(names.event(step.event), step.by as UserId, step.changes);
         const expected = model.changeEvent(state, request, now());
-        expect(await store.changeEvent(request, new Date(nowMs))).toEqual(expected.result);
+        expect(await store.changeEvent(request, { at: new Date(nowMs) })).toEqual(expected.result);
         state = expected.state;
         outcomes.add(expected.result.outcome);
         break;
