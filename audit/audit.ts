@@ -55,6 +55,20 @@ const SHARD_RULES: readonly Statement[] = [
       group by event_id, user_id, idempotency_key having count(*) > 1 limit ${ROWS_MAX}`,
   },
   {
+    // Up to where the log begins anew, versions were raised by a restore.
+    name: "J1 what the log says of an event last is what it is",
+    text: `
+      select e.id, e.version, l.version as logged_version
+      from (
+        select x.id, max(x.version) as version
+        from changes c cross join unnest(c.events, c.versions) as x(id, version)
+        where c.position > (select until from changes_dropped)
+        group by x.id
+      ) l
+      join events e on e.id = l.id
+      where e.version <> l.version limit ${ROWS_MAX}`,
+  },
+  {
     name: "R1 a booking carries its event's slot",
     text: `
       select b.id, b.event_id, b.slot, e.slot as event_slot
@@ -71,7 +85,7 @@ const SHARD_RULES: readonly Statement[] = [
 ];
 
 /** The ids of the rules that an audit checks. A violation's `rule` begins with one of them. */
-export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "R1", "R2", "R3"] as const;
+export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "J1", "R1", "R2", "R3"] as const;
 
 const COUNTS: Statement = {
   name: "audit-counts",

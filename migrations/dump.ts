@@ -11,16 +11,33 @@ const PARTS: readonly Statement[] = [
   {
     name: "dump-tables",
     text: `
-      select format(E'create table %I (\\n%s\\n)%s;', c.relname,
+      select format(E'create table %I (\\n%s\\n)%s%s;', c.relname,
                (select string_agg(format('  %I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                                          case when a.attnotnull then ' not null' end,
                                          ' default ' || pg_get_expr(d.adbin, d.adrelid)), E',\\n' order by a.attnum)
                 from pg_attribute a
                 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+               ' partition by ' || pg_get_partkeydef(c.oid),
                ' with (' || array_to_string(c.reloptions, ', ') || ')') as line
-      from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+      from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
         and c.relname <> 'schema_migrations' order by c.relname collate "C"`,
+  },
+  {
+    // A partition has the columns, constraints and indexes of its table.
+    name: "dump-partitions",
+    text: `
+      select format('create table %I partition of %s %s%s;', c.relname, i.inhparent::regclass, pg_get_expr(c.relpartbound, c.oid),
+               ' with (' || array_to_string(c.reloptions, ', ') || ')') as line
+      from pg_class c join pg_inherits i on i.inhrelid = c.oid
+      where c.relnamespace = 'public'::regnamespace and c.relispartition and c.relkind = 'r'
+      order by c.relname collate "C"`,
+  },
+  {
+    name: "dump-sequences",
+    text: `
+      select format('create sequence %I minvalue %s;', sequencename, min_value) as line from pg_sequences
+      where schemaname = 'public' order by sequencename collate "C"`,
   },
   {
     // `not null` is printed with the column.
@@ -29,7 +46,7 @@ const PARTS: readonly Statement[] = [
       select format('alter table %s add constraint %I %s;', conrelid::regclass, conname, pg_get_constraintdef(oid)) as line
       from pg_constraint
       where connamespace = 'public'::regnamespace and conrelid <> 0 and contype <> 'n'
-        and conrelid <> to_regclass('schema_migrations')
+        and conrelid <> to_regclass('schema_migrations') and conparentid = 0
       order by conrelid::regclass::text collate "C", contype, conname collate "C"`,
   },
   {
@@ -38,6 +55,7 @@ const PARTS: readonly Statement[] = [
     text: `
       select indexdef || ';' as line from pg_indexes
       where schemaname = 'public' and tablename <> 'schema_migrations'
+        and not (select c.relispartition from pg_class c where c.oid = format('%I.%I', schemaname, tablename)::regclass)
       order by tablename collate "C", indexname collate "C"`,
   },
   {

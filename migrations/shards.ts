@@ -87,6 +87,8 @@ const RAISE_VERSIONS: Statement = {
     select count(*)::integer as events from raised`,
 };
 
+const RESTART_CHANGES: Statement = { name: "restart-changes", text: "select restart_changes()" };
+
 /** Registers shards and gives them the slots that the catalog says. Returns how many slots each shard owns. */
 export async function settleShards(
   catalogUrl: string,
@@ -123,8 +125,8 @@ export async function moveEmptySlot(catalogUrl: string, slot: Slot, to: ShardId)
 
 /**
  * Brings a shard back that was restored to an earlier moment, or whose new primary lacks the last commits. It gets the slots
- * that the catalog says, its events get versions that nobody has seen, and nodes accept its server whatever they found
- * before. Its nodes must be stopped. Returns how many events it has. Throws when the catalog does not know the shard.
+ * that the catalog says, its events get versions that nobody has seen, followers of its log are told to start anew, and nodes
+ * accept its server whatever they found before. Its nodes must be stopped. Returns how many events it has. Throws when the catalog does not know the shard.
  */
 export async function settleRestoredShard(catalogUrl: string, id: ShardId): Promise<number> {
   await using change = await beginChange(catalogUrl);
@@ -133,6 +135,7 @@ export async function settleRestoredShard(catalogUrl: string, id: ShardId): Prom
   await settle(change, [{ ...shard, timeline: 0 }]);
   await using database = open(shard.databaseUrl);
   const [raised] = await database.database.query<{ events: number }>(RAISE_VERSIONS);
+  await database.database.query(RESTART_CHANGES);
   await change.catalog.query(SET_TIMELINE, [id, database.database.timeline]);
   return raised?.events ?? 0;
 }

@@ -13,8 +13,14 @@ import { sampleActivity } from "./store/activity.ts";
 import type { BookingStore } from "./store/booking-store.ts";
 import { checkWriting } from "./store/write-check.ts";
 
+/** Changes are kept for hours. */
+const DROP_EVERY_MS = 10_000;
+
 export interface BackgroundParts {
-  readonly config: Pick<NodeConfig, "HOLD_SWEEP_INTERVAL_MS" | "HOLD_SWEEP_EVENTS_MAX">;
+  readonly config: Pick<
+    NodeConfig,
+    "HOLD_SWEEP_INTERVAL_MS" | "HOLD_SWEEP_EVENTS_MAX" | "LOG_RETENTION_HOURS"
+  >;
   readonly databases: NodeDatabases;
   readonly catalog: Catalog;
   readonly replicas: readonly { readonly name: string; readonly replica: Replica }[];
@@ -79,6 +85,11 @@ export class Background {
         everyMs: config.HOLD_SWEEP_INTERVAL_MS,
         run: async () => this.#sweep(config.HOLD_SWEEP_EVENTS_MAX),
       },
+      {
+        what: "dropping old changes",
+        everyMs: DROP_EVERY_MS,
+        run: async () => this.#dropChanges(config.LOG_RETENTION_HOURS),
+      },
       ...(intake === undefined
         ? []
         : [
@@ -106,6 +117,14 @@ export class Background {
       this.#databaseUp = false;
       throw error;
     }
+  }
+
+  async #dropChanges(keepHours: number): Promise<"skipped" | void> {
+    if (!this.#databaseUp) return "skipped";
+    const keptSeconds = await this.#parts.store.dropChanges(keepHours);
+    if (keptSeconds === undefined) return "skipped";
+    this.#parts.metrics.changesKept(keptSeconds);
+    return undefined;
   }
 
   async #prune(): Promise<"skipped" | void> {

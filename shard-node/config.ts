@@ -53,6 +53,8 @@ export const nodeConfig = z
     LOCK_TIMEOUT_MS: integer({ min: 50, max: 60_000, default: 2_000 }),
     HOLD_SWEEP_INTERVAL_MS: integer({ min: 50, max: 60_000, default: 1_000 }),
     HOLD_SWEEP_EVENTS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
+    /** How long the log of changes is kept for those who follow it. */
+    LOG_RETENTION_HOURS: integer({ min: 1, max: 8_760, default: 48 }),
     ...tracingSettings,
   })
   .refine(({ HOST, ADVERTISE_URL }) => ADVERTISE_URL !== undefined || (HOST !== "0.0.0.0" && HOST !== "::"), {

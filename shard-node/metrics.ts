@@ -5,10 +5,12 @@ import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { Database } from "../shared/database/database.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import { type Intake, REQUEST_RESULTS } from "./queue/intake.ts";
+import type { Followers } from "./read/followers.ts";
 import type { Activity } from "./store/activity.ts";
 
 interface Watched {
   readonly lanes: Pick<Lanes, "queueLength">;
+  readonly followers: Pick<Followers, "open" | "lagSeconds">;
   readonly databases: readonly Pick<Database, "pool">[];
   readonly databaseUp: () => boolean;
   readonly redisUp: () => boolean;
@@ -33,6 +35,7 @@ export function createNodeMetrics(registry: Registry) {
     "event_locked",
     "deadline",
     "pool_busy",
+    "followers_full",
     ...CONNECTION_SHED,
   ]);
   const poolWait = histogram("onsale_db_pool_wait_seconds", "How long a statement waits for a connection.");
@@ -72,6 +75,12 @@ export function createNodeMetrics(registry: Registry) {
     ["primary", "replica"],
   );
 
+  const changesGiven = histogram(
+    "onsale_log_answer_bookings",
+    "Bookings in an answer to a follower of the log of changes.",
+    SIZE_BUCKETS,
+  );
+  const changesKept = gauge("onsale_log_kept_seconds", "Age of the oldest change that is kept in the log.");
   const requests = counters(
     "onsale_queue_requests_total",
     "Booking requests that left the queue: decided, too old, or not to be decided by anybody.",
@@ -90,6 +99,8 @@ export function createNodeMetrics(registry: Registry) {
     held: (seconds: number) => poolHold.observe(seconds),
     lockWaited: (seconds: number) => lockWait.observe(seconds),
     redisFailed,
+    changesGiven: (bookings: number) => changesGiven.observe(bookings),
+    changesKept: (seconds: number) => changesKept.set(seconds),
     dropped,
     published: (seconds: number) => publish.observe(seconds),
     /** A statement read events; `source` is the server that answered. */
@@ -101,10 +112,16 @@ export function createNodeMetrics(registry: Registry) {
       oldestSnapshot.set(activity.oldestSnapshotSeconds);
     },
     /** Figures that are read at each scrape. */
-    watch({ lanes, databases, databaseUp, redisUp, intake }: Watched): void {
+    watch({ lanes, followers, databases, databaseUp, redisUp, intake }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
+      read("onsale_log_followers", "Calls of followers of the log that are open.", () => followers.open);
+      read(
+        "onsale_log_lag_seconds",
+        "Age of the oldest change that the slowest follower of the log has not asked beyond; 0 when all have all.",
+        () => followers.lagSeconds,
+      );
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
       read("onsale_db_up", "1 when the shard's database took a write at the last check.", () =>
         Number(databaseUp()),

@@ -19,6 +19,7 @@ import { Lanes } from "./decide/lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
 import { Intake } from "./queue/intake.ts";
 import { EventPublisher } from "./publisher.ts";
+import { Followers } from "./read/followers.ts";
 import { Reader } from "./read/reader.ts";
 import { Replica } from "./read/replica.ts";
 import { createNodeServer } from "./rpc.ts";
@@ -45,7 +46,11 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       ? undefined
       : new SnapshotStore(config.REDIS_URL, log, metrics.redisFailed);
   const publisher = redis && new EventPublisher(redis, systemClock, metrics);
-  const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
+  const followers = new Followers(store, systemClock, metrics);
+  const changed = (snapshots: readonly Snapshot[]): void => {
+    publisher?.publish(snapshots);
+    followers.changed();
+  };
 
   const decider = new Decider(store, { committed: changed, lockWaited: metrics.lockWaited }, log);
   const limits = {
@@ -95,6 +100,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   const databaseUp = (): boolean => background.databaseUp;
   metrics.watch({
     lanes,
+    followers,
     databases: [...databases.shard, ...databases.replicas.map(({ database }) => database)],
     databaseUp,
     redisUp: () => redis?.up ?? false,
@@ -102,9 +108,11 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   });
   const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS ?? []].flat();
   const server = createNodeServer({
+    shardId: config.SHARD_ID,
     internalTokens,
     store,
     reader,
+    followers,
     lanes,
     intake,
     catalog,
@@ -145,6 +153,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       draining = true;
       // From now on maps name only the other nodes, also the maps that this node gives out while it still serves.
       await catalog.withdraw().catch(() => undefined);
+      followers.close();
       await intake?.stop();
       await drain(server, config.DRAIN_GRACE_MS);
       await lanes.drained();

@@ -1,4 +1,4 @@
-/** What routers may ask of a shard node (shared/wire/rpc.ts). Calls without the internal token are refused. */
+/** What routers and followers may ask of a shard node (shared/wire/rpc.ts). Calls without the internal token are refused. */
 import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage, Server } from "node:http";
 import { Hono } from "hono";
@@ -6,13 +6,15 @@ import type { z } from "zod";
 import { bodyOf, BodyError } from "../shared/process/connections.ts";
 import { createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
 import type { Clock } from "../shared/process/clock.ts";
-import type { BookingId, EventId } from "../shared/domain/ids.ts";
+import { positionText } from "../shared/domain/changes.ts";
+import type { BookingId, EventId, ShardId } from "../shared/domain/ids.ts";
 import type { RequestState } from "../shared/domain/requests.ts";
 import type { Log } from "../shared/process/log.ts";
 import { DatabaseError } from "../shared/database/database.ts";
 import type { Span, Tracing } from "../shared/watch/tracing.ts";
 import {
   changeEventRequestSchema,
+  changesRequestSchema,
   type CommandsRequest,
   commandsRequestSchema,
   type CommandsResponse,
@@ -28,7 +30,7 @@ import {
   rpcVersionProblem,
 } from "../shared/wire/rpc.ts";
 import type { Command } from "../shared/domain/commands.ts";
-import type { Failure } from "../shared/domain/outcomes.ts";
+import type { CommandResult, Failure } from "../shared/domain/outcomes.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
 import type { BookingStore } from "./store/booking-store.ts";
 import type { Catalog } from "./catalog.ts";
@@ -37,6 +39,7 @@ import { CHANGE_LOCK_WAIT_MS, EventChanges } from "./decide/event-changes.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import type { NodeMetrics } from "./metrics.ts";
 import type { Intake } from "./queue/intake.ts";
+import type { Followers } from "./read/followers.ts";
 import type { Reader } from "./read/reader.ts";
 
 /** A full batch of the largest commands fits many times over. */
@@ -49,10 +52,12 @@ const CONNECTIONS_MAX = 10_000;
 const MAP_REFRESH_MAX_MS = 200;
 
 interface NodeParts {
+  readonly shardId: ShardId;
   /** A call with any of them is admitted. */
   readonly internalTokens: readonly string[];
   readonly store: Pick<BookingStore, "readBookings" | "readRequests" | "createEvent" | "changeEvent">;
   readonly reader: Reader;
+  readonly followers: Pick<Followers, "follow">;
   readonly lanes: Lanes;
   /** undefined without a broker. */
   readonly intake: Pick<Intake, "aheadOf"> | undefined;
@@ -169,8 +174,13 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     const responseTo = (part: readonly DecidedAt[]): CommandsResponse => {
       // A command that waited in vain for a database that is away met no overload: the router must stop sending more.
       const late: Failure = { outcome: parts.databaseUp() ? "overloaded" : "shard_unavailable" };
-      const results = part.map(({ result }) => (result.outcome === "overloaded" ? late : result));
-      const positions = part.map(({ position }) => position);
+      const results = part.map(({ result, position }): CommandResult => {
+        if (result.outcome === "overloaded") return late;
+        return "booking" in result && position !== undefined
+          ? { ...result, position: positionText(parts.shardId, position) }
+          : result;
+      });
+      const positions = part.map(({ index }) => index);
       return { results, positions, snapshots: newestOf(part), mapVersion: mapVersion() };
     };
     const { value: first = [] } = await decided.next();
@@ -180,7 +190,7 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
       };
       return { status: 200, body: responseTo(first), more: more() };
     }
-    const { positions: _, ...whole } = responseTo(first.toSorted((a, b) => a.position - b.position));
+    const { positions: _, ...whole } = responseTo(first.toSorted((a, b) => a.index - b.index));
     return judged(whole.results, whole);
   });
   call(RPC.read, readRequestSchema, async (asked, span) => {
@@ -211,6 +221,11 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
       ),
     ),
   );
+  call(RPC.changes, changesRequestSchema, async (request) => {
+    const body = await parts.followers.follow(request);
+    const status = body.outcome === "changes" ? 200 : body.outcome === "position_dropped" ? 410 : 503;
+    return { status, body };
+  });
   app.get(RPC.map, async ({ env }) =>
     served(parts, RPC.map, env.incoming, async () =>
       catalog.map === undefined
@@ -235,23 +250,23 @@ function withAhead(
 }
 
 interface DecidedAt extends Decided {
-  /** The command's position in the call. */
-  readonly position: number;
+  /** The command's place in the call. */
+  readonly index: number;
 }
 
 /** Runs all commands. Gives in parts what was decided since the part before, and ends with the last command. */
 async function* decidedInParts(
   commands: readonly Command[],
-  run: (command: Command, position: number) => Promise<Decided>,
+  run: (command: Command, index: number) => Promise<Decided>,
 ): AsyncGenerator<readonly DecidedAt[], undefined, undefined> {
   let open = commands.length;
   let part: DecidedAt[] = [];
   let ready = Promise.withResolvers<void>();
-  for (const [position, command] of commands.entries()) {
-    void run(command, position).then((decided) => {
+  for (const [index, command] of commands.entries()) {
+    void run(command, index).then((decided) => {
       open -= 1;
       // A batch decides many commands in one turn of the event loop.
-      if (part.push({ ...decided, position }) === 1 && open > 0) setImmediate(ready.resolve);
+      if (part.push({ ...decided, index }) === 1 && open > 0) setImmediate(ready.resolve);
       if (open === 0) ready.resolve();
     });
   }

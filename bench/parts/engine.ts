@@ -1,7 +1,7 @@
 /**
  * The booking engine alone: commands wait in the lanes of a shard node, and batches of them are decided by one durable
  * PostgreSQL; no HTTP. Beside it, in turns, the ceiling: what the same table takes from one plain `INSERT … SELECT`, with all
- * its constraints and indexes but nothing decided.
+ * its constraints and indexes but nothing decided. And once more, in turns with itself, what the log of changes costs.
  */
 import { randomUUID } from "node:crypto";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
@@ -14,7 +14,9 @@ import { Database, type Statement } from "../../shared/database/database.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand } from "../../shared/domain/commands.ts";
 import { DATABASE, makeEvents } from "../cluster-events.ts";
+import { freshShard } from "../fresh-shard.ts";
 import { holdOldSnapshot } from "../old-snapshot.ts";
+
 import { atLeast, type Figure, median, type PartContext } from "../part.ts";
 import { processorSecondsOfTree } from "../processes.ts";
 
@@ -31,10 +33,17 @@ const TARGET_SHARE = 0.75;
 /** Of an event while somebody holds an old snapshot: what an hour of a rush makes. */
 const CHANGES = 60_000;
 const TARGET_BESIDE_OLD_SNAPSHOT = 0.9;
+const TARGET_WITH_LOG = 0.92;
 
 const CEILING = "ceiling";
 const ONE_EVENT = "one event, 1 lane";
 const BESIDE = "one event, 1 lane, beside an old snapshot";
+
+/** With the log and without, in turns. Batches are small where a shard has little to do. */
+const WITH_LOG = [
+  { name: "one event, 1 lane, with its log", lanes: 1, batchMax: BATCH_MAX },
+  { name: "two events, 2 lanes, batches of 20, with their log", lanes: 2, batchMax: 20 },
+] as const;
 
 const PREPARE_ROWS: Statement = {
   name: "bench-prepare-rows",
@@ -66,26 +75,38 @@ export async function engine({
 }: PartContext): Promise<readonly Figure[]> {
   const [shard] = cluster.shards;
   if (shard === undefined) throw new Error("the cluster has no shard");
-  const open = (connectionsMax: number) =>
-    new Database({ ...DATABASE, url: shard.databaseUrl, connectionsMax, statementTimeoutMs: 120_000 });
-  const [database, plain] = [open(LANES_MAX * BATCHES_PER_LANE_MAX), open(1)];
+  const open = (url: string, connectionsMax: number) =>
+    new Database({ ...DATABASE, url, connectionsMax, statementTimeoutMs: 120_000 });
+  const openLanes = (url: string) => open(url, LANES_MAX * BATCHES_PER_LANE_MAX);
+  const [logging, silent] = [
+    await freshShard(shard.databaseUrl, "with_log"),
+    await freshShard(shard.databaseUrl, "without_log"),
+  ];
+  const [database, withLog, withoutLog] = [shard, logging, silent].map(({ databaseUrl }) =>
+    openLanes(databaseUrl),
+  ) as [Database, Database, Database];
+  const plain = open(shard.databaseUrl, 1);
   const bookings = Math.ceil((seconds * BOOKINGS_PER_SECOND) / BATCH_MAX) * BATCH_MAX;
   try {
     const events = await makeEvents([shard], EVENTS + 3, { totalTickets: TICKETS });
     const [apart, aged, first, ...many] = events as [EventId, EventId, EventId, ...EventId[]];
     // Of the other lane.
     const second = many.find((id) => slotOf(id) % LANES_MAX !== slotOf(first) % LANES_MAX) ?? first;
-    const decider = new Decider(new BookingStore(database, Date.now), NO_HOOKS, createLog("bench", "warn"));
+    const deciderOf = (from: Database) =>
+      new Decider(new BookingStore(from, Date.now), NO_HOOKS, createLog("bench", "warn"));
+    const decider = deciderOf(database);
     const ceiling: Run = async (size) => insertPlainly(plain, apart, size);
     const variants: Readonly<Record<string, Run>> = {
       [ONE_EVENT]: async (size) => decideAll(decider, 1, [first], size),
       "two events, 2 lanes": async (size) => decideAll(decider, 2, [first, second], size),
       "10,000 events, 2 lanes": async (size) => decideAll(decider, 2, many, size),
     };
-    const measure = async (runs: Readonly<Record<string, Run>>): Promise<Measurements> => {
+    const measure: Measure = async (runs) => {
       const measured: Measurements = Object.fromEntries(Object.keys(runs).map((name) => [name, []]));
       for (let round = 0; round <= ROUNDS; round += 1) {
-        for (const [name, run] of Object.entries(runs)) {
+        const entries = Object.entries(runs);
+        // Whoever always comes second finds what the first has left to do.
+        for (const [name, run] of round % 2 === 0 ? entries : entries.toReversed()) {
           signal.throwIfAborted();
           // Round 0 warms up: plans, caches, compilers.
           const size = round === 0 ? BATCH_MAX * 8 : bookings;
@@ -99,6 +120,10 @@ export async function engine({
       return measured;
     };
     const measured = await measure({ [CEILING]: ceiling, ...variants });
+    const logged = await measureLog(measure, [
+      [deciderOf(withLog), await makeEvents([logging], 2, { totalTickets: TICKETS })],
+      [deciderOf(withoutLog), await makeEvents([silent], 2, { totalTickets: TICKETS })],
+    ]);
     progress.show(`engine: ${CHANGES} changes of an event beside an old snapshot`);
     using _snapshot = await holdOldSnapshot(shard.databaseUrl, aged, CHANGES);
     const beside = await measure({
@@ -108,6 +133,7 @@ export async function engine({
     const rate = median(sharesOf(beside, BESIDE).shares) / median(sharesOf(measured, ONE_EVENT).shares);
     return [
       ...Object.keys(variants).flatMap((name) => figuresFor(measured, name)),
+      ...WITH_LOG.map(({ name }) => costOfLog(logged, name)),
       ...figuresFor(beside, BESIDE),
       {
         name: `${BESIDE}: of itself without`,
@@ -124,7 +150,7 @@ export async function engine({
       },
     ];
   } finally {
-    await Promise.all([database.close(), plain.close()]);
+    await Promise.all([database.close(), withLog.close(), withoutLog.close(), plain.close()]);
   }
 }
 
@@ -138,6 +164,7 @@ interface Measured {
 type Run = (size: number) => Promise<number>;
 /** Of each run, one per round. */
 type Measurements = Record<string, Measured[]>;
+type Measure = (runs: Readonly<Record<string, Run>>) => Promise<Measurements>;
 
 function rateOf(measured: Measurements, name: string): number {
   return median((measured[name] ?? []).map(({ perSecond }) => perSecond));
@@ -167,6 +194,41 @@ function figuresFor(measured: Measurements, name: string): Figure[] {
   ];
 }
 
+/** The same on two fresh shards, of which one logs nothing. */
+async function measureLog(
+  measure: Measure,
+  [logging, silent]: readonly (readonly [Decider, readonly EventId[]])[],
+): Promise<Measurements> {
+  const run =
+    (shard: typeof logging, { lanes, batchMax }: (typeof WITH_LOG)[number]): Run =>
+    async (size) => {
+      if (shard === undefined) throw new Error("there are two shards to compare");
+      const [decider, events] = shard;
+      return decideAll(decider, lanes, events.slice(0, lanes), size, batchMax);
+    };
+  const runs = WITH_LOG.flatMap((shape): [string, Run][] => [
+    [shape.name, run(logging, shape)],
+    [`${shape.name}, no log`, run(silent, shape)],
+  ]);
+  return measure(Object.fromEntries(runs));
+}
+
+function costOfLog(measured: Measurements, name: string): Figure {
+  const pairs = (measured[name] ?? []).map(
+    (run, round) => [run, measured[`${name}, no log`]?.[round]] as const,
+  );
+  const rates = pairs.map(([run, without]) => run.perSecond / (without?.perSecond ?? Number.NaN));
+  const costs = pairs.map(([run, without]) => (without?.postgresSeconds ?? Number.NaN) / run.postgresSeconds);
+  const rate = median(rates);
+  return {
+    name: `${name}: of itself without`,
+    value: rate,
+    unit: "ratio",
+    target: atLeast(TARGET_WITH_LOG, rate, "ratio"),
+    note: `rounds ${written(rates)}; by PostgreSQL's processor time ${written(costs)}`,
+  };
+}
+
 const written = (values: readonly number[]) => values.map((value) => value.toFixed(2)).join(" ");
 const NO_HOOKS = { committed() {}, lockWaited() {} };
 const NO_OBSERVER = { batchStarted() {}, batchEnded() {}, commandWaited() {}, shed() {} };
@@ -177,9 +239,10 @@ async function decideAll(
   lanes: number,
   events: readonly EventId[],
   count: number,
+  batchMax = BATCH_MAX,
 ): Promise<number> {
   const waiting = new Lanes(
-    { lanes, batchMax: BATCH_MAX, queueMax: 2 * count, waitMaxMs: DEADLINE_MS, perUserMax: 1 },
+    { lanes, batchMax, queueMax: 2 * count, waitMaxMs: DEADLINE_MS, perUserMax: 1 },
     async (...batch) => decider.decide(...batch),
     systemClock,
     NO_OBSERVER,

@@ -146,6 +146,33 @@ export const shards: DashboardSpec = {
       ],
     },
     {
+      title: "Log of changes",
+      panels: [
+        lines(
+          "Followers behind",
+          "How old is the oldest change that a follower does not have?",
+          "s",
+          "onsale",
+          {
+            expr: "max by (shard) (onsale_log_lag_seconds)",
+            legend: "{{shard}}",
+          },
+        ),
+        lines("Followers", "How many follow the log?", "short", "onsale", {
+          expr: "sum by (shard) (onsale_log_followers)",
+          legend: "{{shard}}",
+        }),
+        lines("Bookings followed", "How many bookings do followers get?", "ops", "onsale", {
+          expr: perSecond("onsale_log_answer_bookings_sum", "shard"),
+          legend: "{{shard}}",
+        }),
+        lines("Kept", "How old is the oldest change that is kept?", "s", "onsale", {
+          expr: "max by (shard) (onsale_log_kept_seconds)",
+          legend: "{{shard}}",
+        }),
+      ],
+    },
+    {
       title: "PostgreSQL",
       panels: [
         lines(

@@ -10,6 +10,23 @@ create table bookings (
   created_at timestamp with time zone not null,
   updated_at timestamp with time zone not null
 );
+create table changes (
+  "position" bigint not null,
+  at timestamp with time zone not null,
+  events uuid[] not null,
+  versions bigint[] not null,
+  available integer[] not null,
+  event json,
+  held uuid[],
+  confirmed uuid[],
+  cancelled uuid[],
+  expired uuid[]
+) partition by LIST ((("position" % (8)::bigint)));
+create table changes_dropped (
+  singleton boolean not null default true,
+  until bigint not null,
+  timeline integer not null
+);
 create table event_ids (
   id uuid not null
 );
@@ -54,6 +71,17 @@ create table slots_token (
   token bigint not null
 );
 
+create table changes_0 partition of changes FOR VALUES IN ('0') with (autovacuum_enabled=off);
+create table changes_1 partition of changes FOR VALUES IN ('1') with (autovacuum_enabled=off);
+create table changes_2 partition of changes FOR VALUES IN ('2') with (autovacuum_enabled=off);
+create table changes_3 partition of changes FOR VALUES IN ('3') with (autovacuum_enabled=off);
+create table changes_4 partition of changes FOR VALUES IN ('4') with (autovacuum_enabled=off);
+create table changes_5 partition of changes FOR VALUES IN ('5') with (autovacuum_enabled=off);
+create table changes_6 partition of changes FOR VALUES IN ('6') with (autovacuum_enabled=off);
+create table changes_7 partition of changes FOR VALUES IN ('7') with (autovacuum_enabled=off);
+
+create sequence changes_position minvalue 0;
+
 alter table bookings add constraint bookings_quantity_check CHECK (((quantity >= 1) AND (quantity <= 100)));
 alter table bookings add constraint bookings_status_check CHECK ((status = ANY (ARRAY['held'::text, 'confirmed'::text, 'cancelled'::text, 'expired'::text])));
 alter table bookings add constraint bookings_user_id_check CHECK (((char_length(user_id) >= 1) AND (char_length(user_id) <= 255))) NOT VALID;
@@ -61,6 +89,16 @@ alter table bookings add constraint holds_expire CHECK (((status <> ALL (ARRAY['
 alter table bookings add constraint r1_id_carries_slot CHECK (((((get_byte(uuid_send(id), 6) % 16) * 256) + get_byte(uuid_send(id), 7)) = slot));
 alter table bookings add constraint bookings_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);
 alter table bookings add constraint bookings_pkey PRIMARY KEY (id);
+alter table changes_0 add constraint changes_0_pkey PRIMARY KEY ("position");
+alter table changes_1 add constraint changes_1_pkey PRIMARY KEY ("position");
+alter table changes_2 add constraint changes_2_pkey PRIMARY KEY ("position");
+alter table changes_3 add constraint changes_3_pkey PRIMARY KEY ("position");
+alter table changes_4 add constraint changes_4_pkey PRIMARY KEY ("position");
+alter table changes_5 add constraint changes_5_pkey PRIMARY KEY ("position");
+alter table changes_6 add constraint changes_6_pkey PRIMARY KEY ("position");
+alter table changes_7 add constraint changes_7_pkey PRIMARY KEY ("position");
+alter table changes_dropped add constraint changes_dropped_singleton_check CHECK (singleton);
+alter table changes_dropped add constraint changes_dropped_pkey PRIMARY KEY (singleton);
 alter table event_ids add constraint event_ids_pkey PRIMARY KEY (id);
 alter table event_keys add constraint event_keys_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id) DEFERRABLE INITIALLY DEFERRED;
 alter table event_keys add constraint b12_one_event_per_key PRIMARY KEY (organizer, idempotency_key);
@@ -88,6 +126,7 @@ alter table slots_token add constraint slots_token_pkey PRIMARY KEY (singleton);
 CREATE UNIQUE INDEX b4_one_booking_per_key ON public.bookings USING btree (event_id, user_id, idempotency_key);
 CREATE INDEX bookings_held ON public.bookings USING btree (event_id, expires_at) WHERE (status = 'held'::text);
 CREATE UNIQUE INDEX bookings_pkey ON public.bookings USING btree (id);
+CREATE UNIQUE INDEX changes_dropped_pkey ON public.changes_dropped USING btree (singleton);
 CREATE UNIQUE INDEX event_ids_pkey ON public.event_ids USING btree (id);
 CREATE UNIQUE INDEX b12_one_event_per_key ON public.event_keys USING btree (organizer, idempotency_key);
 CREATE UNIQUE INDEX events_pkey ON public.events USING btree (id) WITH (deduplicate_items=off);
@@ -114,6 +153,7 @@ declare
   v_before events;
   v_row  events;
   v_freed integer;
+  v_expired uuid[];
   v_sold integer;
 begin
   perform pg_advisory_xact_lock_shared(slots_lock_key());
@@ -136,9 +176,9 @@ begin
     update bookings b
     set status = 'expired', updated_at = v_now
     where b.event_id = p_id and b.status = 'held' and b.expires_at <= v_now
-    returning b.quantity
+    returning b.id, b.quantity
   )
-  select coalesce(sum(quantity), 0) into v_freed from due;
+  select coalesce(sum(quantity), 0), array_agg(id) into v_freed, v_expired from due;
   v_sold := v_before.total_tickets - v_before.available_tickets - v_freed;
 
   v_row := jsonb_populate_record(v_before, p_changes);
@@ -148,6 +188,9 @@ begin
     update events e
     set available_tickets = e.available_tickets + v_freed, version = e.version + 1, updated_at = v_now
     where e.id = p_id and v_freed > 0;
+    if found then
+      perform log_event(p_id, v_expired, false);
+    end if;
     return json_build_object(
       'outcome', case when v_row.available_tickets < 0 then 'below_sold' else 'invalid_sales_window' end,
       'snapshots', snapshots_of(array[p_id]));
@@ -162,7 +205,99 @@ begin
       highest_max_per_user = greatest(e.highest_max_per_user, v_row.max_per_user), status = v_row.status,
       version = e.version + 1, updated_at = v_now
   where e.id = p_id;
+  v_before.available_tickets := v_row.available_tickets;
+  perform log_event(p_id, v_expired, v_row is distinct from v_before);
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.changes_after(p_after bigint, p_bookings_max integer)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+declare
+  v_settled bigint;
+  v_changes json;
+  v_last    bigint;
+begin
+  if exists (select from changes_dropped d where d.timeline <> current_timeline()) then
+    perform restart_changes();
+  end if;
+  v_settled := changes_settled();
+  if p_after is null then
+    return json_build_object('dropped', false, 'changes', json_build_array(), 'position', least(newest_position(), v_settled));
+  end if;
+  select json_agg(json_build_object(
+           'position', c.position,
+           'at', c.at,
+           'events', (
+             select json_agg(json_build_object('id', e.id, 'version', e.version, 'availableTickets', e.available))
+             from unnest(c.events, c.versions, c.available) as e(id, version, available)),
+           'event', c.event,
+           'bookings', coalesce((
+             select json_agg(json_build_object(
+               'id', b.id, 'event_id', b.event_id, 'user_id', b.user_id, 'quantity', b.quantity, 'status', x.status,
+               'expires_at', b.expires_at, 'created_at', b.created_at, 'updated_at', c.at) order by x.place)
+             from (
+               select 1 as place, unnest(c.expired) as id, 'expired' as status
+               union all select 2, unnest(c.cancelled), 'cancelled'
+               union all select 3, unnest(c.confirmed), 'confirmed'
+               union all select 4, unnest(c.held), 'held'
+             ) x
+             join bookings b on b.id = x.id), '[]'))
+           order by c.position),
+         max(c.position)
+  into v_changes, v_last
+  from (
+    select n.*, sum(n.size) over (order by n.position) - n.size as before
+    from (
+      select c.*, coalesce(cardinality(c.expired), 0) + coalesce(cardinality(c.cancelled), 0)
+                  + coalesce(cardinality(c.confirmed), 0) + coalesce(cardinality(c.held), 0) as size
+      from changes c
+      where c.position > p_after and c.position <= v_settled
+      order by c.position
+      limit p_bookings_max
+    ) n
+  ) c
+  where c.before = 0 or c.before + c.size <= p_bookings_max;
+  -- After the changes were read: whatever was dropped meanwhile is missing in them.
+  if exists (
+    select from changes_dropped d
+    where p_after < d.until or p_after > pg_sequence_last_value('changes_position')
+  ) then
+    return json_build_object('dropped', true, 'changes', json_build_array());
+  end if;
+  return json_build_object(
+    'dropped', false,
+    'changes', coalesce(v_changes, '[]'),
+    'position', coalesce(v_last, p_after),
+    'lagSeconds', (
+      select extract(epoch from clock_timestamp() - c.at) from changes c
+      where c.position > p_after order by c.position limit 1));
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.changes_mark()
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ select 1::bigint << 62 $function$;
+CREATE OR REPLACE FUNCTION public.changes_settled()
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_last   bigint;
+  v_marked bigint;
+begin
+  v_last := pg_sequence_last_value('changes_position');
+  select min((l.classid::bigint << 32 | l.objid::bigint) - changes_mark()) into v_marked
+  from pg_locks l
+  where l.locktype = 'advisory' and l.objsubid = 1
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and l.classid::bigint >= changes_mark() >> 32 and l.classid::bigint < 1::bigint << 31;
+  return least(v_last, v_marked);
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.create_event(p_id uuid, p_slot smallint, p_name text, p_venue text, p_starts_at timestamp with time zone, p_sales_start_at timestamp with time zone, p_sales_end_at timestamp with time zone, p_total_tickets integer, p_max_per_user integer, p_created_at timestamp with time zone, p_organizer text DEFAULT NULL::text, p_key text DEFAULT NULL::text, p_content text DEFAULT NULL::text)
@@ -199,8 +334,18 @@ begin
     (p_id, p_slot, p_organizer, p_name, p_venue, p_starts_at, p_sales_start_at, p_sales_end_at, p_total_tickets, p_total_tickets,
      p_max_per_user, p_max_per_user, p_created_at, p_created_at)
   on conflict (id) do nothing;
+  if found then
+    perform log_event(p_id);
+  end if;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
 end
+$function$;
+CREATE OR REPLACE FUNCTION public.current_timeline()
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer
 $function$;
 CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_tell_locked boolean DEFAULT false, p_lock_wait_ms integer DEFAULT NULL::integer, p_doubted uuid[] DEFAULT '{}'::uuid[], p_waits boolean DEFAULT true)
  RETURNS json
@@ -245,6 +390,15 @@ declare
   v_booking     bookings;
   v_position    integer;
   v_back        integer;
+  -- for the log: events that changed, and bookings by what became of them
+  v_events      uuid[];
+  v_versions    bigint[];
+  v_tickets     integer[];
+  v_held        uuid[];
+  v_confirmed   uuid[] := '{}';
+  v_cancelled   uuid[] := '{}';
+  v_expired     uuid[];
+  v_logged      bigint;
 begin
   perform pg_advisory_xact_lock_shared(slots_lock_key());
 
@@ -328,7 +482,7 @@ begin
     update bookings b
     set status = 'expired', updated_at = v_now
     where b.event_id = any (v_free_ids) and b.status = 'held' and b.expires_at > v_since and b.expires_at <= v_now
-    returning b.event_id, b.quantity
+    returning b.id, b.event_id, b.quantity
   ), freed as (
     select event_id, sum(quantity) as tickets from due group by event_id
   )
@@ -337,8 +491,9 @@ begin
          array_agg((x.event).status = 'on_sale'
                    and ((x.event).sales_start_at is null or (x.event).sales_start_at <= v_now)
                    and coalesce((x.event).sales_end_at, (x.event).starts_at) > v_now order by x.position),
-         array_agg(f.tickets is not null order by x.position)
-  into v_available, v_max, v_sales_open, v_changed
+         array_agg(f.tickets is not null order by x.position),
+         (select array_agg(id) from due)
+  into v_available, v_max, v_sales_open, v_changed, v_expired
   from (select unnest(v_stored) as event, generate_subscripts(v_stored, 1) as position) x
   left join freed f on f.event_id = (x.event).id;
 
@@ -363,6 +518,7 @@ begin
           v_available[v_position] := v_available[v_position] + v_booking.quantity;
         end if;
         v_changed[v_position] := true;
+        v_cancelled := v_cancelled || v_booking.id;
         update bookings b set status = 'cancelled', updated_at = v_now where b.id = v_booking.id
         returning * into v_booking;
       end if;
@@ -385,6 +541,7 @@ begin
         v_available[v_position] := v_available[v_position] - v_booking.quantity;
       end if;
       v_changed[v_position] := true;
+      v_confirmed := v_confirmed || v_booking.id;
       update bookings b set status = 'confirmed', updated_at = v_now where b.id = v_booking.id
       returning * into v_booking;
     else
@@ -394,6 +551,11 @@ begin
       'outcome', v_outcome,
       'booking', case when v_outcome in ('confirmed', 'cancelled') then to_json(v_booking) end);
   end loop;
+  -- What a booking was for a moment within the batch is no change.
+  if cardinality(v_confirmed) + cardinality(v_cancelled) > 0 then
+    v_expired := array(select unnest(v_expired) except (select unnest(v_confirmed) union all select unnest(v_cancelled)));
+    v_confirmed := array(select unnest(v_confirmed) except select unnest(v_cancelled));
+  end if;
 
   -- An event is plain when everybody who asks for it here could be served. Only then does the order not matter, and a
   -- command needs no judgement of its own unless its user has bookings of the event already.
@@ -513,6 +675,16 @@ begin
            unnest(v_outcomes) as outcome
   ) c
   where c.outcome is null;
+  -- Mostly all were granted, and booked at once.
+  if not v_any_judged and 0 = all (p_hold_seconds) then
+    v_confirmed := v_confirmed || p_bookings;
+  else
+    select v_confirmed || coalesce(array_agg(c.id) filter (where c.hold_seconds = 0), '{}'),
+           array_agg(c.id) filter (where c.hold_seconds > 0)
+    into v_confirmed, v_held
+    from (select unnest(p_bookings) as id, unnest(p_hold_seconds) as hold_seconds, unnest(v_outcomes) as outcome) c
+    where c.outcome is null;
+  end if;
 
   with changed as (
     update events e
@@ -525,16 +697,27 @@ begin
     from (select unnest(v_stored) as event, unnest(v_changed) as changed, unnest(v_taken) as taken) x
     where (x.event).id is not null and not (x.changed or coalesce(x.taken, 0) > 0)
   )
-  select coalesce(json_agg(s), '[]')
-  into v_snapshots
+  select x.ids, x.versions, x.tickets, (
+    select coalesce(json_agg(s), '[]')
+    from (
+      select e.*,
+             case when e.available_tickets = 0 then
+               (select min(b.expires_at) from bookings b
+                where b.event_id = e.id and b.status = 'held' and b.expires_at > e.updated_at)
+             end as next_hold_expires_at
+      from (select * from changed union all select * from untouched) e
+    ) s)
+  into v_events, v_versions, v_tickets, v_snapshots
   from (
-    select e.*,
-           case when e.available_tickets = 0 then
-             (select min(b.expires_at) from bookings b
-              where b.event_id = e.id and b.status = 'held' and b.expires_at > e.updated_at)
-           end as next_hold_expires_at
-    from (select * from changed union all select * from untouched) e
-  ) s;
+    select array_agg(c.id) as ids, array_agg(c.version) as versions, array_agg(c.available_tickets) as tickets from changed c
+  ) x;
+
+  if v_events is not null then
+    v_logged := log_change(
+      v_now, v_events, v_versions, v_tickets, null, v_held, nullif(v_confirmed, '{}'), nullif(v_cancelled, '{}'), v_expired);
+  elsif 'replayed' = any (v_outcomes) or cardinality(p_settle_bookings) > 0 then
+    v_logged := newest_position();
+  end if;
 
   return json_build_object(
     'now', v_now,
@@ -550,7 +733,8 @@ begin
         on b.event_id = p_event_ids[c.event] and b.user_id = c.user_id and b.idempotency_key = c.key
       where c.outcome = 'replayed') end,
     'settled', to_json(v_settled),
-    'snapshots', v_snapshots);
+    'snapshots', v_snapshots,
+    'position', v_logged);
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.decide_requests(p_event_ids uuid[], p_event_slots smallint[], p_events integer[], p_users text[], p_quantities integer[], p_hold_seconds integer[], p_keys text[], p_bookings uuid[], p_settle_kinds text[], p_settle_bookings uuid[], p_settle_slots smallint[], p_settle_users text[], p_now timestamp with time zone, p_tell_locked boolean, p_lock_wait_ms integer, p_doubted uuid[], p_waits boolean, p_requests boolean[], p_max_age_seconds integer)
@@ -611,6 +795,88 @@ begin
   end if;
   return v_result;
 end
+$function$;
+CREATE OR REPLACE FUNCTION public.drop_changes(p_keep interval)
+ RETURNS double precision
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_until   bigint;
+  v_last    bigint := pg_sequence_last_value('changes_position');
+  v_written integer := v_last % 8;
+  v_next    integer := (v_written + 1) % 8;
+  v_part    integer;
+  v_newest  record;
+  v_oldest  timestamptz;
+begin
+  select d.until into v_until from changes_dropped d for update skip locked;
+  if not found then
+    return null;
+  end if;
+  for v_back in 1 .. 7 loop
+    v_part := (v_written + v_back) % 8;
+    select c.at, c.position into v_newest from changes c where c.position % 8 = v_part order by c.position desc limit 1;
+    if v_newest.at < now() - p_keep then
+      execute format('truncate changes_%s', v_part);
+      update changes_dropped set until = greatest(until, v_newest.position);
+    end if;
+  end loop;
+  select c.at into v_oldest from changes c where c.position % 8 = v_written order by c.position limit 1;
+  if v_oldest < now() - p_keep / 6 and not exists (select from changes c where c.position % 8 = v_next) then
+    -- Far enough to be ahead of those who take positions right now.
+    perform setval('changes_position', (v_last / 8 + 1000000) * 8 + v_next);
+  end if;
+  select min(c.at) into v_oldest
+  from generate_series(0, 7) as p(part)
+  cross join lateral (select c.at from changes c where c.position % 8 = p.part order by c.position limit 1) c;
+  return coalesce(extract(epoch from now() - v_oldest), 0);
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.give_event(p_id uuid, p_owner text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_advisory_xact_lock_shared(slots_lock_key());
+  update events set owner_id = p_owner, version = version + 1, updated_at = now_ms() where id = p_id;
+  if not found then
+    return false;
+  end if;
+  perform log_event(p_id);
+  return true;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.log_change(p_at timestamp with time zone, p_events uuid[], p_versions bigint[], p_available integer[], p_event json, p_held uuid[], p_confirmed uuid[], p_cancelled uuid[], p_expired uuid[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_position bigint;
+begin
+  if not pg_try_advisory_xact_lock_shared(changes_mark() + pg_sequence_last_value('changes_position')) then
+    raise exception 'somebody keeps others from writing the log of changes';
+  end if;
+  v_position := nextval('changes_position');
+  insert into changes (position, at, events, versions, available, event, held, confirmed, cancelled, expired)
+  values (v_position, p_at, p_events, p_versions, p_available, p_event, p_held, p_confirmed, p_cancelled, p_expired);
+  return v_position;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.log_event(p_id uuid, p_expired uuid[] DEFAULT NULL::uuid[], p_is_new boolean DEFAULT true)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  select log_change(
+    e.updated_at, array[e.id], array[e.version], array[e.available_tickets], case when p_is_new then to_json(e) end,
+    null, null, null, p_expired)
+  from events e where e.id = p_id
+$function$;
+CREATE OR REPLACE FUNCTION public.newest_position()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select greatest((select max(position) from changes), (select until from changes_dropped))
 $function$;
 CREATE OR REPLACE FUNCTION public.now_ms()
  RETURNS timestamp with time zone
@@ -726,6 +992,18 @@ begin
     raise exception 'slot % holds events', v_holding using errcode = 'object_in_use';
   end if;
   delete from owned_slots o where o.slot = any (v_owned);
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.restart_changes()
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_last     bigint := pg_sequence_last_value('changes_position');
+  v_position bigint := greatest(v_last / 8 + 1, (extract(epoch from clock_timestamp()) * 125000)::bigint) * 8 + v_last % 8;
+begin
+  perform setval('changes_position', v_position);
+  update changes_dropped set until = v_position, timeline = current_timeline();
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.slots_lock_key()

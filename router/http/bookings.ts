@@ -14,6 +14,7 @@ import type { Span } from "../../shared/watch/tracing.ts";
 import { type Caller, ROLES } from "../callers/tokens.ts";
 import { acceptedResponse, isForQueue, type RequestParts } from "./booking-requests.ts";
 import { keyOf, REPLAYED_HEADER, unknownUnder } from "./idempotency.ts";
+import { positionHeader } from "./position.ts";
 import { type ProblemCode, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { jsonResponse, preparedProblem, problemResponse, type ResponseHeaders } from "./responses.ts";
@@ -85,7 +86,10 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     const key = clientKey ?? newIdempotencyKey();
     const result = await decide(commandWith(key), span);
     if ("booking" in result) {
-      const headers: ResponseHeaders = { location: `/v1/bookings/${result.booking.id}` };
+      const headers: ResponseHeaders = {
+        location: `/v1/bookings/${result.booking.id}`,
+        ...positionHeader(result),
+      };
       // Without a client's key, only this request's own second try can be a replay.
       if (result.outcome === "replayed" && clientKey !== undefined) headers[REPLAYED_HEADER] = "true";
       return jsonResponse(201, result.booking, requestId, headers);
@@ -101,7 +105,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
   ): Promise<Response> => {
     const command = { kind, bookingId: id, slot: slotOfBooking(id), userId, deadline: deadline() };
     const result = await decide(command, span);
-    if ("booking" in result) return jsonResponse(200, result.booking, requestId);
+    if ("booking" in result) return jsonResponse(200, result.booking, requestId, positionHeader(result));
     throw problemOf(result);
   };
 
@@ -114,7 +118,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: bookingHeaders,
       body: bookingBody,
-      responses: { 201: { ...theBooking, headers: ["location"] }, 202: theRequest },
+      responses: { 201: { ...theBooking, headers: ["location", "onsale-position"] }, 202: theRequest },
       refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
@@ -141,7 +145,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       id: eventId,
       headers: bookingHeaders,
       body: holdBody,
-      responses: { 201: { ...theBooking, headers: ["location"] }, 202: theRequest },
+      responses: { 201: { ...theBooking, headers: ["location", "onsale-position"] }, 202: theRequest },
       refusals: BOOKING_REFUSALS,
     },
     ["buyer"],
@@ -168,7 +172,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       tag: "bookings",
       id: bookingId,
       body: emptyBody,
-      responses: { 200: theBooking },
+      responses: { 200: { ...theBooking, headers: ["onsale-position"] } },
       refusals: ["booking_not_found", "hold_expired", "sales_not_open", "outcome_unknown"],
     },
     ROLES,
@@ -184,7 +188,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
       tag: "bookings",
       id: bookingId,
       body: emptyBody,
-      responses: { 200: theBooking },
+      responses: { 200: { ...theBooking, headers: ["onsale-position"] } },
       refusals: ["booking_not_found", "outcome_unknown"],
     },
     ROLES,

@@ -5,6 +5,7 @@
  */
 import type { IncomingMessage, RequestListener } from "node:http";
 import { KEY_HEADER, REPLAYED_HEADER } from "./idempotency.ts";
+import { POSITION_HEADER } from "./position.ts";
 import { requestIdOf } from "./request-id.ts";
 
 /** What a page may read beside the few headers that every page may. */
@@ -19,6 +20,7 @@ const EXPOSED = [
   "www-authenticate",
   "x-request-id",
   KEY_HEADER,
+  POSITION_HEADER,
   REPLAYED_HEADER,
 ].join(", ");
 

@@ -42,6 +42,7 @@ const HEADERS = {
     schema: { type: "string" as const, format: "uri-reference" },
     example: "/v1/events/01a20409-0c00-7c2b-af63-0abca586c6cb",
   },
+  "onsale-position": { schema: { type: "string" as const }, example: "shard-0.4711" },
   "preference-applied": { schema: { type: "string" as const }, example: "respond-async" },
   "retry-after": { schema: { type: "integer" as const, minimum: 1 }, example: 1 },
   "www-authenticate": {

@@ -20,6 +20,8 @@ const UNKNOWN: Failure = { outcome: "outcome_unknown" };
 export interface Decided {
   readonly result: CommandResult;
   readonly snapshot: Snapshot | undefined;
+  /** Whoever has followed the log to here knows the booking in `result`. */
+  readonly position?: number | undefined;
 }
 
 export interface DecidedBatch {
@@ -73,7 +75,7 @@ export class Decider {
     for (let attempt = 1; ; attempt += 1) {
       try {
         const batch = await this.#store.decide(commands, ids, { ...options, waits });
-        const { decisions, snapshots, lockedEvents, lockWaitSeconds } = batch;
+        const { decisions, snapshots, position, lockedEvents, lockWaitSeconds } = batch;
         invariant(decisions.length === commands.length, "every command of a batch is decided", {
           commands: commands.length,
           decisions: decisions.length,
@@ -94,6 +96,7 @@ export class Decider {
           return {
             result: mayRunLater ? afterLostTry(result) : result,
             snapshot: eventId && byEvent.get(eventId),
+            position,
           };
         });
         return { decided, lockedEvents };

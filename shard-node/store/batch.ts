@@ -1,5 +1,5 @@
 /**
- * Decides a batch: commands go to decide_batch() (migrations/shard/0006_fair-batches.sql) as columns, and the decisions
+ * Decides a batch: commands go to decide_batch() (migrations/shard/0014_changes.sql) as columns, and the decisions
  * come back as columns. A batch with booking requests goes through decide_requests(), which keeps their outcomes.
  */
 import {
@@ -45,6 +45,7 @@ interface BatchRow {
   settled: { outcome: string; booking: BookingRow | null }[] | null;
   locked: EventId[] | null;
   snapshots: EventRow[];
+  position: number | null;
 }
 
 /** Requests of the batch that had an outcome already, by position from 1. Nothing else was decided. */
@@ -66,6 +67,8 @@ export interface BatchDecision {
   readonly lockedEvents: readonly EventId[];
   /** Each event of the batch, as the batch left it. */
   readonly snapshots: readonly Snapshot[];
+  /** Whoever has followed the log to here knows every booking in `decisions`. Undefined when there is none. */
+  readonly position: number | undefined;
   readonly lockWaitSeconds: number;
 }
 
@@ -150,6 +153,7 @@ export async function decideBatch(
     }),
     lockedEvents: result.locked ?? [],
     snapshots: result.snapshots.map(snapshotFrom),
+    position: result.position ?? undefined,
     lockWaitSeconds: result.lockWaitSeconds,
   };
 }
@@ -175,7 +179,7 @@ async function decideAround(
     if (id !== undefined) otherIds.push(id);
     return undefined;
   });
-  const nothing = { decisions: [], lockedEvents: [], snapshots: [], lockWaitSeconds: 0 };
+  const nothing = { decisions: [], lockedEvents: [], snapshots: [], position: undefined, lockWaitSeconds: 0 };
   const rest = others.length === 0 ? nothing : await decideOthers(others, otherIds);
   let next = 0;
   const decisions = known.map((decision) => {

@@ -1,5 +1,6 @@
 /**
- * What a shard's database can be asked: to decide a batch (batch.ts), to save an event, to read. Each is one statement;
+ * What a shard's database can be asked: to decide a batch (batch.ts), to save an event, to read, to read its log
+ * (change-log.ts). Each is one statement;
  * those that write call one function (migrations/shard/).
  */
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
@@ -19,6 +20,7 @@ import {
   timeOf,
 } from "../../shared/domain/ids.ts";
 import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
+import { type ChangesRead, dropChanges, readChanges } from "./change-log.ts";
 import { pruneRequests, readRequests } from "./requests.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
@@ -187,6 +189,16 @@ export class BookingStore {
   async listEvents(before: EventId | null, limit: number, span?: Span): Promise<Event[]> {
     const { rows } = await oneRow<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit], span);
     return rows.map(eventFrom);
+  }
+
+  /** The log after a position (change-log.ts). */
+  async readChanges(after: number | null, bookingsMax: number): Promise<ChangesRead> {
+    return readChanges(this.#others, after, bookingsMax);
+  }
+
+  /** Drops changes that are older than `keepHours` (change-log.ts). */
+  async dropChanges(keepHours: number): Promise<number | undefined> {
+    return dropChanges(this.#others, keepHours);
   }
 
   async #saveEvent(

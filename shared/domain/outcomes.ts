@@ -6,6 +6,8 @@ export const decisionSchemas = [
   z.object({
     outcome: z.enum(["booked", "held", "replayed", "confirmed", "cancelled"]),
     booking: bookingSchema,
+    /** Of the shard's log (changes.ts): whoever has followed it to here knows this booking. Nodes always say it. */
+    position: z.string().optional(),
   }),
   z.object({ outcome: z.literal("insufficient_tickets"), availableTickets: z.number() }),
   z.object({ outcome: z.literal("user_limit_exceeded"), maxPerUser: z.number(), held: z.number() }),

@@ -6,6 +6,7 @@
  */
 import { z } from "zod";
 import { type Booking, bookingSchema } from "../domain/bookings.ts";
+import { type Change, changeSchema } from "../domain/changes.ts";
 import { type Command, isCommand } from "../domain/commands.ts";
 import {
   EVENT_STATUSES,
@@ -188,6 +189,37 @@ export const eventAnswerSchema = z.discriminatedUnion("outcome", [
 ]);
 export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;
 
+/** How long a follower of the log may have its node wait for the next change. */
+const CHANGES_WAIT_MAX_MS = 10_000;
+
+export const changesRequestSchema = z.object({
+  /** Who follows; a name for each, the same in every call. */
+  follower: z.string().regex(/^[a-z0-9][a-z0-9-]{0,31}$/),
+  /** The position of the last answer. Null asks where the log ends now. */
+  after: z.number().int().nonnegative().nullable(),
+  /** How long to wait for a change when there is none. */
+  waitMs: z.number().int().min(0).max(CHANGES_WAIT_MAX_MS),
+});
+export type ChangesRequest = z.infer<typeof changesRequestSchema>;
+
+/** The answer to a follower. Only followers use it, and each of them is a client of its own of this RPC. */
+export const changesAnswerSchema = z.discriminatedUnion("outcome", [
+  z.object({
+    outcome: z.literal("changes"),
+    /** In order; none when nothing happened in time. Each change comes whole. */
+    changes: z.array(changeSchema),
+    /** To ask for what comes next. */
+    position: z.number(),
+  }),
+  /** Changes after that position are not kept any more, or it is not of this log: the follower must start anew. */
+  z.object({ outcome: z.literal("position_dropped") }),
+  failureSchema,
+]);
+export type ChangesAnswer =
+  | { readonly outcome: "changes"; readonly changes: readonly Change[]; readonly position: number }
+  | { readonly outcome: "position_dropped" }
+  | Failure;
+
 /** The paths of the RPC. The map is GET; all others are POST with a JSON body. */
 export const RPC = {
   commands: "/rpc/commands",
@@ -195,5 +227,6 @@ export const RPC = {
   list: "/rpc/events/list",
   createEvent: "/rpc/events/create",
   changeEvent: "/rpc/events/change",
+  changes: "/rpc/changes",
   map: "/rpc/map",
 } as const;

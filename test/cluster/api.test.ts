@@ -488,6 +488,7 @@ describe("operations", () => {
       "onsale_db_backends",
       "onsale_db_replica_lag_seconds",
       "onsale_db_oldest_snapshot_seconds",
+      "onsale_log_lag_seconds",
       "onsale_db_up 1",
       "onsale_redis_up",
       "onsale_snapshot_publish_seconds",

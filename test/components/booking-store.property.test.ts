@@ -51,7 +51,7 @@ afterAll(async () => {
   await created[Symbol.asyncDispose]();
 });
 
-test("B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 R3: a shard and the model agree on random stories", async () => {
+test("B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 R3 J1: a shard, its log and the model agree on random stories", async () => {
   console.log(`${numRuns} stories, TEST_SEED=${seed}`);
   const outcomes = new Set<string>();
 

@@ -9,6 +9,7 @@ import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { BookCommand, Command, SettleCommand } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { ChangeEventRequest, EventResult } from "../../shared/wire/rpc.ts";
+import type { Change } from "../../shared/domain/changes.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 
@@ -123,6 +124,27 @@ export function changeEvent(
 /** Adds a new event. */
 export function addEvent(state: State, event: StoredEvent): State {
   return { ...state, events: new Map(state.events).set(event.id, event) };
+}
+
+/** What a transaction did, as its entry in the log must say (J1); undefined when it changed nothing. */
+export function changeBetween(before: State, after: State): Omit<Change, "position" | "at"> | undefined {
+  const events = [...after.events.values()].filter((event) => event !== before.events.get(event.id));
+  const bookings = [...after.bookings.values()].filter(
+    (booking) => booking.status !== before.bookings.get(booking.id)?.status,
+  );
+  if (events.length === 0) return undefined;
+  const isOther = (event: StoredEvent): boolean => {
+    const { version: _, updatedAt: __, ...known } = before.events.get(event.id) ?? {};
+    const { version: ___, updatedAt: ____, ...now } = event;
+    return !isDeepStrictEqual(now, known);
+  };
+  const [other] = events.filter(isOther);
+  return {
+    events: events.map(({ id, version }) => ({ id, version, availableTickets: availableOf(after, id) })),
+    event: (other && snapshotOf(after, other.id)?.event) ?? null,
+    // What they are at this moment: no hold that was just made is due.
+    bookings: bookings.map((booking) => seen(booking, booking.updatedAt)),
+  };
 }
 
 /** Tickets are conserved (B2): available + held + confirmed = total, whatever happened before. */

@@ -1,6 +1,6 @@
 /**
  * Random stories of a shard, told to a real BookingStore and to the model at once, which must agree on every answer and,
- * in the end, on every stored row.
+ * in the end, on every stored row and on what a follower of the log has heard.
  *
  * A generated story names events, users and bookings by small numbers, and only `tell` turns those into ids. So a story
  * means the same whenever it is told, and fast-check can shrink it. Every story has fresh events: one database
@@ -16,6 +16,7 @@ import { newBookingId, newEventId, slotOfBooking, timeOf, type UserId } from "..
 import type { Database } from "../../shared/database/database.ts";
 import { type Slot, SLOT_COUNT, slotOf } from "../../shared/domain/slots.ts";
 import type { ChangeEventRequest } from "../../shared/wire/rpc.ts";
+import type { Change } from "../../shared/domain/changes.ts";
 import type { Command } from "../../shared/domain/commands.ts";
 import * as model from "./model.ts";
 
@@ -195,11 +196,18 @@ export async function tell(database: Database, { events, steps }: Story): Promis
   const names = new Names(events.length);
   let state: model.State = { events: new Map(), bookings: new Map(), owns };
   const outcomes = new Set<string>();
+  const logBegins = (await readLog(store, null)).position;
+  const happened: LoggedChange[] = [];
+  const become = (after: model.State, at = now()): void => {
+    const change = model.changeBetween(state, after);
+    if (change !== undefined) happened.push(inOrderOfIds({ at, ...change }));
+    state = after;
+  };
 
   for (const [index, line] of events.entries()) {
     const created = createdEvent(names.event(index), line);
     const result = await store.createEvent({ ...created, ownerId: ORGANIZER });
-    state = model.addEvent(state, created);
+    become(model.addEvent(state, created), created.createdAt);
     expect(result).toEqual({ outcome: "saved", snapshot: model.snapshotOf(state, created.id) });
   }
 
@@ -214,7 +222,7 @@ export async function tell(database: Database, { events, steps }: Story): Promis
           const answered = await store.decide(commands, ids, { at: new Date(nowMs) });
           expect(answered.decisions).toEqual(expected.decisions);
           expect(byEvent(answered.snapshots)).toEqual(byEvent(expected.snapshots));
-          state = expected.state;
+          become(expected.state);
           for (const { outcome } of expected.decisions) outcomes.add(outcome);
         }
         break;
@@ -222,14 +230,14 @@ export async function tell(database: Database, { events, steps }: Story): Promis
       case "sweep": {
         const eventIds = step.events.map((number) => names.event(number));
         await sweepStored(database, eventIds, nowMs);
-        state = model.sweep(state, eventIds, now());
+        become(model.sweep(state, eventIds, now()));
         break;
       }
       case "change": {
         const request = changeRequest(names.event(step.event), step.by as UserId, step.changes);
         const expected = model.changeEvent(state, request, now());
         expect(await store.changeEvent(request, { at: new Date(nowMs) })).toEqual(expected.result);
-        state = expected.state;
+        become(expected.state);
         outcomes.add(expected.result.outcome);
         break;
       }
@@ -245,7 +253,37 @@ export async function tell(database: Database, { events, steps }: Story): Promis
     })),
   );
   expect(await storedRows(database, [...state.events.keys()])).toEqual(expectedRows(state));
+  expect(await followedFrom(store, logBegins)).toEqual(happened);
   return outcomes;
+}
+
+type LoggedChange = Omit<Change, "position">;
+
+/** Follows the log to its end, in small steps. */
+async function followedFrom(store: BookingStore, begin: number): Promise<LoggedChange[]> {
+  const followed: LoggedChange[] = [];
+  for (let position = begin; ;) {
+    const { changes, position: last } = await readLog(store, position);
+    if (changes.length === 0) return followed;
+    for (const { position: next, ...change } of changes) {
+      expect(next, "J2: positions rise").toBeGreaterThan(position);
+      position = next;
+      followed.push(inOrderOfIds(change));
+    }
+    expect(last).toBe(position);
+  }
+}
+
+async function readLog(store: BookingStore, after: number | null) {
+  const read = await store.readChanges(after, 5);
+  if (read.dropped) throw new Error("nothing was dropped");
+  return read;
+}
+
+function inOrderOfIds({ events, bookings, ...change }: LoggedChange): LoggedChange {
+  const byId = <Item extends { id: string }>(items: readonly Item[]) =>
+    items.toSorted((a, b) => (a.id < b.id ? -1 : 1));
+  return { ...change, events: byId(events), bookings: byId(bookings) };
 }
 
 /** What must hold in every state, said without the rules that lead there. */

@@ -18,7 +18,7 @@ const seed = Number(process.env["TEST_SEED"] ?? 1);
 const simulate = async (...args: readonly string[]) => start("test/simulation/main.ts", {}, args).exited;
 
 test(
-  "A2 A5 B1 B3 B4 B5 B8 B9 B11 C1 C2 C3 C5 C6 F1 F2 F3 F4 F8 L1 R2 R3 R4: whatever fails, simulated clusters keep the rules",
+  "A2 A5 B1 B3 B4 B5 B8 B9 B11 C1 C2 C3 C5 C6 F1 F2 F3 F4 F8 J2 J5 L1 R2 R3 R4: whatever fails, simulated clusters keep the rules",
   async () => {
     const { code, stdout } = await simulate("--from", String(seed), "--seeds", String(SEEDS));
     expect([code, stdout.split("\n").slice(-400).join("\n")]).toEqual([0, expect.any(String)]);

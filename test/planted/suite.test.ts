@@ -10,11 +10,13 @@ import { migrate } from "../../migrations/runner.ts";
 import { createEmptyDatabase } from "../support/databases.ts";
 import { copySources, type Planting } from "../support/planted-copy.ts";
 
-const FUNCTIONS = "migrations/shard/0006_fair-batches.sql";
+const FUNCTIONS = "migrations/shard/0014_changes.sql";
 const STORE = "test/components/booking-store.test.ts";
 const STORIES = "test/components/booking-store.property.test.ts";
 const DECIDER = "test/components/decider.test.ts";
 const LANES = "test/components/lanes.test.ts";
+const LOG = "test/components/change-log.test.ts";
+const FOLLOWERS = "test/components/followers.test.ts";
 const OWNERS = "test/components/slot-owners.test.ts";
 const TOKENS = "test/unit/key-set.test.ts";
 const MIGRATIONS = "test/components/migrations.test.ts";
@@ -86,7 +88,7 @@ const PLANTS: readonly Plant[] = [
     bug: "an organizer changes somebody else's event",
     rule: "S9",
     suite: STORE,
-    file: "migrations/shard/0011_event-owners.sql",
+    file: FUNCTIONS,
     find: "v_before.owner_id is distinct from p_organizer",
     replace: "p_organizer is null",
   },
@@ -248,8 +250,8 @@ const PLANTS: readonly Plant[] = [
     rule: "R3",
     suite: STORE,
     file: FUNCTIONS,
-    find: "  perform pg_advisory_xact_lock_shared(slots_lock_key());\n",
-    replace: "",
+    find: "  perform pg_advisory_xact_lock_shared(slots_lock_key());\n\n  if cardinality(p_settle_bookings) > 0 then",
+    replace: "  if cardinality(p_settle_bookings) > 0 then",
   },
   {
     bug: "a shard obeys a change of slot owners that another has overtaken",
@@ -435,6 +437,78 @@ const PLANTS: readonly Plant[] = [
     file: "shared/redis/redis.ts",
     find: "if version > current then",
     replace: "if version > 0 then",
+  },
+  {
+    bug: "who changes an event does not log it",
+    rule: "J1",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "  perform log_event(p_id, v_expired, v_row is distinct from v_before);\n",
+    replace: "",
+  },
+  {
+    bug: "a batch does not log the holds that end with it",
+    rule: "J1",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "nullif(v_cancelled, '{}'), v_expired);",
+    replace: "nullif(v_cancelled, '{}'), null);",
+  },
+  {
+    bug: "a booking that is confirmed and cancelled in one batch is logged as both",
+    rule: "J1",
+    suite: STORIES,
+    file: FUNCTIONS,
+    find: "    v_confirmed := array(select unnest(v_confirmed) except select unnest(v_cancelled));\n",
+    replace: "",
+  },
+  {
+    bug: "a position is taken without a mark",
+    rule: "J2",
+    suite: LOG,
+    file: FUNCTIONS,
+    find: "if not pg_try_advisory_xact_lock_shared(changes_mark() + pg_sequence_last_value('changes_position')) then",
+    replace: "if false then",
+  },
+  {
+    bug: "who reads the log takes every position that was handed out for committed",
+    rule: "J2",
+    suite: LOG,
+    file: FUNCTIONS,
+    find: "return least(v_last, v_marked);",
+    replace: "return v_last;",
+  },
+  {
+    bug: "nobody is told that changes were dropped",
+    rule: "J3",
+    suite: LOG,
+    file: FUNCTIONS,
+    find: "      update changes_dropped set until = greatest(until, v_newest.position);\n",
+    replace: "",
+  },
+  {
+    bug: "after a restore the log goes on as if nothing had happened",
+    rule: "J3",
+    suite: LOG,
+    file: "migrations/shards.ts",
+    find: "  await database.database.query(RESTART_CHANGES);\n",
+    replace: "",
+  },
+  {
+    bug: "any number of followers may wait",
+    rule: "J4",
+    suite: FOLLOWERS,
+    file: "shard-node/read/followers.ts",
+    find: "if (this.#open >= FOLLOWERS_MAX) {",
+    replace: "if (this.#open < 0) {",
+  },
+  {
+    bug: "the answer to a repeated request has no position",
+    rule: "J5",
+    suite: LOG,
+    file: FUNCTIONS,
+    find: "    v_logged := newest_position();\n",
+    replace: "    null;\n",
   },
   {
     bug: "a part of a token's signature is enough",

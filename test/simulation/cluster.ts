@@ -18,6 +18,7 @@ import { Decider } from "../../shard-node/decide/decider.ts";
 import { Lanes } from "../../shard-node/decide/lanes.ts";
 import { createNodeMetrics } from "../../shard-node/metrics.ts";
 import { EventPublisher } from "../../shard-node/publisher.ts";
+import { Followers } from "../../shard-node/read/followers.ts";
 import { Reader } from "../../shard-node/read/reader.ts";
 import { createNodeServer } from "../../shard-node/rpc.ts";
 import type { Database } from "../../shared/database/database.ts";
@@ -31,7 +32,7 @@ import { type SimulatedCatalog, type SimulatedRedis, SimulatedSnapshots } from "
 import { inProcess, type Process, world } from "./world.ts";
 
 const SECRET = "a secret of the simulation, and of nothing else";
-const INTERNAL_TOKEN = "routers only";
+export const INTERNAL_TOKEN = "routers and followers only";
 
 export const COMMAND_DEADLINE_MS = 5_000;
 export const READ_DEADLINE_MS = 2_000;
@@ -181,7 +182,11 @@ export function startNode(
     const database = databaseOf(shard);
     const catalog = new Catalog(catalogs as unknown as Database, shard.id, [database]);
     const publisher = redis && new EventPublisher(new SimulatedSnapshots(redis), systemClock, nodeMetrics);
-    const changed = (snapshots: readonly Snapshot[]): void => publisher?.publish(snapshots);
+    const followers = new Followers(store, systemClock, nodeMetrics);
+    const changed = (snapshots: readonly Snapshot[]): void => {
+      publisher?.publish(snapshots);
+      followers.changed();
+    };
     const decider = new Decider(store, { committed: changed, lockWaited: () => undefined }, log);
     const limits = {
       lanes: settings.lanes,
@@ -193,7 +198,7 @@ export function startNode(
     const lanes = new Lanes(limits, async (...batch) => decider.decide(...batch), systemClock, nodeMetrics);
     const reader = new Reader({ primary: store, replicas: [], lagMaxMs: 0, read: () => undefined });
     const background = new Background({
-      config: { HOLD_SWEEP_INTERVAL_MS: 1_000, HOLD_SWEEP_EVENTS_MAX: 200 },
+      config: { HOLD_SWEEP_INTERVAL_MS: 1_000, HOLD_SWEEP_EVENTS_MAX: 200, LOG_RETENTION_HOURS: 1 },
       databases: { others: database, checks: database, shard: [database] } as unknown as NodeDatabases,
       catalog,
       replicas: [],
@@ -204,9 +209,11 @@ export function startNode(
       log,
     });
     const server = createNodeServer({
+      shardId: shard.id,
       internalTokens: [INTERNAL_TOKEN],
       store,
       reader,
+      followers,
       lanes,
       intake: undefined,
       catalog,

@@ -69,7 +69,7 @@ class SlowStore extends SimulatedStore {
         updatedAt: now,
       },
     }));
-    return { decisions, lockedEvents: [], snapshots: [], lockWaitSeconds: 0 };
+    return { decisions, lockedEvents: [], snapshots: [], position: undefined, lockWaitSeconds: 0 };
   }
 }
 

@@ -2,6 +2,8 @@
  * The rules of SPEC.md, checked while a run goes on: after each commit, at each call and each batch, and at each answer that a
  * client gets. It knows every state that the shards ever had, so every answer must be explained by one of them.
  */
+import { isDeepStrictEqual } from "node:util";
+import type { Change } from "../../shared/domain/changes.ts";
 import { type Command, isBookCommand, userKeyOf } from "../../shared/domain/commands.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
@@ -113,6 +115,8 @@ export class Rules {
   readonly #readVersions = new Map<string, { readonly at: number; readonly version: number }[]>();
   readonly #settled = new Map<string, { confirmed: boolean; cancelAsked: boolean; cancelled: boolean }>();
   readonly #answers = new Map<string, number>();
+  /** How many changes the follower of a shard has heard. */
+  readonly #followed = new Map<SimulatedShard, number>();
 
   constructor(shards: readonly SimulatedShard[]) {
     this.#shards = shards;
@@ -243,6 +247,22 @@ export class Rules {
     return { locked: () => void (batch.locked = true), over: () => void under.delete(batch) };
   }
 
+  /** A follower of a shard's log hears changes. */
+  followed(shard: SimulatedShard, changes: readonly Change[]): void {
+    let count = this.#followed.get(shard) ?? 0;
+    for (const change of changes) {
+      const next = shard.log[count];
+      if (!isDeepStrictEqual(change, next))
+        return this.break(
+          "J2",
+          `${shard.id}: after ${next?.position ?? "all"} its follower hears ${change.position}`,
+        );
+      count += 1;
+    }
+    this.#followed.set(shard, count);
+    return undefined;
+  }
+
   // What clients hear.
 
   answered(asked: Asked, heard: Heard): void {
@@ -255,6 +275,7 @@ export class Rules {
     );
     this.#checkTime(asked, heard, now);
     if (heard?.status === 500) this.break("F8", `${asked.kind} is answered 500`);
+    this.#checkPosition(asked, heard);
     switch (asked.kind) {
       case "book":
       case "hold":
@@ -269,6 +290,23 @@ export class Rules {
       case "booking":
         return this.#readBooking(asked, heard, code, now);
     }
+  }
+
+  /** Whoever has followed the log to the position of an answer knows its booking as it was answered (J5). */
+  #checkPosition({ kind }: Asked, heard: Heard): void {
+    if (heard === undefined || heard.status >= 300 || !["book", "hold", "confirm", "cancel"].includes(kind))
+      return;
+    const { id, status } = heard.body as { id: string; status: string };
+    const [shardId, position] = heard.headers["onsale-position"]?.split(".") ?? [];
+    const log = this.#shards.find((shard) => shard.id === shardId)?.log ?? [];
+    const known = log
+      .filter((change) => change.position <= Number(position))
+      .flatMap(({ bookings }) => bookings.filter((booking) => booking.id === id));
+    if (known.at(-1)?.status !== status)
+      this.break(
+        "J5",
+        `at ${shardId} ${position} booking ${id} is ${known.at(-1)?.status}, and was answered ${status}`,
+      );
   }
 
   #checkTime(asked: Asked, heard: Heard, now: number): void {
@@ -487,6 +525,9 @@ export class Rules {
       )
         this.break("F1", `${user} was told no, and has booking ${rows[0]?.id}`);
     }
+    for (const { id, log } of this.#shards.filter((shard) => this.#followed.get(shard) !== shard.log.length))
+      if (log.length > 0)
+        this.break("J2", `the follower of ${id} has not heard of all ${log.length} changes`);
     for (const [booking, { confirmed, cancelAsked, cancelled }] of this.#settled) {
       const status = this.#row(booking)?.status;
       if (cancelled && status !== "cancelled") this.break("B11", `cancelled booking ${booking} is ${status}`);

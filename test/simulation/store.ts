@@ -15,6 +15,7 @@ import {
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
+import type { Change } from "../../shared/domain/changes.ts";
 import type {
   ChangeEventRequest,
   CreateEventRequest,
@@ -23,6 +24,7 @@ import type {
 } from "../../shared/wire/rpc.ts";
 import type { BatchDecision, DecideOptions, FreshIds } from "../../shard-node/store/batch.ts";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
+import type { ChangesRead } from "../../shard-node/store/change-log.ts";
 import * as model from "../components/model.ts";
 import { type Process, self, world } from "./world.ts";
 
@@ -79,6 +81,7 @@ export class SimulatedShard {
   readonly process: Process;
   readonly owned = new Set<Slot>();
   readonly commits: Commit[] = [];
+  readonly log: Change[] = [];
   readonly trouble: DatabaseTrouble = {};
   readonly #observer: StoreObserver;
   readonly #locks = new Map<EventId, Lock>();
@@ -170,6 +173,9 @@ export class SimulatedShard {
     const commit = { at: world().now, before: this.state, state, decided };
     this.state = state;
     this.commits.push(commit);
+    const change = model.changeBetween(commit.before, state);
+    if (change !== undefined)
+      this.log.push({ position: this.commits.length, at: new Date(commit.at).toISOString(), ...change });
     this.#observer.committed(this, commit);
   }
 
@@ -263,6 +269,7 @@ export class SimulatedStore extends BookingStore {
         decisions: commands.map((command) => decided.get(command) ?? { outcome: "overloaded" }),
         lockedEvents: [...lockedOut],
         snapshots,
+        position: shard.log.at(-1)?.position ?? 0,
         lockWaitSeconds: 0,
       };
     };
@@ -333,6 +340,26 @@ export class SimulatedStore extends BookingStore {
         .slice(0, limit)
         .flatMap((id) => model.snapshotOf(this.#shard.state, id)?.event ?? []),
     );
+  }
+
+  override async readChanges(after: number | null, bookingsMax: number): Promise<ChangesRead> {
+    return this.#shard.statement([], () => {
+      const { log } = this.#shard;
+      const newest = log.at(-1)?.position ?? 0;
+      if (after === null) return { dropped: false, changes: [], position: newest, lagSeconds: 0 };
+      if (after > newest) return { dropped: true };
+      const changes: Change[] = [];
+      for (const change of log.slice(log.findLastIndex(({ position }) => position <= after) + 1)) {
+        const bookings = [...changes, change].reduce((sum, one) => sum + one.bookings.length, 0);
+        if (changes.length > 0 && bookings > bookingsMax) break;
+        changes.push(change);
+      }
+      return { dropped: false, changes, position: changes.at(-1)?.position ?? after, lagSeconds: 0 };
+    });
+  }
+
+  override async dropChanges(): Promise<number> {
+    return this.#shard.statement([], () => 0);
   }
 
   #dueEvents(eventsMax: number): EventId[] {

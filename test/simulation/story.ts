@@ -6,6 +6,7 @@ import type { Event } from "../../shared/domain/events.ts";
 import type { EventId, ShardId } from "../../shared/domain/ids.ts";
 import { SLOT_COUNT, type Slot } from "../../shared/domain/slots.ts";
 import { type Node, type Settings, startNode, startRouter, tokenFor } from "./cluster.ts";
+import { Follower } from "./follower.ts";
 import { FAULT_KINDS, type FaultKind, letFail, type Scene, type Seat } from "./faults.ts";
 import { give } from "./http.ts";
 import { Network, useNetwork } from "./network.ts";
@@ -129,6 +130,9 @@ class Story {
     await world.sleep(OPEN_MS - world.now);
 
     this.#chooseFaults(this.#only);
+    let isOver = false;
+    const followers = this.#shards.map((shard) => new Follower(shard, this.#nodes, this.#rules));
+    const following = followers.map(async (follower) => follower.follow(() => isOver));
     const clients = [
       ...Array.from({ length: world.pick([3, 6, 10]) }, async (_, index) => this.#buyer(`buyer-${index}`)),
       ...Array.from({ length: world.pick([0, 2, 6]) }, async () => this.#guest()),
@@ -139,6 +143,8 @@ class Story {
     await Promise.all(clients);
     if (this.#faults.length > 0) await this.#recover();
     await this.#serveAll();
+    isOver = true;
+    await Promise.all(following);
     this.#rules.checkEnd();
     this.#done = true;
   }

@@ -1,0 +1,74 @@
+/** The log of changes in the shard's database (migrations/shard/0014_changes.sql). */
+import type { Change } from "../../shared/domain/changes.ts";
+import type { Database, Statement } from "../../shared/database/database.ts";
+import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso } from "./rows.ts";
+import { bounded, oneRow } from "./row-locks.ts";
+
+const CHANGES_AFTER: Statement = {
+  name: "changes-after",
+  text: "select changes_after($1, $2) as result",
+};
+const DROP_CHANGES = bounded("drop-changes", "drop_changes(make_interval(hours => $3))");
+
+/** How long to wait for the lock of a part that is dropped. Only who reads that part can hold it. */
+const DROP_LOCK_WAIT_MS = 100;
+
+interface ChangeRow extends Omit<Change, "event" | "bookings"> {
+  readonly event: EventRow | null;
+  readonly bookings: readonly BookingRow[];
+}
+
+/** Changes in order; `position` is the last one's. `dropped`: changes after the given position are not kept any more. */
+export type ChangesRead =
+  | { readonly dropped: true }
+  | {
+      readonly dropped: false;
+      readonly changes: readonly Change[];
+      readonly position: number;
+      /** Age of the first change, also when it must wait for an earlier one to be committed; 0 without one. */
+      readonly lagSeconds: number;
+    };
+
+/**
+ * The changes after a position, of `bookingsMax` bookings at most, unless the first one alone has more. Without a position
+ * none, only the position of the newest change. Throws DatabaseError.
+ */
+export async function readChanges(
+  database: Database,
+  after: number | null,
+  bookingsMax: number,
+): Promise<ChangesRead> {
+  const { result } = await oneRow<{
+    result: { dropped: boolean; changes: ChangeRow[]; position: number; lagSeconds?: number | null };
+  }>(database, CHANGES_AFTER, [after, bookingsMax]);
+  if (result.dropped) return { dropped: true };
+  return {
+    dropped: false,
+    changes: result.changes.map(changeFrom),
+    position: result.position,
+    lagSeconds: Math.max(0, result.lagSeconds ?? 0),
+  };
+}
+
+/**
+ * Drops the changes that are older than `keepHours`. Returns how many seconds the oldest change that is left is old; undefined
+ * when another node is at work on it. Throws DatabaseError.
+ */
+export async function dropChanges(database: Database, keepHours: number): Promise<number | undefined> {
+  const { result } = await oneRow<{ result: number | null }>(database, DROP_CHANGES, [
+    String(DROP_LOCK_WAIT_MS),
+    String(database.bounds.transactionTimeoutMs),
+    keepHours,
+  ]);
+  return result ?? undefined;
+}
+
+function changeFrom({ at, event, bookings, ...change }: ChangeRow): Change {
+  return {
+    ...change,
+    at: iso(at),
+    event: event && eventFrom(event),
+    // As they became then. That a hold has come due since is a change of its own.
+    bookings: bookings.map((row) => bookingFrom(row, Number.NEGATIVE_INFINITY)),
+  };
+}
