@@ -10,7 +10,7 @@ import type { EventResult } from "../../shared/wire/rpc.ts";
 /** So long a batch in front of a change may take. */
 export const CHANGE_LOCK_WAIT_MS = 300;
 /** How long changes of an event are refused after its lock was not had. */
-export const CHANGE_REST_MS = 1_000;
+const CHANGE_REST_MS = 1_000;
 /** Events whose rest is remembered. */
 const RESTING_MAX = 1_000;
 

@@ -257,6 +257,7 @@ test("M3: the scenarios notice an answer that is not as the contract says", () =
     salesStartAt: null,
     salesEndAt: times.createdAt,
     status: "on_sale",
+    intake: "direct",
     totalTickets: 5,
     availableTickets: 5,
     maxPerUser: 2,
