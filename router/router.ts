@@ -69,7 +69,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     load: async (before, limit, notBefore, span) => cluster.listEvents(before, limit, notBefore, span),
     counted: (result) => metrics.listRead(result),
   });
-  const queue = config.AMQP_URL === undefined ? undefined : new BookingQueue(config.AMQP_URL, clock, log);
+  const queue = config.AMQP_URL === undefined ? undefined : BookingQueue.connect(config.AMQP_URL, clock, log);
   const receiptSecrets = [config.RECEIPT_SECRET, config.AUTH_JWT_SECRET, config.AUTH_JWT_SECRET_PREVIOUS];
   const stopping = new AbortController();
   metrics.watch({

@@ -169,7 +169,7 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     // From the router's clock to this node's. The way from router to node counts as no time.
     const ahead = clock.elapsed() - sentAt;
     const decided = decidedInParts(commands, async (command, index) =>
-      lanes.run(command, command.deadline + ahead, spans?.get(index)),
+      lanes.run(command, { deadline: command.deadline + ahead, span: spans?.get(index) }),
     );
     const responseTo = (part: readonly DecidedAt[]): CommandsResponse => {
       // A command that waited in vain for a database that is away met no overload: the router must stop sending more.

@@ -63,6 +63,7 @@ function summaryOf(
     workload: workload.name,
     perSecond: {
       confirmed: rate("confirmed"),
+      accepted: rate("accepted"),
       refused: rate("refused"),
       read: rate("read"),
       error: rate("error"),

@@ -50,8 +50,8 @@ export interface RequestMix {
   readonly kinds: readonly { readonly share: number; readonly requests: RequestPlan }[];
 }
 
-/** What an answer is to the benchmark: 201, 409, 200 or 304, and all others. A refusal is an answer, not an error. */
-export const ANSWER_CLASSES = ["confirmed", "refused", "read", "error"] as const;
+/** What an answer is to the benchmark: 201, 202, 409, 200 or 304, and all others. A refusal is an answer, not an error. */
+export const ANSWER_CLASSES = ["confirmed", "accepted", "refused", "read", "error"] as const;
 export type AnswerClass = (typeof ANSWER_CLASSES)[number];
 
 export interface LoadReport {

@@ -31,6 +31,7 @@ export class Tally {
   readonly #latencyMicroseconds = latencies(3);
   readonly #classLatencyMicroseconds = {
     confirmed: latencies(2),
+    accepted: latencies(2),
     refused: latencies(2),
     read: latencies(2),
     error: latencies(2),
@@ -97,6 +98,7 @@ export class Tally {
       },
       classP99Ms: {
         confirmed: p99Ms(this.#classLatencyMicroseconds.confirmed),
+        accepted: p99Ms(this.#classLatencyMicroseconds.accepted),
         refused: p99Ms(this.#classLatencyMicroseconds.refused),
         read: p99Ms(this.#classLatencyMicroseconds.read),
         error: p99Ms(this.#classLatencyMicroseconds.error),
@@ -125,12 +127,13 @@ export class Tally {
 
 function classOf(status: number): AnswerClass {
   if (status === 201) return "confirmed";
+  if (status === 202) return "accepted";
   if (status === 409) return "refused";
   return status === 200 || status === 304 ? "read" : "error";
 }
 
 const noAnswers = () =>
-  ({ confirmed: 0, refused: 0, read: 0, error: 0 }) satisfies Record<AnswerClass, number>;
+  ({ confirmed: 0, accepted: 0, refused: 0, read: 0, error: 0 }) satisfies Record<AnswerClass, number>;
 
 /** `figures` are those that are exact. */
 const latencies = (figures: number) =>

@@ -7,6 +7,7 @@ import { generator } from "./generator.ts";
 import { hotEvent } from "./hot-event.ts";
 import { memory } from "./memory.ts";
 import { overload } from "./overload.ts";
+import { queue } from "./queue.ts";
 import { reads } from "./reads.ts";
 import { replication } from "./replication.ts";
 import { scale } from "./scale.ts";
@@ -66,6 +67,7 @@ export const PARTS: readonly Part[] = [
     run: soldOut,
   },
   compare,
+  queue,
   overload,
   scale,
   capacity,

@@ -4,6 +4,7 @@ import type { RequestPlan } from "../load/plan.ts";
 import { bookingsOf } from "../load/plans.ts";
 import type { BenchCluster } from "../bench-cluster.ts";
 import { atMost, type Figure, type Outcome, type PartContext } from "../part.ts";
+import type { EventId } from "../../shared/domain/ids.ts";
 import { figuresOf, rush } from "./rush.ts";
 
 const WARM_UP_SECONDS = 3;
@@ -48,6 +49,15 @@ export async function hotEvent(context: PartContext): Promise<Outcome> {
 
 /** Bookings of a new event, by enough users for a load of so many seconds. */
 export async function bookingsOfOneEvent(cluster: BenchCluster, seconds: number): Promise<RequestPlan> {
-  const event = await cluster.createEvent({ totalTickets: NEVER_SOLD_OUT, maxPerUser: 2 });
-  return bookingsOf([event.id], { secret: cluster.secret, users: Math.ceil(seconds * USERS_PER_SECOND) });
+  return (await newHotEvent(cluster, seconds)).requests;
+}
+
+/** The same, with the event. */
+export async function newHotEvent(
+  cluster: BenchCluster,
+  seconds: number,
+): Promise<{ readonly id: EventId; readonly requests: RequestPlan }> {
+  const { id } = await cluster.createEvent({ totalTickets: NEVER_SOLD_OUT, maxPerUser: 2 });
+  const users = Math.ceil(seconds * USERS_PER_SECOND);
+  return { id, requests: bookingsOf([id], { secret: cluster.secret, users }) };
 }

@@ -46,25 +46,23 @@ const NOT_FOUND = new Problem(
   "There is no booking request of yours with this receipt.",
 );
 
-/**
- * Whether a booking is for the queue. A promise only when the client asks for that, or memory does not know the event as one
- * that is decided directly: nobody else waits for a read.
- */
+/** Whether a booking is for the queue. A promise only for an event that memory does not know: nobody else waits for a read. */
 export function isForQueue(
   { queue, cache }: RequestParts,
   { incoming, id, span }: Pick<SecuredRequest<EventId>, "incoming" | "id" | "span">,
-): false | Promise<boolean> {
+): boolean | Promise<boolean> {
   if (queue?.up !== true) return false;
   const isPreferred = prefersAsync(incoming);
-  const known = cache.known(id);
-  if (known?.intake === "direct" && !isPreferred) return false;
+  const intake = cache.known(id)?.intake;
+  // No answer of a shard says here that the owner has taken the event out of the queue. A read does, for those who come next.
+  if (intake === "queue") void cache.read(id, span);
+  if (intake !== undefined) return isPreferred || intake === "queue";
   return (async () => {
     const read = await cache.read(id, span);
     // Only the shard says that there is no such event: a replica may not have it yet.
     if (read.outcome === "absent") return false;
     // A shard that is away does not stop the queue.
-    const event = read.outcome === "found" ? read.event.snapshot.event : known;
-    return isPreferred || event?.intake === "queue";
+    return isPreferred || (read.outcome === "found" && read.event.snapshot.event.intake === "queue");
   })();
 }
 

@@ -72,7 +72,7 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     const clientKey = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
     const forQueue = isForQueue(parts, request);
-    if (forQueue !== false && (await forQueue)) {
+    if (forQueue === true || (forQueue !== false && (await forQueue))) {
       const key = clientKey ?? newIdempotencyKey();
       const accepted = await acceptedResponse(parts, request, commandWith(key));
       if (accepted !== undefined) return accepted;

@@ -7,6 +7,9 @@
  * A batch that is full cannot grow by waiting longer. So it is sent as soon as the batch before it holds its locks:
  * PostgreSQL reads the second batch while it decides the first. Sent earlier, it could overtake the batch before it (B8).
  *
+ * The booking requests of a slot are in one batch at a time. The next batch would not know that this one failed, and an event's
+ * requests keep their order (Q4).
+ *
  * Nobody holds up others (docs/decisions/0017-fair-lanes.md):
  * - A user has few commands under way for an event.
  * - Confirm and cancel wait apart from bookings, and come first.
@@ -16,11 +19,11 @@ import type { Clock } from "../../shared/process/clock.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { invariant } from "../../shared/domain/invariant.ts";
 import type { Failure } from "../../shared/domain/outcomes.ts";
-import type { Slot } from "../../shared/domain/slots.ts";
+import { type Slot, SLOT_COUNT } from "../../shared/domain/slots.ts";
 import { FairQueue, type Queued } from "../../shared/process/fair-queue.ts";
 import { UnderWay } from "../../shared/process/under-way.ts";
 import { type Span, type SpanAttributes, spanForMany } from "../../shared/watch/tracing.ts";
-import { type Command, isBookCommand, userKeyOf } from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand, isRequest, userKeyOf } from "../../shared/domain/commands.ts";
 import type { Decided, DecideBatch } from "./decider.ts";
 
 /** Batches of a lane that may be under way at once. Each needs a connection. */
@@ -51,9 +54,19 @@ export interface LaneObserver {
   shed(reason: "lane_full" | "lane_slow" | "deadline" | "user_busy" | "event_locked"): void;
 }
 
+export interface RunOptions {
+  /** By the `elapsed()` of this process; the command's own deadline is by its router's. */
+  readonly deadline?: number;
+  /** The parent of the command's spans, when it is sampled. */
+  readonly span?: Span | undefined;
+  /** Asked when a batch would take the command; `overloaded` when it says no. */
+  readonly mayBegin?: () => boolean;
+}
+
 interface Waiting extends Queued {
   readonly command: Command;
   readonly deadline: number;
+  readonly mayBegin: () => boolean;
   readonly resolve: (decided: Decided) => void;
   readonly trace: CommandTrace | undefined;
 }
@@ -70,6 +83,9 @@ interface Lane {
   working: Promise<void> | undefined;
 }
 
+const NOT_BEGUN: Decided = { result: { outcome: "overloaded" }, snapshot: undefined };
+const always = (): boolean => true;
+
 export class Lanes {
   readonly #limits: LaneLimits;
   readonly #decide: DecideBatch;
@@ -79,8 +95,8 @@ export class Lanes {
   readonly #settling: FairQueue<Waiting>;
   readonly #booking: FairQueue<Waiting>;
   readonly #users: UnderWay;
-  /** Which lane has commands of a slot under way, and in how many batches. */
-  readonly #taken = new Map<Slot, { readonly lane: Lane; batches: number }>();
+  /** Which lane has commands of a slot under way, how many, and how many of them are booking requests. */
+  readonly #taken = new Map<Slot, { readonly lane: Lane; commands: number; requests: number }>();
   /** Events whose lock somebody else held, and when, by `elapsed()`, they are tried again. */
   readonly #locked = new Map<EventId, number>();
 
@@ -103,10 +119,10 @@ export class Lanes {
 
   /**
    * Always resolves: without room, after a missed deadline and beside somebody else's lock with `overloaded`, and with
-   * `rate_limited` beyond a user's bound. `deadline` is by the `elapsed()` of this process; the command's own deadline is by
-   * its router's. `span` is the parent of the command's spans, when it is sampled.
+   * `rate_limited` beyond a user's bound.
    */
-  run(command: Command, deadline = command.deadline, span?: Span): Promise<Decided> {
+  run(command: Command, options: RunOptions = {}): Promise<Decided> {
+    const { deadline = command.deadline, span, mayBegin = always } = options;
     const user = userKeyOf(command);
     if (user !== undefined && !this.#users.enter(user)) return this.#refused("user_busy", "rate_limited");
     const leave = (): void => {
@@ -116,9 +132,10 @@ export class Lanes {
       const wait = span?.child("lane wait", "internal", attributesOf(command));
       const refusal = (isBookCommand(command) ? this.#booking : this.#settling).push({
         command,
-        line: command.slot,
+        line: lineOf(command),
         arrived: this.#clock.elapsed(),
         deadline,
+        mayBegin,
         resolve: (decided) => {
           leave();
           resolve(decided);
@@ -197,7 +214,7 @@ export class Lanes {
     });
     span?.end();
     this.#observer.batchEnded((this.#clock.elapsed() - started) / 1000);
-    for (const { slot } of commands) this.#giveBack(slot);
+    for (const command of commands) this.#giveBack(command);
     if (lockedEvents.length + this.#locked.size > 0) this.#noteLocks(commands, decided, lockedEvents);
     for (const [index, waiting] of batch.entries()) {
       const result = decided[index];
@@ -209,7 +226,11 @@ export class Lanes {
   /** The next commands for a lane: of each slot in order of arrival. */
   #takeBatch(lane: Lane): Waiting[] {
     const { batchMax } = this.#limits;
-    const mayTake = (slot: number): boolean => (this.#taken.get(slot as Slot)?.lane ?? lane) === lane;
+    const mayTake = (line: number): boolean => {
+      const taken = this.#taken.get(slotOfLine(line));
+      if (taken === undefined) return true;
+      return taken.lane === lane && (line === slotOfLine(line) || taken.requests === 0);
+    };
     const batch: Waiting[] = [];
     const fill = (queue: FairQueue<Waiting>, sizeMax: number): void => {
       while (batch.length < sizeMax) {
@@ -223,8 +244,9 @@ export class Lanes {
     fill(this.#booking, batchMax);
     for (const { command, arrived } of batch) {
       this.#observer.commandWaited((this.#clock.elapsed() - arrived) / 1000);
-      const taken = this.#taken.get(command.slot) ?? { lane, batches: 0 };
-      taken.batches += 1;
+      const taken = this.#taken.get(command.slot) ?? { lane, commands: 0, requests: 0 };
+      taken.commands += 1;
+      if (isRequest(command)) taken.requests += 1;
       this.#taken.set(command.slot, taken);
     }
     return batch;
@@ -232,7 +254,11 @@ export class Lanes {
 
   /** False for a command that is refused instead: to work on it would delay those who still wait, in vain. */
   #isWanted(waiting: Waiting): boolean {
-    const { command, deadline, trace, resolve } = waiting;
+    const { command, deadline, mayBegin, trace, resolve } = waiting;
+    if (!mayBegin()) {
+      resolve(NOT_BEGUN);
+      return false;
+    }
     const now = this.#clock.elapsed();
     const isLocked = isBookCommand(command) && now < (this.#locked.get(command.eventId) ?? 0);
     if (deadline > now && !isLocked) return true;
@@ -243,12 +269,12 @@ export class Lanes {
     return false;
   }
 
-  /** A slot counts each of its commands. */
-  #giveBack(slot: Slot): void {
-    const taken = this.#taken.get(slot);
+  #giveBack(command: Command): void {
+    const taken = this.#taken.get(command.slot);
     if (taken === undefined) return;
-    taken.batches -= 1;
-    if (taken.batches === 0) this.#taken.delete(slot);
+    taken.commands -= 1;
+    if (isRequest(command)) taken.requests -= 1;
+    if (taken.commands === 0) this.#taken.delete(command.slot);
   }
 
   /** The events whose locks the batch must not wait for; undefined when it cannot meet one that somebody else holds. */
@@ -273,6 +299,15 @@ export class Lanes {
         this.#locked.delete(event);
     }
   }
+}
+
+/** Requests wait in a line of their own, beside the commands of their slot that somebody waits for. */
+function lineOf(command: Command): number {
+  return isRequest(command) ? SLOT_COUNT + command.slot : command.slot;
+}
+
+function slotOfLine(line: number): Slot {
+  return (line % SLOT_COUNT) as Slot;
 }
 
 /** A batch's span is part of the first sampled command's trace, and linked with all sampled commands. */

@@ -6,19 +6,20 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type BookingId, type ShardId, slotOfBooking, timeOf } from "../../shared/domain/ids.ts";
+import type { RequestCommand } from "../../shared/domain/commands.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
 import type { Slot } from "../../shared/domain/slots.ts";
 import type { Clock } from "../../shared/process/clock.ts";
 import type { Log } from "../../shared/process/log.ts";
 import type { Broker, Consumer, Delivery } from "../../shared/queue/broker.ts";
-import { commandFrom, messageOf, type RequestCommand } from "../../shared/queue/message.ts";
+import { messageOf, requestsFrom, type Unreadable } from "../../shared/queue/message.ts";
 import { DEAD_QUEUE, queueOf, queuesOf } from "../../shared/queue/queues.ts";
 import type { Lanes } from "../decide/lanes.ts";
 
-/** Requests of one queue that are decided together. */
+/** Requests of one queue that are decided together, unless one message has more. */
 const CHUNK_MAX = 500;
-/** So many that the next requests are here before those before them are decided. */
-const PREFETCH = 2 * CHUNK_MAX;
+/** Messages of a queue that a node has: so many that the next requests are here before those before them are decided. */
+const PREFETCH = 128;
 /** A request that no batch took in this time is tried again. */
 const DEADLINE_MS = 5_000;
 /** Pauses after a fault: each is twice as long as the one before. */
@@ -82,7 +83,7 @@ export class Intake {
 
   /** Requests that nobody has decided, as far as this node knows. */
   get depth(): number {
-    return this.#lines.reduce((sum, { held, waitingInBroker = 0 }) => sum + held.length + waitingInBroker, 0);
+    return this.#lines.reduce((sum, { depth }) => sum + depth, 0);
   }
 
   /** The age of the oldest request that was delivered here and has no outcome; 0 without one. */
@@ -104,12 +105,20 @@ export class Intake {
   }
 }
 
-/** A delivery without an outcome. */
+/** A message that is not acknowledged. */
 interface Held {
   readonly delivery: Delivery;
-  readonly command: RequestCommand | { readonly unreadable: string };
+  /** Its requests without an outcome. */
+  open: readonly Open[] | Unreadable;
+}
+
+interface Open {
+  readonly request: RequestCommand;
   tries: number;
 }
+
+/** What became of a request that the broker may forget; undefined for one that it must keep. */
+type Settled = "decided" | "lapsed" | "elsewhere" | undefined;
 
 /** One queue. */
 class Line implements Consumer {
@@ -132,25 +141,37 @@ class Line implements Consumer {
     this.#publish = publish;
   }
 
-  get held(): readonly Held[] {
-    return [...this.#underWay, ...this.#waiting];
+  /** Requests without an outcome, here and, by an estimate, in the broker. */
+  get depth(): number {
+    return sizeOf(this.#held) + this.#inBroker(this.waitingInBroker ?? 0);
   }
 
   get oldestSeconds(): number {
-    const acceptedAt = acceptedAtOf(this.#underWay[0] ?? this.#waiting[0]);
+    const acceptedAt = acceptedAtOf(this.#held[0]);
     return acceptedAt === undefined ? 0 : Math.max(0, this.#parts.clock.now() - acceptedAt) / 1000;
   }
 
   aheadOf(id: BookingId): number | null {
-    const { held, waitingInBroker } = this;
+    const { waitingInBroker } = this;
+    const held = this.#held;
     const newest = acceptedAtOf(held.at(-1));
     // Without a delivery, another node takes from this queue.
     if (newest === undefined || waitingInBroker === undefined) return null;
     const acceptedAt = timeOf(id);
-    if (acceptedAt <= newest) return held.filter((each) => (acceptedAtOf(each) ?? 0) < acceptedAt).length;
+    if (acceptedAt <= newest) return sizeOf(held.filter((each) => (acceptedAtOf(each) ?? 0) < acceptedAt));
     // As if they had come evenly.
     const share = (acceptedAt - newest) / Math.max(1, this.#parts.clock.now() - newest);
-    return held.length + Math.round(waitingInBroker * Math.min(1, share));
+    return sizeOf(held) + Math.round(this.#inBroker(waitingInBroker) * Math.min(1, share));
+  }
+
+  get #held(): readonly Held[] {
+    return [...this.#underWay, ...this.#waiting];
+  }
+
+  /** The requests of so many messages, if they are like those that are here. */
+  #inBroker(messages: number): number {
+    const held = this.#held;
+    return held.length === 0 ? messages : Math.round((messages * sizeOf(held)) / held.length);
   }
 
   opened(): void {
@@ -160,7 +181,9 @@ class Line implements Consumer {
 
   deliver(delivery: Delivery): void {
     if (this.#stopping.signal.aborted) return;
-    this.#waiting.push({ delivery, command: commandFrom(delivery.content), tries: 0 });
+    const requests = requestsFrom(delivery.content);
+    const open = "unreadable" in requests ? requests : requests.map((request) => ({ request, tries: 0 }));
+    this.#waiting.push({ delivery, open });
     this.working ??= this.#work().finally(() => (this.working = undefined));
   }
 
@@ -174,7 +197,7 @@ class Line implements Consumer {
     await new Promise(setImmediate);
     while (this.#waiting.length > 0 && !signal.aborted) {
       const connection = this.#connections;
-      this.#underWay = this.#waiting.splice(0, CHUNK_MAX);
+      this.#underWay = this.#takeChunk();
       const open = await this.#settle(this.#underWay);
       this.#underWay = [];
       // Those of a lost connection come again.
@@ -188,68 +211,107 @@ class Line implements Consumer {
     }
   }
 
-  /** Returns those that still have no outcome. */
-  async #settle(chunk: readonly Held[]): Promise<readonly Held[]> {
-    const { clock, lanes, counted } = this.#parts;
-    const deadline = clock.elapsed() + DEADLINE_MS;
-    const results = await Promise.all(
-      chunk.map(async ({ command }) =>
-        "unreadable" in command ? undefined : (await lanes.run(command, deadline)).result,
-      ),
-    );
-    const settled = await Promise.all(
-      chunk.map(async (held, index) => this.#isSettled(held, results[index])),
-    );
-    const open = chunk.filter((_, index) => settled[index] === undefined);
-    if (open.length === 0) chunk.at(-1)?.delivery.acknowledge(true);
-    else
-      for (const [index, held] of chunk.entries())
-        if (settled[index] !== undefined) held.delivery.acknowledge();
-    for (const [result, all] of Map.groupBy(settled, (result) => result))
-      if (result !== undefined && result !== "elsewhere") counted(result, all.length);
-    return open;
+  /** The next messages, at least one. */
+  #takeChunk(): readonly Held[] {
+    let [messages, requests] = [0, 0];
+    for (const held of this.#waiting) {
+      requests += sizeOf([held]);
+      if (messages > 0 && requests > CHUNK_MAX) break;
+      messages += 1;
+    }
+    return this.#waiting.splice(0, messages);
   }
 
-  /** What the broker may forget, and why; undefined for what it must keep. */
-  async #isSettled(
-    held: Held,
-    result: CommandResult | undefined,
-  ): Promise<RequestResult | "elsewhere" | undefined> {
-    const { command } = held;
-    if ("unreadable" in command) return this.#bury(held, command.unreadable);
+  /** Returns those of which not all requests have an outcome. */
+  async #settle(chunk: readonly Held[]): Promise<readonly Held[]> {
+    const open = chunk.flatMap((held) => ("unreadable" in held.open ? [] : held.open));
+    const results = await this.#decide(open.map(({ request }) => request));
+    let next = 0;
+    await Promise.all(
+      chunk.map(async (held) => {
+        if ("unreadable" in held.open) {
+          if (await this.#bury(held.delivery.content, held.open.unreadable)) held.open = [];
+          return;
+        }
+        const from = next;
+        next += held.open.length;
+        const settled = await Promise.all(
+          held.open.map(async (each, index) => this.#settled(each, results[from + index])),
+        );
+        held.open = held.open.filter((_, index) => settled[index] === undefined);
+        this.#count(settled);
+      }),
+    );
+    const undone = chunk.filter(({ open: left }) => "unreadable" in left || left.length > 0);
+    if (undone.length === 0) chunk.at(-1)?.delivery.acknowledge(true);
+    else for (const held of chunk) if (!undone.includes(held)) held.delivery.acknowledge();
+    return undone;
+  }
+
+  /** Behind a request that a fault left undecided, none of its event is begun: an event's requests keep their order (Q4). */
+  async #decide(requests: readonly RequestCommand[]): Promise<readonly CommandResult[]> {
+    const { clock, lanes } = this.#parts;
+    const deadline = clock.elapsed() + DEADLINE_MS;
+    const undecidedFrom = new Map<Slot, number>();
+    return Promise.all(
+      requests.map(async (request, index) => {
+        const { slot } = request;
+        const mayBegin = (): boolean => index <= (undecidedFrom.get(slot) ?? index);
+        const { result } = await lanes.run(request, { deadline, mayBegin });
+        if (RETRIED.has(result.outcome))
+          undecidedFrom.set(slot, Math.min(index, undecidedFrom.get(slot) ?? index));
+        return result;
+      }),
+    );
+  }
+
+  async #settled(open: Open, result: CommandResult | undefined): Promise<Settled> {
+    const { request } = open;
     const outcome = result?.outcome;
     if (outcome === undefined || RETRIED.has(outcome)) return undefined;
-    if (outcome === "wrong_shard") return this.#forward(command);
+    if (outcome === "wrong_shard") return this.#forward(request);
     if (outcome === "internal") {
-      held.tries += 1;
-      return held.tries < TRIES_MAX ? undefined : this.#bury(held, "the database refuses it");
+      open.tries += 1;
+      if (open.tries < TRIES_MAX) return undefined;
+      return (await this.#bury(messageOf([request]), "the database refuses it")) ? "elsewhere" : undefined;
     }
     return outcome === "lapsed" ? "lapsed" : "decided";
   }
 
+  #count(settled: readonly Settled[]): void {
+    for (const result of ["decided", "lapsed"] as const) {
+      const count = settled.filter((each) => each === result).length;
+      if (count > 0) this.#parts.counted(result, count);
+    }
+  }
+
   /** To the queue of the slot's new owner. Sent twice, it is decided once. */
-  async #forward(command: RequestCommand): Promise<"elsewhere" | undefined> {
-    const owner = this.#parts.ownerOf(command.slot);
+  async #forward(request: RequestCommand): Promise<"elsewhere" | undefined> {
+    const owner = this.#parts.ownerOf(request.slot);
     // The map is still that of before the slot was given away.
     if (owner === undefined || owner === this.#parts.shard) return undefined;
-    const published = await this.#publish(
-      queueOf(owner, command.slot),
-      command.requestId,
-      messageOf(command),
-    );
+    const queue = queueOf(owner, request.slot);
+    const published = await this.#publish(queue, request.requestId, messageOf([request]));
     return published === "confirmed" ? "elsewhere" : undefined;
   }
 
-  /** Nobody can decide it: its request will lapse. */
-  async #bury({ delivery, command }: Held, reason: string): Promise<"dead" | undefined> {
-    const id = "unreadable" in command ? crypto.randomUUID() : command.requestId;
+  /** Nobody can decide it: its requests will lapse. Says whether the dead letters have it. */
+  async #bury(content: Buffer, reason: string): Promise<boolean> {
     const headers = { reason, queue: this.queue };
-    if ((await this.#publish(DEAD_QUEUE, id, delivery.content, headers)) !== "confirmed") return undefined;
-    this.#parts.log.error({ queue: this.queue, reason }, "a booking request went to the dead letters");
-    return "dead";
+    if ((await this.#publish(DEAD_QUEUE, crypto.randomUUID(), content, headers)) !== "confirmed")
+      return false;
+    this.#parts.log.error({ queue: this.queue, reason }, "booking requests went to the dead letters");
+    this.#parts.counted("dead", 1);
+    return true;
   }
 }
 
+function sizeOf(messages: readonly Held[]): number {
+  return messages.reduce((sum, { open }) => sum + ("unreadable" in open ? 1 : open.length), 0);
+}
+
 function acceptedAtOf(held: Held | undefined): number | undefined {
-  return held === undefined || "unreadable" in held.command ? undefined : timeOf(held.command.requestId);
+  if (held === undefined || "unreadable" in held.open) return undefined;
+  const [first] = held.open;
+  return first === undefined ? undefined : timeOf(first.request.requestId);
 }

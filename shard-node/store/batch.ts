@@ -6,6 +6,7 @@ import {
   type BookCommand,
   type Command,
   isBookCommand,
+  isRequest,
   type SettleCommand,
 } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
@@ -132,7 +133,7 @@ export async function decideBatch(
   const noticed = (message: string | undefined): void => {
     if (message === LOCKED) locked?.();
   };
-  const requests = bookings.map(({ requestId }) => requestId !== undefined);
+  const requests = bookings.map(isRequest);
   const hasRequests = requests.includes(true);
   if (hasRequests) values.push(plainArray(requests), requestMaxAgeSeconds ?? REQUEST_MAX_AGE_SECONDS);
   const statement = hasRequests ? DECIDE_REQUESTS : DECIDE_BATCH;

@@ -34,6 +34,9 @@ interface Claim extends Routed {
 export type BookCommand =
   (Claim & { readonly kind: "book" }) | (Claim & { readonly kind: "hold"; readonly ttlSeconds: number });
 
+/** A booking command that waits in the queue for its decision. */
+export type RequestCommand = BookCommand & { readonly requestId: BookingId };
+
 /** Gives a booking another status. */
 export interface SettleCommand extends Routed {
   readonly kind: "confirm" | "cancel";
@@ -48,14 +51,17 @@ export function isBookCommand(command: Command): command is BookCommand {
   return command.kind === "book" || command.kind === "hold";
 }
 
+export function isRequest(command: Command): command is RequestCommand {
+  return isBookCommand(command) && command.requestId !== undefined;
+}
+
 /**
  * Whose command for which event it is; undefined for an operator's, and for a request: the queue bounds those. The slot stands
  * for the event, because a settling command does not name the event.
  */
 export function userKeyOf(command: Command): string | undefined {
   const { slot, userId } = command;
-  const isRequest = isBookCommand(command) && command.requestId !== undefined;
-  return userId === null || isRequest ? undefined : `${slot} ${userId}`;
+  return userId === null || isRequest(command) ? undefined : `${slot} ${userId}`;
 }
 
 /**

@@ -20,7 +20,7 @@ const HEARTBEAT_SECONDS = 5;
 const RECONNECT_MIN_MS = 100;
 const RECONNECT_MAX_MS = 1_000;
 /** Messages without a confirmation. */
-const PUBLISHES_MAX = 5_000;
+const PUBLISHES_MAX = 500;
 const CONFIRM_MAX_MS = 5_000;
 /** How long a question to the broker may take that nobody must have answered. */
 const ANSWER_MAX_MS = 1_000;

@@ -7,8 +7,12 @@ import type { ShardId } from "../domain/ids.ts";
 import type { Slot } from "../domain/slots.ts";
 
 const SLOT_GROUPS = 8;
-/** Requests in one queue. One more is refused when it is published. */
-const QUEUE_LENGTH_MAX = 50_000;
+/**
+ * What one queue holds; what is more is refused when it is published. A message has several requests, so its bytes count too:
+ * room for some 100,000 requests of usual size.
+ */
+const QUEUE_MESSAGES_MAX = 50_000;
+const QUEUE_BYTES_MAX = 32 * 1024 * 1024;
 const DEAD_LENGTH_MAX = 10_000;
 /** Deliveries of one message that nobody acknowledged. Without a bound of its own, RabbitMQ 4 gives up after 20. */
 const DELIVERIES_MAX = 1_000;
@@ -34,7 +38,8 @@ export function argumentsOf(queue: string): Readonly<Record<string, string | num
   return {
     "x-queue-type": "quorum",
     "x-single-active-consumer": true,
-    "x-max-length": QUEUE_LENGTH_MAX,
+    "x-max-length": QUEUE_MESSAGES_MAX,
+    "x-max-length-bytes": QUEUE_BYTES_MAX,
     "x-overflow": "reject-publish",
     "x-delivery-limit": DELIVERIES_MAX,
     "x-dead-letter-exchange": "",

@@ -206,7 +206,7 @@ test("E4: a wrong part, option or number of the benchmark is one line that says 
 
 /** A turn in which every workload was done at this rate for a second. */
 function turnOf(contender: string, perSecond: number, violations: readonly string[] = []): Turn {
-  const none = { confirmed: 0, refused: 0, read: 0, error: 0 };
+  const none = { confirmed: 0, accepted: 0, refused: 0, read: 0, error: 0 };
   return {
     auditedBookings: perSecond,
     violations,

@@ -1,8 +1,9 @@
 /** Booking requests over a real RabbitMQ: accepted by a router, decided by a node, and shown by their receipts. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { newBookingId, type EventId, type ShardId } from "../../shared/domain/ids.ts";
+import type { RequestCommand } from "../../shared/domain/commands.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
-import { messageOf, type RequestCommand } from "../../shared/queue/message.ts";
+import { messageOf } from "../../shared/queue/message.ts";
 import { DEAD_QUEUE, queueOf } from "../../shared/queue/queues.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import { bookCommand, ORGANIZER } from "../support/commands.ts";
@@ -287,7 +288,7 @@ describe.skipIf(!hasRabbitmq)("with RabbitMQ", () => {
     const owner = Math.floor((slot * 2) / 4096);
     const wrong = `shard-${1 - owner}` as ShardId;
 
-    await rabbitmq.put(queueOf(wrong, slot), messageOf(requestOf(event.id, "ada")).toString());
+    await rabbitmq.put(queueOf(wrong, slot), messageOf([requestOf(event.id, "ada")]).toString());
 
     const booking = await eventually("the owner has decided it", async () =>
       bookingOf(cluster, owner, event.id),
@@ -302,7 +303,7 @@ describe.skipIf(!hasRabbitmq)("with RabbitMQ", () => {
     const unreadable = [
       "{",
       '{"version":2}',
-      JSON.stringify({ version: 1, command: { ...good, slot: (good.slot + 8) % 4096 } }),
+      JSON.stringify({ version: 1, requests: [{ ...good, slot: (good.slot + 8) % 4096 }] }),
     ];
 
     for (const content of unreadable) await rabbitmq.put(queue, content);

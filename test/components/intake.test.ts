@@ -1,5 +1,7 @@
 /** The intake of booking requests alone: its broker and its lanes are fakes, so every order here is forced. */
 import { expect, test } from "vitest";
+import type { DecideBatch } from "../../shard-node/decide/decider.ts";
+import { Lanes, type RunOptions } from "../../shard-node/decide/lanes.ts";
 import { Intake, type RequestResult } from "../../shard-node/queue/intake.ts";
 import { type EventId, newBookingId, newEventId, type ShardId } from "../../shared/domain/ids.ts";
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
@@ -7,9 +9,9 @@ import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import { createLog } from "../../shared/process/log.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import type { Consumer } from "../../shared/queue/broker.ts";
-import { messageOf, type RequestCommand } from "../../shared/queue/message.ts";
+import { messageOf } from "../../shared/queue/message.ts";
 import { DEAD_QUEUE, queueOf } from "../../shared/queue/queues.ts";
-import type { Command } from "../../shared/domain/commands.ts";
+import type { Command, RequestCommand } from "../../shared/domain/commands.ts";
 import { bookCommand } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";
 
@@ -45,6 +47,65 @@ test("Q2 Q4: what a fault left undecided stays with the broker, and is tried aga
   world.decide({ outcome: "sold_out" }, { outcome: "sold_out" });
   await eventually("all are acknowledged", () => world.acknowledged.length === 2);
   expect(world.acknowledged).toEqual(["bob", "all up to cora"]);
+});
+
+test("Q1 Q2: a message of several requests is acknowledged when all have an outcome, and only the others are tried again", async () => {
+  const world = startIntake();
+  world.deliverTogether(requestOf("ada"), requestOf("bob"), requestOf("cora"));
+  await eventually("all are in a lane", () => world.waiting.length === 3);
+
+  world.decide({ outcome: "sold_out" }, { outcome: "outcome_unknown" }, { outcome: "overloaded" });
+
+  await eventually("the others are tried again", () => world.waiting.length === 2);
+  expect(world.waiting.map(({ command }) => command.userId)).toEqual(["bob", "cora"]);
+  expect(world.acknowledged).toEqual([]);
+  world.decide({ outcome: "sold_out" }, { outcome: "lapsed" });
+  await eventually("it is acknowledged", () => world.acknowledged.length === 1);
+  expect(world.counted).toEqual({ decided: 2, lapsed: 1 });
+});
+
+test("Q4: behind a request that a fault left undecided none of its event may begin, and those of other events may", async () => {
+  const world = startIntake();
+  const requests = [
+    requestOf("ada"),
+    requestOf("bob"),
+    requestOf("cora"),
+    requestOf("eve", Date.now(), OTHER),
+  ];
+  world.deliverTogether(...requests);
+  await eventually("all are in a lane", () => world.waiting.length === 4);
+  const waiting = [...world.waiting];
+  const mayBegin = (): boolean[] => waiting.map((each) => each.mayBegin());
+  expect(mayBegin()).toEqual([true, true, true, true]);
+
+  waiting[1]?.resolve({ outcome: "shard_unavailable" });
+
+  await eventually("the third may not begin", () => waiting[2]?.mayBegin() === false);
+  expect(mayBegin()).toEqual([true, true, false, true]);
+});
+
+test("Q4: in lanes whose batches are small, the requests behind a batch that failed are tried again behind its own", async () => {
+  const batches: string[] = [];
+  let fails = true;
+  const decide: DecideBatch = async (commands) => {
+    batches.push(commands.map((command) => command.userId).join(" "));
+    const result = { outcome: fails ? "shard_unavailable" : "sold_out" } as const;
+    fails = false;
+    return { decided: commands.map(() => ({ result, snapshot: undefined })), lockedEvents: [] };
+  };
+  const limits = { lanes: 1, batchMax: 2, queueMax: 100, waitMaxMs: 1_000, perUserMax: 10 };
+  const observer = {
+    batchStarted: () => undefined,
+    batchEnded: () => undefined,
+    commandWaited: () => undefined,
+    shed: () => undefined,
+  };
+  const world = startIntake(new Lanes(limits, decide, systemClock, observer));
+
+  world.deliverTogether(...["ada", "bob", "cora", "eve", "fay"].map((user) => requestOf(user)));
+
+  await eventually("it is acknowledged", () => world.acknowledged.length === 1);
+  expect(batches).toEqual(["ada bob", "ada bob", "cora eve", "fay"]);
 });
 
 test("Q8: what nobody can decide is acknowledged once the dead letters have it, with its reason", async () => {
@@ -124,14 +185,25 @@ test("Q1: a receipt is told how many are before its request, as far as this node
 });
 
 const EVENT = newEventId(Date.now());
+/** In the same queue, and in another slot. */
+const OTHER = ((): EventId => {
+  for (;;) {
+    const id = newEventId(Date.now());
+    const [slot, first] = [slotOf(id), slotOf(EVENT)];
+    if (slot !== first && queueOf(SHARD, slot) === queueOf(SHARD, first)) return id;
+  }
+})();
 
 function requestOf(user: string, acceptedAt = Date.now(), event: EventId = EVENT): RequestCommand {
   return { ...bookCommand(event, user), requestId: newBookingId(slotOf(event), acceptedAt) };
 }
 
-function startIntake() {
-  const waiting: { readonly command: RequestCommand; readonly resolve: (result: CommandResult) => void }[] =
-    [];
+function startIntake(lanes?: Lanes) {
+  const waiting: {
+    readonly command: RequestCommand;
+    readonly mayBegin: () => boolean;
+    readonly resolve: (result: CommandResult) => void;
+  }[] = [];
   const acknowledged: string[] = [];
   const sent: { queue: string; id: string; headers: object }[] = [];
   const counted: Partial<Record<RequestResult, number>> = {};
@@ -146,11 +218,15 @@ function startIntake() {
   };
   const intake = new Intake({
     shard: SHARD,
-    lanes: {
-      run: async (command: Command) =>
+    lanes: lanes ?? {
+      run: async (command: Command, options?: RunOptions) =>
         new Promise((resolve) => {
           const done = (result: CommandResult): void => resolve({ result, snapshot: undefined });
-          waiting.push({ command: command as RequestCommand, resolve: done });
+          waiting.push({
+            command: command as RequestCommand,
+            mayBegin: () => options?.mayBegin?.() ?? true,
+            resolve: done,
+          });
         }),
     },
     ownerOf: (_slot: Slot) => world.owner,
@@ -184,8 +260,11 @@ function startIntake() {
     intake,
     consumer,
     deliver: (...requests: readonly RequestCommand[]) => {
-      for (const request of requests) deliverNamed(request.userId, messageOf(request));
+      for (const request of requests) deliverNamed(request.userId, messageOf([request]));
     },
+    /** In one message. */
+    deliverTogether: (...requests: readonly RequestCommand[]) =>
+      deliverNamed(requests.map(({ userId }) => userId).join(" "), messageOf(requests)),
     deliverText: (text: string) => deliverNamed(text, Buffer.from(text)),
     /** Gives those that wait their results, in order. */
     decide: (...results: CommandResult[]) => {

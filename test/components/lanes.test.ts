@@ -272,6 +272,37 @@ test("F5: drained() waits for every accepted command, also those that wait for a
   expect(lanes.queueLength).toBe(0);
 });
 
+test("Q4: the booking requests of an event are in one batch at a time, whatever else is sent ahead", async () => {
+  const { lanes, batches } = given({ ...ONE_LANE, batchMax: 2 });
+  const requests = ["a", "b", "c", "d"].map((user) => request(user));
+  for (const command of requests) void lanes.run(command);
+
+  const first = await batches.next();
+  first.lock?.();
+  await turnOfTheEventLoop();
+
+  expect(batches.running).toBe(1);
+  expect(first.commands).toEqual(requests.slice(0, 2));
+  batches.finish();
+  expect((await batches.next()).commands).toEqual(requests.slice(2));
+});
+
+test("Q4: a command that may not begin when its batch is made is in none", async () => {
+  const { lanes, batches } = given(ONE_LANE);
+  void lanes.run(book("under way"));
+  await batches.next();
+  let mayBegin = true;
+  const refused = lanes.run(request("a"), { mayBegin: () => mayBegin });
+  const other = request("b");
+  void lanes.run(other);
+
+  mayBegin = false;
+  batches.finish();
+
+  expect((await batches.next()).commands).toEqual([other]);
+  expect((await refused).result).toEqual({ outcome: "overloaded" });
+});
+
 test("F5: lanes without work are drained already", async () => {
   const { lanes } = given(ONE_LANE);
 
@@ -403,6 +434,11 @@ class Batches {
     this.#finished += 1;
     batch.finish(lockedEvents);
   }
+}
+
+function request(user: string, event = 0): Command {
+  const command = book(user, event);
+  return { ...command, requestId: newBookingId(command.slot, Date.now()) };
 }
 
 function book(user: string, event = 0): BookCommand {

@@ -1,4 +1,5 @@
 /** Booking requests under load while each process is killed: a 202 is a promise. The cluster is the one of `npm start`. */
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
@@ -8,11 +9,16 @@ import { connectTo } from "../support/databases.ts";
 import { hasRabbitmq } from "../support/rabbitmq.ts";
 import { tally } from "../support/running-cluster.ts";
 
-const TICKETS = 4_000;
+const TICKETS = 100_000;
 const CLIENTS = 12;
-const PAUSE_MS = 20;
+const PAUSE_MS = 50;
+/** How long PostgreSQL stands still. */
+const AWAY_MS = Number(process.env["TEST_AWAY_SECONDS"] ?? 10) * 1_000;
 /** Accepted between two kills. */
 const ACCEPTED_EACH = 100;
+
+const DECIDED = `
+  select count(*)::integer as count from request_outcomes where booking_id = any ($1::uuid[]) and outcome <> 'lapsed'`;
 
 interface Accepted {
   readonly user: string;
@@ -26,7 +32,7 @@ interface State {
 }
 
 test.skipIf(!hasRabbitmq)(
-  "Q2 B1 B3 E2: database, node, router and broker are killed in turn, and each 202 is decided once or lapses",
+  "Q2 Q4 B1 B3 E2: the database stands still, then database, node, router and broker are killed in turn, and each 202 is decided once",
   { timeout: 6 * PATIENCE_MS },
   async () => {
     await using start = new NpmStart({ queue: true, env: { SHARDS: "1", RATE_LIMIT_PER_ADDRESS: "0" } });
@@ -57,6 +63,27 @@ test.skipIf(!hasRabbitmq)(
     };
 
     await moreAreAccepted();
+    const [before, othersBefore, stoppedAt] = [accepted.length, others.length, performance.now()];
+    const database = familyOf(start.pids()["shard-0 postgres"] ?? 0);
+    for (const pid of database) process.kill(pid, "SIGSTOP");
+    try {
+      await until("it stood still for long", () => performance.now() - stoppedAt > AWAY_MS);
+    } finally {
+      for (const pid of database) process.kill(pid, "SIGCONT");
+    }
+    const meanwhile = accepted.slice(before);
+    expect(others.slice(othersBefore)).toEqual([]);
+    expect(meanwhile.length).toBeGreaterThan(ACCEPTED_EACH);
+    const backAt = performance.now();
+    using connection = connectTo(shards[0]?.databaseUrl ?? "");
+    const requests = meanwhile.map(({ bookingId }) => bookingId);
+    await until("all of that time are decided", async () => {
+      const [row] = await connection.run<{ count: number }>(DECIDED, [requests]);
+      return row?.count === requests.length;
+    });
+    console.info(
+      `${meanwhile.length} accepted in ${AWAY_MS} ms without a database, all decided ${Math.round(performance.now() - backAt)} ms after it was back`,
+    );
     for (const name of ["shard-0 postgres", "shard-0 node", "router", "rabbitmq"]) {
       const pid = start.pids()[name] ?? 0;
       process.kill(pid, "SIGKILL");
@@ -67,15 +94,20 @@ test.skipIf(!hasRabbitmq)(
     await Promise.all(clients);
 
     const states: State[] = [];
-    for (const { user, receipt } of accepted) {
-      const token = await tokenOf(user);
-      await until(`the request of ${user} is decided`, async () => {
-        const state = await read(router.url, receipt, token).catch(() => undefined);
-        if (state === undefined || state.status === "queued") return false;
-        states.push(state);
-        return true;
-      });
-    }
+    const unread = [...accepted];
+    const readAll = async (): Promise<void> => {
+      for (let next = unread.pop(); next !== undefined; next = unread.pop()) {
+        const { user, receipt } = next;
+        const token = await tokenOf(user);
+        await until(`the request of ${user} is decided`, async () => {
+          const state = await read(router.url, receipt, token).catch(() => undefined);
+          if (state === undefined || state.status === "queued") return false;
+          states.push(state);
+          return true;
+        });
+      }
+    };
+    await Promise.all(Array.from({ length: CLIENTS }, readAll));
     const granted = states.flatMap(({ booking }) => booking?.id ?? []);
     expect(
       Object.keys(tally(states.map(({ status, problem }) => problem?.code ?? status))).toSorted(),
@@ -86,8 +118,8 @@ test.skipIf(!hasRabbitmq)(
     ).toEqual([]);
     expect(new Set(granted).size).toBe(granted.length);
     const ids = new Set(accepted.map(({ bookingId }) => bookingId));
-    using connection = connectTo(shards[0]?.databaseUrl ?? "");
-    const rows = (await connection.run("select id from bookings")) as { id: string }[];
+    using again = connectTo(shards[0]?.databaseUrl ?? "");
+    const rows = (await again.run("select id from bookings")) as { id: string }[];
     expect(
       rows
         .filter(({ id }) => ids.has(id))
@@ -102,6 +134,12 @@ test.skipIf(!hasRabbitmq)(
     expect(pids.filter(isAlive)).toEqual([]);
   },
 );
+
+/** PostgreSQL's processes, a server's first. */
+function familyOf(pid: number): readonly number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean);
+  return [pid, ...children.map(Number)];
+}
 
 async function tokenOf(sub: string): Promise<string> {
   return mintToken({ secret: JWT_SECRET, sub, role: "buyer", ttlSeconds: 600 });

@@ -65,8 +65,8 @@ const PLANTS: readonly Plant[] = [
     rules: ["B8"],
     fault: "none",
     file: "shard-node/decide/lanes.ts",
-    find: "(this.#taken.get(slot as Slot)?.lane ?? lane) === lane;",
-    replace: "true;",
+    find: "return taken.lane === lane && ",
+    replace: "return ",
   },
   {
     bug: "one buyer's flood is let in, and his bookings are decided one after the other while all others wait",

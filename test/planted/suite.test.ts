@@ -97,9 +97,8 @@ const PLANTS: readonly Plant[] = [
     rule: "Q2",
     suite: INTAKE,
     file: "shard-node/queue/intake.ts",
-    find: "    const deadline = clock.elapsed() + DEADLINE_MS;\n",
-    replace:
-      "    const deadline = clock.elapsed() + DEADLINE_MS;\n    chunk.at(-1)?.delivery.acknowledge(true);\n",
+    find: "    const results = await this.#decide(",
+    replace: "    chunk.at(-1)?.delivery.acknowledge(true);\n    const results = await this.#decide(",
   },
   {
     bug: "a request that is too old is decided",
@@ -132,6 +131,22 @@ const PLANTS: readonly Plant[] = [
     file: "shard-node/queue/intake.ts",
     find: "this.#waiting.unshift(...open)",
     replace: "this.#waiting.push(...open)",
+  },
+  {
+    bug: "what is behind an undecided request of its event begins",
+    rule: "Q4",
+    suite: INTAKE,
+    file: "shard-node/queue/intake.ts",
+    find: "lanes.run(request, { deadline, mayBegin })",
+    replace: "lanes.run(request, { deadline })",
+  },
+  {
+    bug: "requests of an event are sent ahead of those whose batch may yet fail",
+    rule: "Q4",
+    suite: LANES,
+    file: "shard-node/decide/lanes.ts",
+    find: " || taken.requests === 0",
+    replace: " || taken.requests >= 0",
   },
   {
     bug: "a batch is sent before the one ahead of it holds its locks",
@@ -170,8 +185,8 @@ const PLANTS: readonly Plant[] = [
     rule: "B8",
     suite: LANES,
     file: "shard-node/decide/lanes.ts",
-    find: "(this.#taken.get(slot as Slot)?.lane ?? lane) === lane",
-    replace: "slot >= 0 || lane === this.#lanes[0]",
+    find: "return taken.lane === lane && ",
+    replace: "return ",
   },
   {
     bug: "a second try takes its own bookings for a client's replay",

@@ -1,5 +1,5 @@
 /**
- * A cluster of real processes to do harm to: two shards, two routers, Redis, and a catalog on a server of its own. Between
+ * A cluster of real processes to do harm to: two shards, two routers, Redis, RabbitMQ, and a catalog on a server of its own. Between
  * every two parts is a link. Nothing starts again by itself, so a fault lasts as long as it is meant to.
  */
 import { chownSync, globSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -14,6 +14,7 @@ import {
   postgresSpec,
   prepareParent,
 } from "../../../deploy/embedded/postgres-server.ts";
+import { amqpUrl, findRabbitmq, rabbitmqSpecs } from "../../../deploy/embedded/rabbitmq-server.ts";
 import { findRedis, redisSpec, redisUrl } from "../../../deploy/embedded/redis-server.ts";
 import { roleSpec } from "../../../deploy/embedded/roles.ts";
 import { STANDBY_NAME, startStandbyServer } from "../../../deploy/embedded/standby-server.ts";
@@ -49,6 +50,8 @@ export interface LoadedCluster extends AsyncDisposable {
   /** Of shard 1. After its promotion the cluster is used up. */
   readonly replica: { promote(): Promise<void> } | undefined;
   readonly redis: Part;
+  /** Undefined where it is not installed. */
+  readonly rabbitmq: Part | undefined;
   readonly catalog: Part;
   readonly catalogUrl: string;
   /** Past all links. */
@@ -150,11 +153,33 @@ export async function startLoadedCluster(seed: number, extra?: Extra): Promise<L
   const redisThrough = async (name: string) =>
     redisUrl({ ...redisPlace, port: await link(`${name} – Redis`, redisPlace.port) });
 
+  const rabbitmqPrograms = findRabbitmq(process.env["PATH"] ?? "");
+  const rabbitmqPlace = rabbitmqPrograms && {
+    programs: rabbitmqPrograms,
+    ports: {
+      amqp: await chooseFreePort(taken),
+      distribution: await chooseFreePort(taken),
+      epmd: await chooseFreePort(taken),
+    },
+    password: PASSWORD,
+    directory: join(directory, "rabbitmq"),
+    user,
+    logs: directory,
+  };
+  let rabbitmq: Part | undefined;
+  for (const spec of rabbitmqPlace === undefined ? [] : rabbitmqSpecs(rabbitmqPlace)) {
+    rabbitmq = await partOf(spec);
+    await rabbitmq.start();
+  }
+
   const common = {
     PATH: process.env["PATH"],
     INTERNAL_TOKEN,
     HOST: "127.0.0.1",
     LOG_LEVEL: "warn",
+    AMQP_URL: rabbitmqPlace && amqpUrl(rabbitmqPlace),
+    // Less than a long fault: some requests lapse.
+    QUEUE_MAX_AGE_SECONDS: "6",
     RATE_LIMIT_PER_USER: "0",
     RATE_LIMIT_PER_ORGANIZER: "0",
     RATE_LIMIT_PER_ADDRESS: "0",
@@ -217,6 +242,7 @@ export async function startLoadedCluster(seed: number, extra?: Extra): Promise<L
     pooler,
     replica,
     redis,
+    rabbitmq,
     catalog: catalog.part,
     catalogUrl: catalog.url,
     links,
@@ -225,7 +251,7 @@ export async function startLoadedCluster(seed: number, extra?: Extra): Promise<L
     surprises,
     get isWhole() {
       const parts = [...routers, ...nodes, ...databases.map(({ part }) => part), redis, catalog.part];
-      if (pooler !== undefined) parts.push(pooler);
+      for (const part of [pooler, rabbitmq]) if (part !== undefined) parts.push(part);
       return parts.every((part) => part.isRunning);
     },
     [Symbol.asyncDispose]: async () => running.disposeAsync(),

@@ -14,7 +14,12 @@ export interface Fault {
   readonly victim: string;
   readonly seconds: number;
   /** What it may make slow. All other requests keep their pace. */
-  readonly touches: { readonly shards: readonly Shard[]; readonly routers: readonly number[] };
+  readonly touches: {
+    readonly shards: readonly Shard[];
+    readonly routers: readonly number[];
+    /** Bookings whose clients prefer not to wait. */
+    readonly async?: boolean;
+  };
   /** May what it touches fail? */
   readonly mayFail: boolean;
   /** After its end nothing fails any more when this has passed. */
@@ -253,6 +258,11 @@ const ofPooler = {
   obstacle: ({ pooler }: LoadedCluster) => (pooler === undefined ? "pgbouncer is not on PATH" : undefined),
 };
 const ofRedis = { mayFail: false };
+const ofRabbitmq = {
+  touches: { ...NOBODY, async: true },
+  obstacle: ({ rabbitmq }: LoadedCluster) =>
+    rabbitmq === undefined ? "rabbitmq-server is not on PATH" : undefined,
+};
 const router = ({ routers }: LoadedCluster) => routers[0];
 const node = ({ nodes }: LoadedCluster) => nodes[1];
 const database = ({ databases }: LoadedCluster) => databases[1];
@@ -263,6 +273,7 @@ export const FAULTS: readonly Fault[] = [
   ...lost("node 1", node, { ...ofNode, recoverMs: PROCESS_RECOVERS_MS }),
   ...lost("PostgreSQL 1", database, ofDatabase),
   ...lost("Redis", ({ redis }) => redis, ofRedis),
+  ...lost("RabbitMQ", ({ rabbitmq }) => rabbitmq, ofRabbitmq),
   ...lost("catalog", ({ catalog }) => catalog, { mayFail: false }),
   ...stormy("routers – node 1", ofNode),
   ...stormy("node 1 – PostgreSQL 1", ofNode),

@@ -126,8 +126,10 @@ function measure(
   };
 }
 
-const isTouched = ({ sent, label }: Outcome, { shards, routers }: Fault["touches"]): boolean =>
-  routers.includes(sent.router) || shards.some((shard) => SHARDS[shard] === label);
+const isTouched = ({ sent, label }: Outcome, { shards, routers, async = false }: Fault["touches"]): boolean =>
+  (async && sent.async === true) ||
+  routers.includes(sent.router) ||
+  shards.some((shard) => SHARDS[shard] === label);
 
 /** Where to look in the log. */
 function examples(wrong: readonly Outcome[], ended: number): string {

@@ -36,6 +36,7 @@ export interface Problem {
     | "kept" // a confirmed booking is there, once, with its content
     | "refused" // a refusal leaves nothing
     | "once" // a request leaves one booking at most, however often it was sent
+    | "receipt" // a receipt says once and for all what became of its request; a lapsed one left nothing
     | "asked" // nothing is there that nobody asked for
     | "limit"
     | "conserved"
@@ -65,8 +66,10 @@ export function check(entries: readonly Entry[], facts: Facts, promises: Promise
   const watched = new Map<string, WatchedEvent>();
   const attempts = attemptsIn(entries, watched);
   const rowsById = Map.groupBy(facts.rows, ({ id }) => id);
-  checkRequests(attempts, facts, rowsById, say);
-  checkEvents(watched, attempts, facts, say);
+  const given = givenIn(attempts);
+  checkReceipts(attempts, rowsById, say);
+  checkRequests(attempts, { facts, rowsById, given }, say);
+  checkEvents(watched, attempts, { facts, given }, say);
   checkReads(attempts, facts, promises, say);
   return problems;
 }
@@ -88,10 +91,73 @@ type Say = (promise: Problem["promise"], message: string) => void;
 const requestOf = ({ id, event, user, key }: Sent): string =>
   key === undefined ? `request ${id}` : `${event} ${user} ${key}`;
 
+/** The booking that a request got: at once, or in the end, as its receipt says. */
+type Given = (attempt: Attempt) => Pick<Row, "id" | "eventId" | "userId" | "quantity"> | undefined;
+
+function givenIn(attempts: readonly Attempt[]): Given {
+  const byReceipt = new Map(
+    attempts.flatMap(({ answer }) =>
+      answer?.request?.booking === undefined
+        ? []
+        : [[answer.request.receipt, answer.request.booking] as const],
+    ),
+  );
+  return ({ answer }) =>
+    answer?.status === 201 ? answer.booking : byReceipt.get(answer?.request?.receipt ?? "");
+}
+
+function checkReceipts(
+  attempts: readonly Attempt[],
+  rowsById: ReadonlyMap<string, readonly Row[]>,
+  say: Say,
+): void {
+  const looks = Map.groupBy(
+    attempts.filter(({ sent }) => sent.operation === "follow"),
+    ({ sent }) => sent.receipt,
+  );
+  for (const { sent, answer } of attempts) {
+    if (answer?.status !== 202) continue;
+    const accepted = answer.request;
+    if (accepted === undefined) {
+      say("receipt", `request ${sent.id} was accepted without a receipt`);
+      continue;
+    }
+    const { receipt, bookingId } = accepted;
+    const own = looks.get(receipt) ?? [];
+    const said = own.flatMap((look) =>
+      look.answer?.request === undefined
+        ? []
+        : [{ ...look.answer.request, sentAt: look.sent.at, at: look.answer.at }],
+    );
+    const settled = said.filter(({ status }) => status !== "queued");
+    const settledAt = Math.min(...settled.map(({ at }) => at));
+    // A booking may be confirmed, cancelled or expire later. It stays the same booking.
+    const words = [
+      ...new Set(
+        settled.map(({ status, booking, problem }) => `${status} ${booking?.id ?? problem?.code ?? ""}`),
+      ),
+    ];
+    if (own.some((look) => look.answer?.status === 404))
+      say("receipt", `${receipt} was given, and not found later`);
+    if (words.length === 0) say("receipt", `nothing ever became of ${receipt}`);
+    if (words.length > 1) say("receipt", `${receipt} said one thing, then another: ${words.join(", ")}`);
+    if (said.some(({ status, sentAt }) => status === "queued" && sentAt > settledAt))
+      say("receipt", `${receipt} was settled, and then queued again`);
+    for (const each of [accepted, ...said])
+      if (each.eventId !== sent.event || each.quantity !== sent.quantity || each.bookingId !== bookingId)
+        say("receipt", `${receipt} is of another request than ${sent.id}: ${JSON.stringify(each)}`);
+    if (rowsById.has(bookingId) && settled.every(({ booking }) => booking?.id !== bookingId))
+      say("receipt", `${receipt} said ${words.join(", ")}, and left ${bookingId}`);
+  }
+}
+
 function checkRequests(
   attempts: readonly Attempt[],
-  facts: Facts,
-  rowsById: ReadonlyMap<string, readonly Row[]>,
+  {
+    facts,
+    rowsById,
+    given: givenTo,
+  }: { facts: Facts; rowsById: ReadonlyMap<string, readonly Row[]>; given: Given },
   say: Say,
 ): void {
   const bookings = attempts.filter(({ sent }) => sent.operation === "book" || sent.operation === "hold");
@@ -108,15 +174,13 @@ function checkRequests(
     const [first] = tries;
     if (first === undefined) continue;
     const { sent } = first;
-    const given = [
-      ...new Set(tries.flatMap(({ answer }) => (answer?.status === 201 ? (answer.booking?.id ?? []) : []))),
-    ];
+    const given = [...new Set(tries.flatMap((attempt) => givenTo(attempt)?.id ?? []))];
     const rows = sent.key === undefined ? [] : (rowsByKey.get(request) ?? []);
     for (const { id } of rows) accounted.add(id);
-    for (const { answer } of tries) {
-      const said = answer?.status === 201 ? answer.booking : undefined;
-      if (answer?.status === 201 && (said === undefined || !isAsAsked(sent, said)))
-        say("kept", `${request} asked for ${sent.quantity} and was answered ${JSON.stringify(said)}`);
+    for (const attempt of tries) {
+      const [{ answer }, said] = [attempt, givenTo(attempt)];
+      if (said === undefined ? answer?.status === 201 : !isAsAsked(sent, said))
+        say("kept", `${request} asked for ${sent.quantity} and was given ${JSON.stringify(said)}`);
     }
     if (given.length > 1) say("once", `${request} was given ${given.length} bookings: ${given.join(", ")}`);
     if (rows.length > 1)
@@ -162,7 +226,9 @@ function mayHaveBeenDone(tries: readonly Attempt[]): boolean {
   const refusedAt = tries
     .filter(({ answer }) => !isUnknown(answer) && answer?.status !== 503 && answer?.status !== 429)
     .map(({ sent }) => sent.at);
-  return unknown.some(({ sent }) => refusedAt.every((at) => at < sent.at + UNDER_WAY_MAX_MS));
+  // A queue may have it, and nobody has its receipt.
+  const underWayMs = (sent: Sent) => (sent.async === true ? Infinity : UNDER_WAY_MAX_MS);
+  return unknown.some(({ sent }) => refusedAt.every((at) => at < sent.at + underWayMs(sent)));
 }
 
 function checkContent(request: string, sent: Sent, row: Row, others: readonly Attempt[], say: Say): void {
@@ -197,7 +263,7 @@ function statusesAfter({ operation }: Sent, others: readonly Attempt[]): Readonl
 function checkEvents(
   watched: ReadonlyMap<string, WatchedEvent>,
   attempts: readonly Attempt[],
-  facts: Facts,
+  { facts, given }: { facts: Facts; given: Given },
   say: Say,
 ): void {
   const live = facts.rows.filter(({ status }) => status === "held" || status === "confirmed");
@@ -214,7 +280,7 @@ function checkEvents(
         say("limit", `${user} has ${sum(own)} tickets of ${id}, and may have ${maxPerUser}`);
     }
     // By the API alone, bookings whose answer was lost are not known. They are then the only difference there may be.
-    const lost = facts.complete ? 0 : ticketsInDoubt(id, attempts);
+    const lost = facts.complete ? 0 : ticketsInDoubt(id, attempts, given);
     const missing = totalTickets - fact.availableTickets - sum(rows);
     if (missing < 0 || missing > lost)
       say(
@@ -224,13 +290,13 @@ function checkEvents(
   }
 }
 
-function ticketsInDoubt(event: string, attempts: readonly Attempt[]): number {
+function ticketsInDoubt(event: string, attempts: readonly Attempt[], given: Given): number {
   const bookings = attempts.filter(
     ({ sent }) => sent.event === event && (sent.operation === "book" || sent.operation === "hold"),
   );
   let tickets = 0;
   for (const tries of Map.groupBy(bookings, ({ sent }) => requestOf(sent)).values()) {
-    const isGiven = tries.some(({ answer }) => answer?.status === 201);
+    const isGiven = tries.some((attempt) => given(attempt) !== undefined);
     if (!isGiven && mayHaveBeenDone(tries)) tickets += tries[0]?.sent.quantity ?? 0;
   }
   return tickets;

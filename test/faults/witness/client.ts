@@ -49,7 +49,9 @@ export class Client {
     });
   }
 
-  async #send({ operation, event, user, quantity, key, booking }: Request, url: string): Promise<Content> {
+  async #send(request: Request, url: string): Promise<Content> {
+    const { operation, event, user, quantity, key, booking, receipt } = request;
+    const isAsync = request.async === true;
     const ofEvent = `${url}/v1/events/${event}`;
     const ofBooking = `${url}/v1/bookings/${booking}`;
     switch (operation) {
@@ -57,16 +59,19 @@ export class Client {
         return this.#fetch("GET", ofEvent, {});
       case "show":
         return this.#fetch("GET", ofBooking, { user });
+      case "follow":
+        return this.#fetch("GET", `${url}/v1/booking-requests/${receipt}`, { user });
       case "cancel":
         return this.#fetch("DELETE", ofBooking, { user });
       case "confirm":
         return this.#fetch("POST", `${ofBooking}/confirm`, { user });
       case "book":
-        return this.#fetch("POST", `${ofEvent}/bookings`, { user, key, body: { quantity } });
+        return this.#fetch("POST", `${ofEvent}/bookings`, { user, key, isAsync, body: { quantity } });
       case "hold":
         return this.#fetch("POST", `${ofEvent}/holds`, {
           user,
           key,
+          isAsync,
           body: { quantity, ttlSeconds: HOLD_SECONDS },
         });
     }
@@ -79,14 +84,22 @@ export class Client {
       user,
       role = "buyer",
       key,
+      isAsync = false,
       body,
-    }: { user?: string | undefined; role?: Role; key?: string | undefined; body?: object },
+    }: {
+      user?: string | undefined;
+      role?: Role;
+      key?: string | undefined;
+      isAsync?: boolean;
+      body?: object;
+    },
   ): Promise<Content> {
     this.#sent += 1;
     const headers = {
       ...(this.#sent % REQUESTS_PER_CONNECTION === 0 ? { connection: "close" } : {}),
       ...(user === undefined ? {} : { authorization: `Bearer ${await this.#tokenOf(user, role)}` }),
       ...(key === undefined ? {} : { "idempotency-key": key }),
+      ...(isAsync ? { prefer: "respond-async" } : {}),
       ...(body === undefined ? {} : { "content-type": "application/json" }),
     };
     try {
@@ -116,7 +129,7 @@ export class Client {
 export const now = (): number => performance.timeOrigin + performance.now();
 
 const problemBody = z.object({ code: z.string() });
-const { booking: bookingBody, event: eventBody } = answerContent;
+const { booking: bookingBody, request: requestBody, event: eventBody } = answerContent;
 
 function contentOf(status: number, text: string): Omit<Content, "status"> {
   let body: unknown;
@@ -128,8 +141,10 @@ function contentOf(status: number, text: string): Omit<Content, "status"> {
   if (status >= 400) return { code: problemBody.safeParse(body).data?.code ?? "no problem document" };
   const booking = bookingBody.safeParse(body).data;
   if (booking !== undefined) return { booking };
+  const request = requestBody.safeParse(body).data;
+  if (request !== undefined) return { request };
   const event = eventBody.safeParse(body).data;
-  return event === undefined ? { code: "neither a booking nor an event" } : { event };
+  return event === undefined ? { code: "no booking, request or event" } : { event };
 }
 
 function reasonOf(error: unknown): string {

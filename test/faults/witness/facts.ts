@@ -53,8 +53,9 @@ export async function factsFromDatabases(catalogUrl: string, entries: readonly E
 export async function factsFromApi(client: Client, entries: readonly Entry[]): Promise<Facts> {
   const owners = new Map<string, { event: string; user: string }>();
   for (const { sent, answer } of attemptsIn(entries)) {
-    if (answer?.booking !== undefined && sent.user !== undefined)
-      owners.set(answer.booking.id, { event: sent.event, user: sent.user });
+    const booking = answer?.booking ?? answer?.request?.booking;
+    if (booking !== undefined && sent.user !== undefined)
+      owners.set(booking.id, { event: sent.event, user: sent.user });
   }
   const rows: Row[] = [];
   for (const [booking, { event, user }] of owners) {

@@ -44,6 +44,12 @@ const MAX_PER_USER = 2;
 const REFUSALS_MAX = 60;
 const TRIES_MAX = 5;
 const OWNED_MAX = 200;
+/** Of the bookings and holds, those whose client prefers not to wait. */
+const ASYNC_SHARE = 0.25;
+/** Receipts that are followed at a time. */
+const FOLLOWED_MAX = 200;
+/** Between two looks at a receipt, on average. */
+const FOLLOW_MS = 300;
 const FIRST_EVENT_MAX_MS = 30_000;
 const NEXT_EVENT_MAX_MS = 1_000;
 
@@ -55,6 +61,9 @@ export class Load {
   readonly #random: Random;
   /** Requests whose outcome nobody has told. */
   readonly #open: Request[] = [];
+  /** At all receipts that were given. */
+  readonly #looks: Request[] = [];
+  #followed = 0;
   readonly #workers: Promise<void>[] = [];
   #users = 0;
 
@@ -94,26 +103,29 @@ export class Load {
   /** Ends the load. Resolves when every request that was sent has its answer, or none. */
   async stop(): Promise<void> {
     this.#stop.abort();
-    await Promise.all(this.#workers);
+    // A buyer's last request may begin to be followed meanwhile.
+    for (const worker of this.#workers) await worker;
   }
 
-  /** After `stop`: asks again for what is unknown still. Resolves to how many requests stay unknown. */
+  /** After `stop`: asks again for what is unknown still, and looks at every receipt. Resolves to how many stay unknown. */
   async settle(withinMs: number): Promise<number> {
     const until = now() + withinMs;
-    const settled = await Promise.all(
-      this.#open.splice(0).map(async (request) => {
-        for (let router = 0; now() < until; router = (router + 1) % this.#client.urls.length) {
-          if (isDecided(await this.#client.ask(request, router))) return true;
-          await sleep(250);
-        }
-        return false;
-      }),
-    );
-    return settled.filter((isSettled) => !isSettled).length;
+    const ask = async (request: Request, isKnown: (answer: Answer) => boolean): Promise<boolean> => {
+      for (let router = 0; now() < until; router = (router + 1) % this.#client.urls.length) {
+        if (isKnown(await this.#client.ask(request, router))) return true;
+        await sleep(250);
+      }
+      return false;
+    };
+    // Nobody waits for a receipt any more: who asks again is told the decision.
+    const open = this.#open.splice(0).map(({ async: _, ...request }) => ask(request, isDecided));
+    const looks = this.#looks.splice(0).map(async (look) => ask(look, isSettled));
+    const known = await Promise.all([...open, ...looks]);
+    return known.filter((isKnown) => !isKnown).length;
   }
 
   #fork(): Random {
-    return seededRandom(Math.floor(this.#random() * 2 ** 32));
+    return forkOf(this.#random);
   }
 
   /** Does it again and again, after pauses of this length on average. */
@@ -146,12 +158,16 @@ export class Load {
       event,
       user,
       quantity: random() < 0.7 ? 1 : 2,
+      ...(random() < ASYNC_SHARE && this.#followed < FOLLOWED_MAX ? { async: true } : {}),
       ...(random() < 0.9 ? { key: `key-${Math.floor(random() * 2 ** 48).toString(36)}` } : {}),
     };
     const { answer, router } = await this.#insist(request, random);
-    if (answer.booking !== undefined) {
-      owned.push({ user, booking: answer.booking.id, event });
-      if (owned.length > OWNED_MAX) owned.shift();
+    if (answer.request !== undefined) {
+      const look = { operation: "follow", event, user, receipt: answer.request.receipt } as const;
+      this.#looks.push(look);
+      this.#workers.push(this.#follow(look, stage, owned, forkOf(random)));
+    } else if (answer.booking !== undefined) {
+      this.#own(owned, { user, booking: answer.booking.id, event });
       // The router that took it shows it at once.
       if (random() < 0.5) await this.#client.ask({ operation: "read", event }, router);
       // Some ask again all the same, and get the same booking.
@@ -168,6 +184,28 @@ export class Load {
     const next = await this.#newEvent(stage.label, random, NEXT_EVENT_MAX_MS).catch(() => undefined);
     stage.event = next ?? stage.event;
     stage.refusals = 0;
+  }
+
+  /** Looks at a receipt, at one router and another, until it is settled or the load ends; `settle` looks at it once more. */
+  async #follow(look: Request, stage: Stage, owned: Owned[], random: Random): Promise<void> {
+    const { urls } = this.#client;
+    const { signal } = this.#stop;
+    this.#followed += 1;
+    while (!signal.aborted && !this.#options.log.isFull) {
+      await sleep(2 * FOLLOW_MS * random(), undefined, { signal }).catch(() => undefined);
+      const answer = await this.#client.ask(look, Math.floor(random() * urls.length));
+      if (!isSettled(answer)) continue;
+      const { booking } = answer.request ?? {};
+      if (booking === undefined) await this.#countRefusal(stage, look.event, random);
+      else this.#own(owned, { user: booking.userId, booking: booking.id, event: look.event });
+      break;
+    }
+    this.#followed -= 1;
+  }
+
+  #own(owned: Owned[], booking: Owned): void {
+    owned.push(booking);
+    if (owned.length > OWNED_MAX) owned.shift();
   }
 
   /** Sends it until it is decided, a few times at most, each time to the next router. */
@@ -225,4 +263,13 @@ export class Load {
 /** The shard has said yes or no. "Busy" and "away" say nothing about an earlier try. */
 function isDecided({ status }: Answer): boolean {
   return status !== null && status < 500 && status !== 429;
+}
+
+/** Its receipt says what it came to, or is none: then it will never say. */
+function isSettled({ status, request }: Answer): boolean {
+  return status === 404 || (request !== undefined && request.status !== "queued");
+}
+
+function forkOf(random: Random): Random {
+  return seededRandom(Math.floor(random() * 2 ** 32));
 }

@@ -21,7 +21,7 @@ const sent = z.object({
   at: z.number(),
   /** Which of the given URLs it goes to, from 0. */
   router: z.number(),
-  operation: z.enum(["book", "hold", "confirm", "cancel", "read", "show"]),
+  operation: z.enum(["book", "hold", "confirm", "cancel", "read", "show", "follow"]),
   event: z.string(),
   /** Whose request it is; reads of an event are nobody's. */
   user: z.string().optional(),
@@ -30,16 +30,31 @@ const sent = z.object({
   key: z.string().optional(),
   /** The booking that is confirmed, cancelled or shown. */
   booking: z.string().optional(),
+  /** A booking or hold whose client prefers not to wait for the decision. */
+  async: z.literal(true).optional(),
+  /** What is followed. */
+  receipt: z.string().optional(),
 });
 
-/** What is kept of an answer that is a booking or an event. */
+const booking = z.object({
+  id: z.string(),
+  eventId: z.string(),
+  userId: z.string(),
+  quantity: z.number(),
+  status: z.string(),
+});
+
+/** What is kept of an answer that is a booking, a booking request or an event. */
 export const answerContent = {
-  booking: z.object({
-    id: z.string(),
+  booking,
+  request: z.object({
+    receipt: z.string(),
+    bookingId: z.string(),
     eventId: z.string(),
-    userId: z.string(),
     quantity: z.number(),
-    status: z.string(),
+    status: z.enum(["queued", "decided", "lapsed"]),
+    booking: booking.optional(),
+    problem: z.object({ code: z.string() }).optional(),
   }),
   event: z.object({ id: z.string(), version: z.number(), availableTickets: z.number() }),
 };
@@ -53,6 +68,7 @@ const answer = z.object({
   /** Of a problem document; without an answer, the reason. */
   code: z.string().optional(),
   booking: answerContent.booking.optional(),
+  request: answerContent.request.optional(),
   event: answerContent.event.optional(),
 });
 
