@@ -77,7 +77,7 @@ test("M3: every answer is counted by what it is, and an expected no is no error"
   const report = await load(server.port, { requests: { ...book, buyers: buyers(40) } });
 
   expect(report.counts).toEqual({ "201": 10, "409 sold_out": 20, "500 internal": 10 });
-  expect(report.classes).toEqual({ confirmed: 10, refused: 20, read: 0, error: 10 });
+  expect(report.classes).toEqual({ confirmed: 10, accepted: 0, refused: 20, read: 0, error: 10 });
   expect([report.answers, report.sent, report.dropped]).toEqual([40, 40, 0]);
   const inSlices = report.series.slices.reduce((sum, slice) => sum + slice.refused, 0);
   expect(inSlices).toBe(20);
@@ -94,7 +94,7 @@ test("M3: an answer may come in pieces, without a body, and with headers in eith
   const report = await load(server.port, { connections: 1, requests: { ...book, buyers: buyers(9) } });
 
   expect(report.counts).toEqual({ "201": 3, "304": 3, "200": 3 });
-  expect(report.classes).toEqual({ confirmed: 3, refused: 0, read: 6, error: 0 });
+  expect(report.classes).toEqual({ confirmed: 3, accepted: 0, refused: 0, read: 6, error: 0 });
 });
 
 test("M3: a request whose connection breaks is counted as lost, and the load goes on over a new one", async () => {

@@ -566,7 +566,7 @@ beforeAll(async () => {
     reporters: [{}],
     maxWorkers: 1,
     bail: 1,
-    testTimeout: 5_000, // some plants keep a test waiting for ever
+    testTimeout: 10_000, // some plants keep a test waiting for ever
     // The same stories catch the same plants every time.
     env: { TEST_SEED: "1", FC_NUM_RUNS: "150", TEST_SHRINK: "no" },
   });

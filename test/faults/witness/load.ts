@@ -118,7 +118,11 @@ export class Load {
       return false;
     };
     // Nobody waits for a receipt any more: who asks again is told the decision.
-    const open = this.#open.splice(0).map(({ async: _, ...request }) => ask(request, isDecided));
+    const open = this.#open.splice(0).map(async (request) => {
+      const again = { ...request };
+      delete again.async;
+      return ask(again, isDecided);
+    });
     const looks = this.#looks.splice(0).map(async (look) => ask(look, isSettled));
     const known = await Promise.all([...open, ...looks]);
     return known.filter((isKnown) => !isKnown).length;
