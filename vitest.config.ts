@@ -10,6 +10,7 @@ const ALONE =
 
 /** They start first, the longest ahead, so that the workers end together. */
 const LONG = [
+  "faults/queue",
   "cluster/npm-start.test",
   "faults/simulation",
   "cluster/bad-input",

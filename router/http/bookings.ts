@@ -34,6 +34,11 @@ export interface BookingParts extends RequestParts {
   readonly commandDeadlineMs: number;
 }
 
+/** What a client wants of an event. */
+type Wanted =
+  | { readonly kind: "book"; readonly quantity: number }
+  | { readonly kind: "hold"; readonly quantity: number; readonly ttlSeconds: number };
+
 const BOOKING_REFUSALS = [
   "event_not_found",
   "sold_out",
@@ -64,11 +69,17 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     return result;
   };
 
-  const book = async (
-    request: SecuredRequest<EventId>,
-    commandWith: (key: IdempotencyKey) => BookCommand,
-  ): Promise<Response> => {
-    const { incoming, requestId, span, id } = request;
+  const book = async (request: SecuredRequest<EventId>, wanted: Wanted): Promise<Response> => {
+    const { incoming, requestId, span, id, caller } = request;
+    // Counted from here: a look at the event's intake may take a while.
+    const routed = { slot: slotOf(id), deadline: deadline() };
+    const commandWith = (key: IdempotencyKey): BookCommand => ({
+      ...wanted,
+      ...routed,
+      eventId: id,
+      userId: caller.userId,
+      key,
+    });
     const clientKey = keyOf(incoming);
     const traceId = traceOf(incoming)?.traceId;
     const forQueue = isForQueue(parts, request);
@@ -123,16 +134,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     },
     ["buyer"],
     (request) => {
-      const { id, caller, body } = request;
-      return book(request, (key) => ({
-        kind: "book",
-        eventId: id,
-        slot: slotOf(id),
-        userId: caller.userId,
-        quantity: body.quantity,
-        key,
-        deadline: deadline(),
-      }));
+      const { quantity } = request.body;
+      return book(request, { kind: "book", quantity });
     },
   );
 
@@ -150,17 +153,8 @@ export function addBookingRoutes(routes: Routes, parts: BookingParts): void {
     },
     ["buyer"],
     (request) => {
-      const { id, caller, body } = request;
-      return book(request, (key) => ({
-        kind: "hold",
-        eventId: id,
-        slot: slotOf(id),
-        userId: caller.userId,
-        quantity: body.quantity,
-        ttlSeconds: body.ttlSeconds,
-        key,
-        deadline: deadline(),
-      }));
+      const { quantity, ttlSeconds } = request.body;
+      return book(request, { kind: "hold", quantity, ttlSeconds });
     },
   );
 

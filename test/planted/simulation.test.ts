@@ -136,6 +136,30 @@ const PLANTS: readonly Plant[] = [
     find: "return this.#loads.get(id) ?? this.#started",
     replace: "return this.#started",
   },
+  {
+    bug: "a message is acknowledged before its requests have their outcomes",
+    rules: ["Q2"],
+    fault: "none",
+    file: "shard-node/queue/intake.ts",
+    find: "    const results = await this.#decide(",
+    replace: "    chunk.at(-1)?.delivery.acknowledge(true);\n    const results = await this.#decide(",
+  },
+  {
+    bug: "the requests behind one that a fault left undecided are decided before it",
+    rules: ["Q4"],
+    fault: "database connections break",
+    file: "shard-node/queue/intake.ts",
+    find: "lanes.run(request, { deadline, mayBegin })",
+    replace: "lanes.run(request, { deadline })",
+  },
+  {
+    bug: "the database forgets that a request has lapsed, and decides it",
+    rules: ["Q3"],
+    fault: "broker away",
+    file: "test/simulation/store.ts",
+    find: "    if (known !== undefined) return known;",
+    replace: '    if (known !== undefined) return known.outcome === "lapsed" ? undefined : known;',
+  },
 ];
 
 const copy = copySources();

@@ -1,6 +1,6 @@
 /**
  * Routers and nodes out of the product's own parts, put together as router/router.ts and shard-node/node.ts do it. Only what lies
- * outside of a process is simulated: sockets, databases, the catalog and Redis. All that knows the shape of product code is here.
+ * outside of a process is simulated: sockets, databases, the catalog, RabbitMQ and Redis. All that knows the shape of product code is here.
  */
 import type { Server } from "node:http";
 import { EventCache } from "../../router/cache/event-cache.ts";
@@ -9,6 +9,7 @@ import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { SharedSecret } from "../../router/callers/hs256.ts";
 import { createRouterServer } from "../../router/http/server.ts";
 import { createRouterMetrics } from "../../router/metrics.ts";
+import { BookingQueue } from "../../router/queue/booking-queue.ts";
 import { Receipts } from "../../router/queue/receipts.ts";
 import { Cluster } from "../../router/shards/cluster.ts";
 import { Background } from "../../shard-node/background.ts";
@@ -17,6 +18,7 @@ import type { NodeDatabases } from "../../shard-node/databases.ts";
 import { Decider } from "../../shard-node/decide/decider.ts";
 import { Lanes } from "../../shard-node/decide/lanes.ts";
 import { createNodeMetrics } from "../../shard-node/metrics.ts";
+import { Intake } from "../../shard-node/queue/intake.ts";
 import { EventPublisher } from "../../shard-node/publisher.ts";
 import { Followers } from "../../shard-node/read/followers.ts";
 import { Reader } from "../../shard-node/read/reader.ts";
@@ -27,6 +29,7 @@ import type { Snapshot } from "../../shared/domain/events.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import type { Log } from "../../shared/process/log.ts";
 import { createRegistry } from "../../shared/watch/metrics.ts";
+import type { SimulatedBroker } from "./broker.ts";
 import { SimulatedStore, type SimulatedShard } from "./store.ts";
 import { type SimulatedCatalog, type SimulatedRedis, SimulatedSnapshots } from "./surroundings.ts";
 import { inProcess, type Process, world } from "./world.ts";
@@ -69,10 +72,16 @@ export interface RouterObserver {
 const routerMetrics = createRouterMetrics(createRegistry());
 const nodeMetrics = createNodeMetrics(createRegistry());
 
+/** What processes share beside the shards. */
+export interface Surroundings {
+  readonly redis: SimulatedRedis | undefined;
+  readonly broker: SimulatedBroker;
+}
+
 export function startRouter(
   process: Process,
   nodeUrls: readonly string[],
-  redis: SimulatedRedis | undefined,
+  { redis, broker }: Surroundings,
   settings: Settings,
   observer: RouterObserver,
 ): Router {
@@ -113,7 +122,8 @@ export function startRouter(
       load: async (before, limit, notBefore) => cluster.listEvents(before, limit, notBefore),
       counted: () => undefined,
     });
-    return { process, server: frontFor(process.name, { cluster, cache, pages }) };
+    const queue = new BookingQueue(broker.connect(), systemClock);
+    return { process, server: frontFor(process.name, { cluster, cache, pages, queue }) };
   });
 }
 
@@ -121,6 +131,7 @@ interface Back {
   readonly cluster: Cluster;
   readonly cache: EventCache;
   readonly pages: PageCache;
+  readonly queue: BookingQueue;
 }
 
 /** To build an app takes longer than a short run. So each name keeps its server, in front of its router of the moment. */
@@ -141,7 +152,7 @@ function frontFor(name: string, back: Back): Server {
     corsOrigins: new Set(),
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: routerMetrics,
-    queue: undefined,
+    queue: delegate(() => front.back.queue),
     receipts: new Receipts([SECRET]),
     draining: new AbortController().signal,
     clock: systemClock,
@@ -172,7 +183,7 @@ export function startNode(
   process: Process,
   shard: SimulatedShard,
   catalogs: SimulatedCatalog,
-  redis: SimulatedRedis | undefined,
+  { redis, broker }: Surroundings,
   url: string,
   settings: Settings,
   store = new SimulatedStore(shard),
@@ -196,6 +207,14 @@ export function startNode(
       perUserMax: USER_COMMANDS_MAX.node,
     };
     const lanes = new Lanes(limits, async (...batch) => decider.decide(...batch), systemClock, nodeMetrics);
+    const intake = new Intake({
+      shard: shard.id,
+      lanes,
+      ownerOf: (slot) => catalog.ownerOf(slot),
+      counted: () => undefined,
+      clock: systemClock,
+      log,
+    });
     const reader = new Reader({ primary: store, replicas: [], lagMaxMs: 0, read: () => undefined });
     const background = new Background({
       config: { HOLD_SWEEP_INTERVAL_MS: 1_000, HOLD_SWEEP_EVENTS_MAX: 200, LOG_RETENTION_HOURS: 1 },
@@ -203,7 +222,7 @@ export function startNode(
       catalog,
       replicas: [],
       store,
-      intake: undefined,
+      intake,
       changed,
       metrics: nodeMetrics,
       log,
@@ -215,7 +234,7 @@ export function startNode(
       reader,
       followers,
       lanes,
-      intake: undefined,
+      intake,
       catalog,
       changed,
       databaseUp: () => background.databaseUp,
@@ -226,6 +245,7 @@ export function startNode(
     });
     catalog.announceAt(url);
     background.start();
+    intake.start((consumers) => broker.connect(consumers));
     return { process, server, shard, url };
   });
 }

@@ -1,6 +1,7 @@
 /** What can go wrong, each with a name. A fault knows whom it may touch; everybody else must notice nothing (F3, F4). */
 import type { EventId } from "../../shared/domain/ids.ts";
 import { SLOT_COUNT, type Slot, slotOf } from "../../shared/domain/slots.ts";
+import type { SimulatedBroker } from "./broker.ts";
 import type { Node, Router } from "./cluster.ts";
 import type { Network, Trouble } from "./network.ts";
 import type { Disturbance, Rules } from "./rules.ts";
@@ -24,6 +25,7 @@ export interface Scene {
   readonly shards: readonly SimulatedShard[];
   readonly catalog: SimulatedCatalog;
   readonly redis: SimulatedRedis | undefined;
+  readonly broker: SimulatedBroker;
   readonly seats: readonly Seat[];
   readonly nodes: ReadonlyMap<string, Node>;
   readonly events: readonly EventId[];
@@ -62,6 +64,7 @@ const KINDS = {
       begin() {
         scene.world.kill(process);
         scene.network.killed(process);
+        scene.broker.left(process);
       },
       end: () => scene.startNode(process.name, shard),
     };
@@ -87,6 +90,7 @@ const KINDS = {
       touches: { router: seat.name },
       begin() {
         scene.world.kill(process);
+        scene.broker.left(process);
         seat.router = undefined;
         for (const gone of seat.open) scene.world.after(scene.world.between(0.1, 1), gone);
       },
@@ -163,6 +167,27 @@ const KINDS = {
     // Once the new owner has them, a router that does not know it yet finds it by itself (R4).
     touches: { kind: "create", echoMs: 0 },
     begin: () => moveEmptySlots(scene),
+  }),
+  "broker away": (scene) => ({
+    what: "",
+    touches: { kind: "request" },
+    begin: () => (scene.broker.down = true),
+    end: () => (scene.broker.down = false),
+  }),
+  "broker loses confirmations": (scene) => ({
+    what: "",
+    touches: { kind: "request" },
+    begin: () => (scene.broker.loses = 0.5),
+    end: () => (scene.broker.loses = 0),
+  }),
+  "broker delivers again": (scene, lastsMs) => ({
+    what: "",
+    touches: { kind: "request" },
+    begin: () => {
+      const { world } = scene;
+      for (let at = 0; at < lastsMs; at += world.between(5, 100))
+        world.after(at, () => scene.broker.loseConnections());
+    },
   }),
   "Redis away": (scene) =>
     redis(scene, (store) => ({ begin: () => (store.down = true), end: () => (store.down = false) })),

@@ -11,6 +11,7 @@ import { SLOT_COUNT, type Slot } from "../../shared/domain/slots.ts";
 import type { BatchDecision, DecideOptions, FreshIds } from "../../shard-node/store/batch.ts";
 import { startNode, startRouter, tokenFor } from "./cluster.ts";
 import { give } from "./http.ts";
+import { SimulatedBroker } from "./broker.ts";
 import { Network, useNetwork } from "./network.ts";
 import { SimulatedShard, SimulatedStore } from "./store.ts";
 import { SimulatedCatalog } from "./surroundings.ts";
@@ -78,11 +79,20 @@ const simulated = new World(1);
 const shard = new SimulatedShard("shard-0" as ShardId, simulated.start("db"), {
   batch: () => ({ locked: () => undefined, over: () => undefined }),
   committed: () => undefined,
+  settled: () => undefined,
 });
 for (let slot = 0; slot < SLOT_COUNT; slot += 1) shard.owned.add(slot as Slot);
 const catalog = new SimulatedCatalog([shard.id], Array<ShardId>(SLOT_COUNT).fill(shard.id));
 const network = new Network({ called: () => undefined });
 useNetwork(network);
+const surroundings = {
+  redis: undefined,
+  broker: new SimulatedBroker(simulated.start("rabbitmq"), {
+    accepted: () => undefined,
+    acknowledged: () => undefined,
+    buried: () => undefined,
+  }),
+};
 
 let done = false;
 simulated.after(0, () => void overload().then(() => (done = true)));
@@ -95,14 +105,14 @@ async function overload(): Promise<void> {
     simulated.start("node"),
     shard,
     catalog,
-    undefined,
+    surroundings,
     url,
     SETTINGS,
     new SlowStore(shard),
   );
   network.listen(url, node);
   await simulated.sleep(20);
-  const router = startRouter(simulated.start("router"), [url], undefined, SETTINGS, {
+  const router = startRouter(simulated.start("router"), [url], surroundings, SETTINGS, {
     loading: () => () => undefined,
   });
   await simulated.sleep(100);

@@ -2,11 +2,11 @@
  * The rules of SPEC.md, checked while a run goes on: after each commit, at each call and each batch, and at each answer that a
  * client gets. It knows every state that the shards ever had, so every answer must be explained by one of them.
  */
+import { type Command, isBookCommand, type RequestCommand, userKeyOf } from "../../shared/domain/commands.ts";
 import { isDeepStrictEqual } from "node:util";
 import type { Change } from "../../shared/domain/changes.ts";
-import { type Command, isBookCommand, userKeyOf } from "../../shared/domain/commands.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
-import type { EventId } from "../../shared/domain/ids.ts";
+import type { BookingId, EventId } from "../../shared/domain/ids.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
 import type { CommandsRequest } from "../../shared/wire/rpc.ts";
@@ -20,6 +20,7 @@ import { type Process, world } from "./world.ts";
 const SLACK_MS = 200;
 /** A reroute reads the map in between (R4). */
 const REROUTE_MS = 1_000;
+const BOOKS: ReadonlySet<Asked["kind"]> = new Set(["book", "hold", "request"]);
 /** Ways, timers and turns of event loops. */
 const MARGIN_MS = 30;
 const SOLD_OUT_FRESH_MS = 250;
@@ -29,13 +30,24 @@ const UNDISTURBED_MS = 600;
 const AFTERLIFE_MS = COMMAND_DEADLINE_MS + SLACK_MS + 1_000;
 
 export interface Asked {
-  readonly kind: "book" | "hold" | "confirm" | "cancel" | "event" | "booking" | "change" | "create";
+  readonly kind:
+    | "book"
+    | "hold"
+    | "request"
+    | "confirm"
+    | "cancel"
+    | "event"
+    | "booking"
+    | "receipt"
+    | "change"
+    | "create";
   readonly router: Process;
   readonly at: number;
   readonly event?: EventId | undefined;
   readonly booking?: string | undefined;
   readonly user?: string | undefined;
   readonly quantity?: number | undefined;
+  readonly receipt?: string | undefined;
   readonly key?: string | undefined;
   /** The client began without a key, and wants one booking; its key is its router's. */
   readonly keyless?: boolean | undefined;
@@ -65,6 +77,14 @@ export interface Disturbance {
   readonly echoMs?: number | undefined;
 }
 
+/** A booking request as its client sees it. */
+interface Shown {
+  readonly bookingId: BookingId;
+  readonly status: "queued" | "decided" | "lapsed";
+  readonly booking?: { readonly id: string };
+  readonly problem?: { readonly code: string };
+}
+
 export class RuleBroken extends Error {
   readonly rule: string;
 
@@ -83,6 +103,14 @@ interface Made {
   readonly at: number;
   readonly decision: Decision;
   readonly version: number;
+}
+
+/** A booking request, from its acceptance by a queue. */
+interface QueuedRequest {
+  readonly event: EventId;
+  readonly queue: string;
+  /** Rises with each acceptance. */
+  readonly place: number;
 }
 
 /** What a client wants, with all its tries. */
@@ -115,6 +143,13 @@ export class Rules {
   readonly #readVersions = new Map<string, { readonly at: number; readonly version: number }[]>();
   readonly #settled = new Map<string, { confirmed: boolean; cancelAsked: boolean; cancelled: boolean }>();
   readonly #answers = new Map<string, number>();
+  readonly #queued = new Map<BookingId, QueuedRequest>();
+  readonly #outcomes = new Map<BookingId, Decision>();
+  /** By event: the place of the last request that was decided. */
+  readonly #lastDecided = new Map<EventId, number>();
+  /** Requests that clients have a receipt of, and the last word of each. */
+  readonly #receipts = new Map<BookingId, string>();
+  #places = 0;
   /** How many changes the follower of a shard has heard. */
   readonly #followed = new Map<SimulatedShard, number>();
 
@@ -182,6 +217,54 @@ export class Rules {
     }
     for (const [user, count] of tickets)
       if (count > max) this.break("B3", `${user} has ${count} tickets of ${max}`);
+  }
+
+  /** A shard has decided a request, or let it lapse. */
+  settled(shard: SimulatedShard, id: BookingId, decision: Decision): void {
+    const before = this.#outcomes.get(id);
+    world().note(`${shard.id} request ${short(id)}: ${decision.outcome}`);
+    if (before !== undefined)
+      this.break(
+        before.outcome === "lapsed" || decision.outcome === "lapsed" ? "Q3" : "Q1",
+        `request ${id} is ${before.outcome}, and then ${decision.outcome}`,
+      );
+    this.#outcomes.set(id, decision);
+    const queued = this.#queued.get(id);
+    if (queued === undefined || decision.outcome === "lapsed") return;
+    const last = this.#lastDecided.get(queued.event) ?? 0;
+    if (queued.place < last)
+      this.break("Q4", `request ${id} is decided behind one that its queue accepted later`);
+    this.#lastDecided.set(queued.event, Math.max(last, queued.place));
+  }
+
+  // What the queue does.
+
+  accepted(queue: string, requests: readonly RequestCommand[]): void {
+    for (const { requestId, eventId } of requests) {
+      this.#places += 1;
+      // A request that comes twice keeps its place; one that goes on to another queue gets a new one.
+      if (this.#queued.get(requestId)?.queue !== queue)
+        this.#queued.set(requestId, { event: eventId, queue, place: this.#places });
+    }
+  }
+
+  acknowledged(node: Process, requests: readonly RequestCommand[]): void {
+    for (const { requestId } of requests) {
+      const isElsewhere =
+        this.#queued.get(requestId)?.queue !== undefined && this.#isForwarded(node, requestId);
+      if (!this.#outcomes.has(requestId) && !isElsewhere)
+        this.break("Q2", `${node.name} acknowledges request ${requestId}, and nothing has become of it`);
+    }
+  }
+
+  /** Whether the queue of another shard has it. */
+  #isForwarded(node: Process, id: BookingId): boolean {
+    const shard = node.name.replace(/^node-(\d+)-.*$/, "shard-$1");
+    return this.#queued.get(id)?.queue.includes(`.${shard}.`) === false;
+  }
+
+  buried(reason: string): void {
+    this.break("Q8", `a request goes to the dead letters: ${reason}`);
   }
 
   // What routers and nodes do.
@@ -280,6 +363,12 @@ export class Rules {
       case "book":
       case "hold":
         return this.#bought(asked, heard, code, now);
+      case "request":
+        return heard?.status === 202
+          ? this.#queuedFor(asked, heard.body as Shown)
+          : this.#bought(asked, heard, code, now);
+      case "receipt":
+        return this.#readReceipt(asked, heard);
       case "confirm":
       case "cancel":
         return this.#settledBy(asked, asked.kind, heard, code, now);
@@ -312,11 +401,11 @@ export class Rules {
   #checkTime(asked: Asked, heard: Heard, now: number): void {
     if (heard === undefined) return;
     const took = now - asked.at;
-    const isRead = asked.kind === "event" || asked.kind === "booking";
+    const isRead = asked.kind === "event" || asked.kind === "booking" || asked.kind === "receipt";
     // Redis may take 200 ms before a shard is asked; a reroute begins a read anew.
     const most = isRead
       ? 2 * READ_DEADLINE_MS + REROUTE_MS + 2 * SLACK_MS
-      : COMMAND_DEADLINE_MS + SLACK_MS + (asked.kind === "book" || asked.kind === "hold" ? 0 : REROUTE_MS);
+      : COMMAND_DEADLINE_MS + SLACK_MS + (BOOKS.has(asked.kind) ? 0 : REROUTE_MS);
     if (took > most + MARGIN_MS && !this.#paused(asked, now))
       this.break("F2", `${asked.kind} is answered after ${took.toFixed()} ms`);
     if (this.#disturbed(asked, now)) return;
@@ -385,6 +474,38 @@ export class Rules {
       return undefined;
     }
     this.break("F1", `${user} is told ${code}, and no shard decided that`);
+    return undefined;
+  }
+
+  /** The client has a receipt, and does not know yet what it will come to. */
+  #queuedFor({ event = "" as EventId, user = "", key, at }: Asked, { bookingId }: Shown): void {
+    this.#purchaseOf(`${event} ${user} ${key}`, event, user, key).tries.push({
+      at,
+      until: world().now,
+      said: "unknown",
+    });
+    if (!this.#queued.has(bookingId))
+      this.break("Q1", `${user} has a receipt, and no queue has request ${bookingId}`);
+    this.#receipts.set(bookingId, "queued");
+  }
+
+  #readReceipt({ booking = "", user }: Asked, heard: Heard): void {
+    if (heard === undefined || heard.status >= 500) return;
+    if (heard.status !== 200)
+      return this.break("Q6", `${user} asks for a receipt of theirs, and hears ${codeOf(heard)}`);
+    const { bookingId, status, booking: got, problem } = heard.body as Shown;
+    if (bookingId !== booking)
+      return this.break("Q6", `the receipt of ${booking} is shown as that of ${bookingId}`);
+    const word = status === "decided" ? `decided ${got?.id ?? problem?.code}` : status;
+    const before = this.#receipts.get(bookingId) ?? "queued";
+    if (before !== "queued" && before !== word)
+      return this.break("Q3", `the receipt of ${bookingId} says ${word}, and said ${before}`);
+    this.#receipts.set(bookingId, word);
+    if (got !== undefined && this.#row(got.id)?.userId !== user)
+      return this.break(
+        "Q1",
+        `the receipt of ${bookingId} shows booking ${got.id}, and ${user} has none like it`,
+      );
     return undefined;
   }
 
@@ -524,6 +645,14 @@ export class Rules {
         ids.size === 0
       )
         this.break("F1", `${user} was told no, and has booking ${rows[0]?.id}`);
+    }
+    for (const [id, word] of this.#receipts) {
+      const outcome = this.#outcomes.get(id)?.outcome;
+      if (outcome === undefined)
+        this.break("Q2", `nothing became of request ${id}, of which there is a receipt`);
+      if (word === "queued") this.break("Q2", `the receipt of ${id} says at the end that it is queued`);
+      if (outcome !== "booked" && this.#row(id) !== undefined)
+        this.break("Q3", `request ${id} came to ${outcome}, and has a booking`);
     }
     for (const { id, log } of this.#shards.filter((shard) => this.#followed.get(shard) !== shard.log.length))
       if (log.length > 0)

@@ -3,7 +3,7 @@
  * after a while. It remembers every state that it ever had.
  */
 import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/faults.ts";
-import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
+import { type Command, isBookCommand, isRequest } from "../../shared/domain/commands.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import {
   type BookingId,
@@ -14,6 +14,7 @@ import {
 } from "../../shared/domain/ids.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
 import type { Decision } from "../../shared/domain/outcomes.ts";
+import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Change } from "../../shared/domain/changes.ts";
 import type {
@@ -32,6 +33,9 @@ const STATEMENT_TIMEOUT_MS = 4_000;
 const LOCK_TIMEOUT_MS = 2_000;
 /** How much longer than the database a node waits for the end of a statement. */
 const SLACK_MS = 1_000;
+
+/** A booking request that is older lapses. Short, so that short runs meet it. */
+const REQUEST_MAX_AGE_MS = 3_000;
 
 /** What is wrong with a database. Probabilities are from 0 to 1. */
 export interface DatabaseTrouble {
@@ -55,6 +59,8 @@ export interface StoreObserver {
     commands: readonly Command[],
   ): { readonly locked: () => void; readonly over: () => void };
   committed(shard: SimulatedShard, commit: Commit): void;
+  /** A shard has written down what became of a booking request. */
+  settled(shard: SimulatedShard, id: BookingId, decision: Decision): void;
 }
 
 interface Locking {
@@ -85,6 +91,8 @@ export class SimulatedShard {
   readonly trouble: DatabaseTrouble = {};
   readonly #observer: StoreObserver;
   readonly #locks = new Map<EventId, Lock>();
+  /** What became of booking requests. */
+  readonly outcomes = new Map<BookingId, Decision>();
   state: model.State = { events: new Map(), bookings: new Map(), owns: (slot) => this.owned.has(slot) };
 
   constructor(id: ShardId, process: Process, observer: StoreObserver) {
@@ -179,6 +187,22 @@ export class SimulatedShard {
     this.#observer.committed(this, commit);
   }
 
+  /** As request_outcomes keeps it. */
+  settle(id: BookingId, decision: Decision): void {
+    this.outcomes.set(id, decision);
+    this.#observer.settled(this, id, decision);
+  }
+
+  /** What is known of a request; one that is too old lapses by this. */
+  outcomeOf(id: BookingId): Decision | undefined {
+    const known = this.outcomes.get(id);
+    if (known !== undefined) return known;
+    const isDue = timeOf(id) < Date.parse(world().time) - REQUEST_MAX_AGE_MS;
+    if (!isDue || !this.owned.has(slotOfBooking(id)) || this.state.bookings.has(id)) return undefined;
+    this.settle(id, { outcome: "lapsed" });
+    return { outcome: "lapsed" };
+  }
+
   observeBatch(commands: readonly Command[]): ReturnType<StoreObserver["batch"]> {
     return this.#observer.batch(self(), commands);
   }
@@ -258,15 +282,26 @@ export class SimulatedStore extends BookingStore {
     const rows = shard.eventsOf(commands);
     const bookings = commands.filter(isBookCommand);
     const work = (lockedOut: ReadonlySet<EventId>): BatchDecision => {
+      // A request that has its outcome already is not decided again (decide_requests()).
+      const known = new Map<Command, Decision>();
+      for (const command of commands) {
+        const outcome = isRequest(command) ? shard.outcomeOf(command.requestId) : undefined;
+        if (outcome !== undefined) known.set(command, outcome);
+      }
       const mayDecide = (command: Command): boolean =>
-        shard.eventsOf([command]).every((event) => !lockedOut.has(event));
+        !known.has(command) && shard.eventsOf([command]).every((event) => !lockedOut.has(event));
       const free = commands.filter(mayDecide);
       const freeIds = ids.filter((_, index) => mayDecide(bookings[index] as Command));
       const { state, decisions, snapshots } = model.decideBatch(shard.state, free, freeIds, world().time);
       const decided = new Map(free.map((command, index) => [command, decisions[index] as Decision]));
       shard.commit(state, [...decided]);
+      for (const [command, decision] of decided)
+        if (isRequest(command) && decision.outcome !== "wrong_shard")
+          shard.settle(command.requestId, decision);
       return {
-        decisions: commands.map((command) => decided.get(command) ?? { outcome: "overloaded" }),
+        decisions: commands.map(
+          (command) => known.get(command) ?? decided.get(command) ?? { outcome: "overloaded" },
+        ),
         lockedEvents: [...lockedOut],
         snapshots,
         position: shard.log.at(-1)?.position ?? 0,
@@ -329,6 +364,23 @@ export class SimulatedStore extends BookingStore {
         return found(owned.has(slotOfBooking(id)), booking && model.seen(booking, world().time));
       }),
     );
+  }
+
+  override async readRequests(ids: readonly BookingId[]): Promise<ReadResult<RequestState>[]> {
+    const shard = this.#shard;
+    return shard.statement([], () =>
+      ids.map((id) => {
+        const decision = shard.outcomeOf(id);
+        if (!shard.owned.has(slotOfBooking(id))) return { outcome: "wrong_shard" };
+        if (decision === undefined) return { outcome: "found", value: { status: "queued", ahead: null } };
+        if (decision.outcome === "lapsed") return { outcome: "found", value: { status: "lapsed" } };
+        return { outcome: "found", value: { status: "decided", decision } };
+      }),
+    );
+  }
+
+  override async pruneRequests(): Promise<void> {
+    // A run is shorter than outcomes are kept.
   }
 
   override async listEvents(before: EventId | null, limit: number): Promise<Event[]> {

@@ -5,7 +5,8 @@
 import type { Event } from "../../shared/domain/events.ts";
 import type { EventId, ShardId } from "../../shared/domain/ids.ts";
 import { SLOT_COUNT, type Slot } from "../../shared/domain/slots.ts";
-import { type Node, type Settings, startNode, startRouter, tokenFor } from "./cluster.ts";
+import { SimulatedBroker } from "./broker.ts";
+import { type Node, type Settings, startNode, type Surroundings, startRouter, tokenFor } from "./cluster.ts";
 import { Follower } from "./follower.ts";
 import { FAULT_KINDS, type FaultKind, letFail, type Scene, type Seat } from "./faults.ts";
 import { give } from "./http.ts";
@@ -46,6 +47,7 @@ class Story {
   readonly #network: Network;
   readonly #catalog: SimulatedCatalog;
   readonly #redis: SimulatedRedis | undefined;
+  readonly #broker: SimulatedBroker;
   readonly #settings: Settings;
   readonly #seats: Seat[];
   readonly #scene: Scene;
@@ -54,6 +56,7 @@ class Story {
   readonly #faults: string[] = [];
   /** What clients with a key wanted last, for those who are in doubt. */
   readonly #wanted = new Map<string, Omit<Wish, "router">>();
+  readonly #receipts: Omit<Wish, "router">[] = [];
   #guests = 0;
   #done = false;
 
@@ -65,6 +68,7 @@ class Story {
       const observer = {
         batch: (node: Process, commands: Parameters<Rules["batch"]>[1]) => this.#rules.batch(node, commands),
         committed: (shard: SimulatedShard, commit: Commit) => this.#rules.committed(shard, commit),
+        settled: (...outcome: Parameters<Rules["settled"]>) => this.#rules.settled(...outcome),
       };
       return new SimulatedShard(`shard-${index}` as ShardId, world.start(`db-${index}`), observer);
     });
@@ -80,6 +84,7 @@ class Story {
       owners.map(({ id }) => id),
     );
     this.#redis = world.chance(0.6) ? new SimulatedRedis() : undefined;
+    this.#broker = new SimulatedBroker(world.start("rabbitmq"), this.#rules);
     this.#settings = {
       lanes: world.pick([1, 2, 3]),
       laneBatchMax: world.pick([2, 5, 500]),
@@ -94,6 +99,7 @@ class Story {
       shards: this.#shards,
       catalog: this.#catalog,
       redis: this.#redis,
+      broker: this.#broker,
       seats: this.#seats,
       nodes: this.#nodes,
       events: this.#events,
@@ -139,9 +145,11 @@ class Story {
       ...Array.from({ length: world.pick([1, 3]) }, async () => this.#reader()),
       ...(world.chance(0.5) ? [this.#organizer()] : []),
       ...(world.chance(0.15) ? [this.#greedy()] : []),
+      ...(world.chance(0.3) ? [this.#crowd()] : []),
     ];
     await Promise.all(clients);
     if (this.#faults.length > 0) await this.#recover();
+    for (const look of this.#receipts) await this.#ask({ ...look, router: this.#router() });
     await this.#serveAll();
     isOver = true;
     await Promise.all(following);
@@ -161,7 +169,10 @@ class Story {
 
   async #retry(event: EventId, user: string, key: string | undefined): Promise<void> {
     const again = this.#wanted.get(`${user} ${key}`);
-    if (again !== undefined) await this.#ask({ ...again, event, router: this.#router() });
+    // Who asks again wants to know now.
+    const kind = again?.kind === "request" ? "book" : again?.kind;
+    if (again !== undefined && kind !== undefined)
+      await this.#ask({ ...again, kind, event, router: this.#router() });
   }
 
   /** After everything each router sells and shows each event. */
@@ -203,6 +214,10 @@ class Story {
       const kind = world.pick(["book", "book", "hold"] as const);
       const key = `${user}-${(keys += 1)}`;
       const wish = { kind, event, user, key, quantity: world.pick([1, 1, 2, 3]) };
+      if (world.chance(0.3)) {
+        await this.#request({ ...wish, kind: "request" });
+        continue;
+      }
       for (let tries = 0; tries < RETRIES_MAX; tries += 1) {
         const heard = await this.#ask({ ...wish, router: this.#router() });
         if (heard?.status === 201) held.push((heard.body as { id: string }).id);
@@ -211,6 +226,26 @@ class Story {
         await world.sleep(world.between(50, 1_000));
       }
     }
+  }
+
+  /** Prefers not to wait, and looks at the receipt now and then. Who gets no receipt goes away. */
+  async #request(wish: Omit<Wish, "router">): Promise<void> {
+    const world = this.#world;
+    const heard = await this.#ask({ ...wish, router: this.#router() });
+    if (heard?.status !== 202) return;
+    const { receipt, bookingId } = heard.body as { receipt: string; bookingId: string };
+    const look = {
+      kind: "receipt",
+      event: wish.event,
+      user: wish.user,
+      receipt,
+      booking: bookingId,
+    } as const;
+    for (let looks = world.pick([0, 1, 3, 6]); looks > 0; looks -= 1) {
+      await world.sleep(world.between(5, 600));
+      await this.#ask({ ...look, router: this.#router() });
+    }
+    this.#receipts.push(look);
   }
 
   /** Clients without a key want one booking each. When the outcome is unknown they ask again, with the key that they are told. */
@@ -249,6 +284,19 @@ class Story {
       await this.#ask({ kind, router, event, user: "greedy", key, quantity: 1, greedy: true });
     });
     await Promise.all(flood);
+  }
+
+  /** Many who do not wait for the decision want tickets of one event at once. */
+  async #crowd(): Promise<void> {
+    const world = this.#world;
+    await world.sleep(world.between(0, 2_000));
+    const event = world.pick(this.#events);
+    const requests = Array.from({ length: world.pick([5, 20, 40]) }, async (_, index) => {
+      await world.sleep(world.between(0, 100));
+      const user = `crowd-${index}`;
+      await this.#request({ kind: "request", event, user, key: user, quantity: 1 });
+    });
+    await Promise.all(requests);
   }
 
   async #reader(): Promise<void> {
@@ -338,10 +386,14 @@ class Story {
 
   // Processes.
 
+  get #surroundings(): Surroundings {
+    return { redis: this.#redis, broker: this.#broker };
+  }
+
   #startNode(name: string, shard: SimulatedShard): void {
     const url = `http://${name}:8081`;
     const process = this.#world.start(name, this.#world.pick([0, 0, 40, -900]));
-    const node = startNode(process, shard, this.#catalog, this.#redis, url, this.#settings);
+    const node = startNode(process, shard, this.#catalog, this.#surroundings, url, this.#settings);
     this.#network.listen(url, node);
     this.#nodes.set(name, node);
   }
@@ -349,7 +401,7 @@ class Story {
   #startRouter(seat: Seat): void {
     const process = this.#world.start(seat.name, this.#world.pick([0, 0, 100, -700]));
     const urls = [...this.#nodes.values()].map(({ url }) => url);
-    seat.router = startRouter(process, urls, this.#redis, this.#settings, this.#rules);
+    seat.router = startRouter(process, urls, this.#surroundings, this.#settings, this.#rules);
   }
 
   /** Some faults at random moments; they end before clients do. */
@@ -371,12 +423,13 @@ interface Wish extends Omit<Asked, "at"> {
   readonly changes?: object | undefined;
 }
 
-function requestOf({ kind, event, booking, user, quantity, key, changes }: Wish) {
+function requestOf({ kind, event, booking, user, quantity, key, receipt, changes }: Wish) {
   const organizes = kind === "create" || kind === "change";
   const headers: Record<string, string> = {
     "content-type": "application/json",
     authorization: `Bearer ${tokenFor(user ?? "organizer", organizes ? "organizer" : "buyer")}`,
     ...(key === undefined ? {} : { "idempotency-key": key }),
+    ...(kind === "request" ? { prefer: "respond-async" } : {}),
   };
   const of = (method: string, path: string, body?: object) => ({
     method,
@@ -386,7 +439,10 @@ function requestOf({ kind, event, booking, user, quantity, key, changes }: Wish)
   });
   switch (kind) {
     case "book":
+    case "request":
       return of("POST", `events/${event}/bookings`, { quantity });
+    case "receipt":
+      return of("GET", `booking-requests/${receipt}`);
     case "hold":
       return of("POST", `events/${event}/holds`, { quantity, ttlSeconds: 1 });
     case "confirm":
