@@ -54,10 +54,14 @@ export default defineConfig({
         extends: true,
         test: {
           name: "servers",
-          include: ["test/{components,cluster,faults}/**/*.test.ts"],
+          include: ["test/{components,cluster}/**/*.test.ts"],
           exclude: [...configDefaults.exclude, ALONE],
           globalSetup,
         },
+      },
+      {
+        extends: true,
+        test: { name: "faults", include: ["test/faults/**/*.test.ts"], globalSetup },
       },
       // Proof that tests can fail. It runs some of them once for each planted bug.
       {
