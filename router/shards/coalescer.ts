@@ -60,8 +60,9 @@ export class Coalescer<Item, Result> {
   readonly #sender: Sender<Item, Result>;
   readonly #clock: Clock;
   readonly #queue: FairQueue<Waiting<Item, Result>>;
-  /** Items without a result, in order of arrival. All have the same time, so that is the order of their deadlines. */
+  /** Items without a result, in order of arrival. Nearly all have the same time, so that is the order of their deadlines. */
   readonly #open = new Set<Waiting<Item, Result>>();
+  #latestDeadline = 0;
   #waking = false;
   #inFlight = 0;
   #openCalls = 0;
@@ -82,6 +83,9 @@ export class Coalescer<Item, Result> {
       const refusal = this.#queue.push(waiting);
       if (refusal !== undefined) return resolve(this.#sender.shed(refusal));
       this.#open.add(waiting);
+      // One whose client waited for something else before has less time left than those before it.
+      if (deadline < this.#latestDeadline) this.#settleAtDeadlineOf(waiting);
+      else this.#latestDeadline = deadline;
       if (!this.#waking) this.#wakeAt(deadline);
       return this.#schedule();
     });
@@ -89,10 +93,22 @@ export class Coalescer<Item, Result> {
 
   /** Settles each item soon after its own deadline, however long its call goes on. */
   #wakeAt(deadline: number): void {
+    this.#after(deadline, () => this.#settleLate());
+    this.#waking = true;
+  }
+
+  #settleAtDeadlineOf(waiting: Waiting<Item, Result>): void {
+    this.#after(waiting.deadline, () => {
+      if (!this.#open.has(waiting)) return;
+      this.#settle(waiting, this.#lateResultOf(waiting));
+      this.#queue.keep((other) => other !== waiting);
+    });
+  }
+
+  #after(deadline: number, run: () => void): void {
     // A millisecond more, because a timer may fire a little early.
     const pause = Math.max(1, deadline + DEADLINE_SLACK_MS + 1 - this.#clock.elapsed());
-    setTimeout(() => this.#settleLate(), pause).unref();
-    this.#waking = true;
+    setTimeout(run, pause).unref();
   }
 
   #settleLate(): void {
@@ -103,9 +119,13 @@ export class Coalescer<Item, Result> {
         this.#wakeAt(waiting.deadline);
         break;
       }
-      this.#settle(waiting, waiting.sent ? this.#sender.unanswered() : this.#sender.shed("deadline"));
+      this.#settle(waiting, this.#lateResultOf(waiting));
     }
     this.#queue.keep((waiting) => this.#open.has(waiting));
+  }
+
+  #lateResultOf({ sent }: Waiting<Item, Result>): Result {
+    return sent ? this.#sender.unanswered() : this.#sender.shed("deadline");
   }
 
   #settle(waiting: Waiting<Item, Result>, result: Result): void {

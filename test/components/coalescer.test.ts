@@ -165,6 +165,18 @@ test("F2: a request whose deadline passed while it waited is not sent, and takes
   expect(calls[1]?.items).toEqual(["a", "b", "c"]);
 });
 
+test("F2: a request with less time left than those before it is answered at its own deadline", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const { run, clock } = given();
+  const begin = clock.time;
+  const patient = run("patient", begin + 60_000);
+  const hurried = run("hurried", begin + 2_000);
+  await turn();
+
+  await pass(clock, 2_000 + DEADLINE_SLACK_MS + 1);
+
+  expect(await Promise.race([hurried, patient])).toBe("unanswered");
+});
 test("F2: calls that hang keep nobody beyond their own deadline, whether they were sent or not", async () => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   const { run, calls, clock } = given({ ...LIMITS, inFlightMax: 1 });
