@@ -2,6 +2,7 @@
  * Changes of events, one after another for each event. They share connections with reads, and an event whose row somebody else
  * has locked must not keep these (L4): a change waits for the lock for a moment only, and after that the event rests.
  */
+import { LRUCache } from "lru-cache";
 import { DatabaseError, LOCK_NOT_AVAILABLE } from "../../shared/database/faults.ts";
 import type { EventId } from "../../shared/domain/ids.ts";
 import type { Clock } from "../../shared/process/clock.ts";
@@ -15,16 +16,15 @@ const CHANGE_REST_MS = 1_000;
 const RESTING_MAX = 1_000;
 
 export class EventChanges {
-  readonly #clock: Clock;
   readonly #refused: () => void;
   /** Resolves when the newest change of the event has ended. Routers bound how many wait (DIRECT_MAX). */
   readonly #newest = new Map<EventId, Promise<void>>();
-  /** Until when, by `elapsed()`. The oldest is first. */
-  readonly #resting = new Map<EventId, number>();
+  readonly #resting: LRUCache<EventId, true>;
 
   /** `refused` hears of each change that was not made because of the lock. */
   constructor(clock: Clock, refused: () => void) {
-    this.#clock = clock;
+    const perf = { now: () => clock.elapsed() };
+    this.#resting = new LRUCache({ max: RESTING_MAX, ttl: CHANGE_REST_MS, ttlResolution: 0, perf });
     this.#refused = refused;
   }
 
@@ -35,29 +35,15 @@ export class EventChanges {
     this.#newest.set(event, promise);
     try {
       await before;
-      if (!this.#rests(event)) return await change();
+      if (!this.#resting.has(event)) return await change();
     } catch (error) {
       if (!(error instanceof DatabaseError && error.sqlState === LOCK_NOT_AVAILABLE)) throw error;
-      this.#rest(event);
+      this.#resting.set(event, true);
     } finally {
       resolve();
       if (this.#newest.get(event) === promise) this.#newest.delete(event);
     }
     this.#refused();
     return { outcome: "overloaded" };
-  }
-
-  #rests(event: EventId): boolean {
-    const until = this.#resting.get(event);
-    if (until === undefined || this.#clock.elapsed() < until) return until !== undefined;
-    this.#resting.delete(event);
-    return false;
-  }
-
-  #rest(event: EventId): void {
-    this.#resting.delete(event);
-    this.#resting.set(event, this.#clock.elapsed() + CHANGE_REST_MS);
-    const [oldest] = this.#resting.keys();
-    if (oldest !== undefined && this.#resting.size > RESTING_MAX) this.#resting.delete(oldest);
   }
 }
