@@ -38,7 +38,9 @@ export async function generateLoad(
     () => progress((performance.now() - from) / 1000, tally.answers),
     PROGRESS_MS,
   );
-  await (seconds > 0 ? Promise.race([sleep(until - performance.now()), finished]) : finished);
+  // A timer may fire a millisecond early, and the last arrival would be missing.
+  const rest = Math.ceil(until - performance.now()) + 1;
+  await (seconds > 0 ? Promise.race([sleep(rest), finished]) : finished);
   clearInterval(reporting);
   const counted = (Math.min(performance.now(), until) - from) / 1000;
   const { user, system } = process.cpuUsage(processor);

@@ -14,11 +14,11 @@ const WAITING_MAX = 5_000;
 
 export class BookingQueue {
   readonly #broker: Pick<Broker, "up" | "publish" | "close">;
-  readonly #clock: Pick<Clock, "now">;
+  readonly #clock: Clock;
   /** By queue. */
   readonly #gathering = new Map<string, Gathering>();
 
-  constructor(broker: Pick<Broker, "up" | "publish" | "close">, clock: Pick<Clock, "now">) {
+  constructor(broker: Pick<Broker, "up" | "publish" | "close">, clock: Clock) {
     this.#broker = broker;
     this.#clock = clock;
   }
@@ -31,7 +31,10 @@ export class BookingQueue {
     return this.#broker.up;
   }
 
-  /** Offers a command to the owner of its slot. Only when it is `confirmed` is there a request. */
+  /**
+   * Offers a command to the owner of its slot, and answers at the command's deadline at the latest. Only when it is `confirmed`
+   * is there a request.
+   */
   async offer(
     owner: ShardId,
     command: BookCommand,
@@ -42,7 +45,8 @@ export class BookingQueue {
     const queue = queueOf(owner, slot);
     let gathering = this.#gathering.get(queue);
     if (gathering === undefined) this.#gathering.set(queue, (gathering = new Gathering(this.#broker, queue)));
-    return { published: await gathering.offer(request), request };
+    const published = await gathering.offer(request, command.deadline - this.#clock.elapsed());
+    return { published, request };
   }
 
   async close(): Promise<void> {
@@ -72,12 +76,23 @@ class Gathering {
     this.#queue = queue;
   }
 
-  async offer(request: RequestCommand): Promise<Published> {
+  /** One that was not sent in time is refused; of one that was, nothing is known. */
+  async offer(request: RequestCommand, withinMs: number): Promise<Published> {
     if (this.#waiting.length >= WAITING_MAX) return "refused";
-    return new Promise((resolve) => {
-      this.#waiting.push({ request, resolve });
-      this.#schedule();
-    });
+    const { promise, resolve } = Promise.withResolvers<Published>();
+    const waiting = { request, resolve };
+    const timeout = setTimeout(() => {
+      const place = this.#waiting.indexOf(waiting);
+      if (place >= 0) this.#waiting.splice(place, 1);
+      resolve(place >= 0 ? "refused" : "unknown");
+    }, withinMs);
+    this.#waiting.push(waiting);
+    this.#schedule();
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timeout);
+    }
   }
 
   #schedule(): void {

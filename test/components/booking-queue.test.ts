@@ -5,6 +5,7 @@ import { type EventId, newEventId, type ShardId } from "../../shared/domain/ids.
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { Published } from "../../shared/queue/broker.ts";
 import { REQUESTS_MAX, requestsFrom } from "../../shared/queue/message.ts";
+import { systemClock } from "../../shared/process/clock.ts";
 import { queueOf } from "../../shared/queue/queues.ts";
 import { bookCommand } from "../support/commands.ts";
 import { eventually } from "../support/eventually.ts";
@@ -70,6 +71,27 @@ test("Q8: behind messages without a confirmation few requests wait, and one more
   expect(messages).toHaveLength(MESSAGES_MAX);
 });
 
+test("F2 Q8: each request is answered at its own deadline: unknown when it was sent, and refused when it still waits", async () => {
+  const { offer, messages } = given();
+  const sent = [offer("sent", EVENT, 50)];
+  await turnOfTheEventLoop();
+  for (let number = 1; number < MESSAGES_MAX; number += 1) {
+    sent.push(offer(`sent-${number}`, EVENT, 50));
+    await turnOfTheEventLoop();
+  }
+  const patient = offer("patient");
+  const waits = offer("waits", EVENT, 50);
+
+  expect(await waits).toBe("refused");
+  expect(new Set(await Promise.all(sent))).toEqual(new Set(["unknown"]));
+  messages[0]?.confirm("confirmed");
+  await turnOfTheEventLoop();
+  await turnOfTheEventLoop();
+  expect(messages.at(-1)?.users).toEqual(["patient"]);
+  messages.at(-1)?.confirm("confirmed");
+  expect(await patient).toBe("confirmed");
+});
+
 function given() {
   const messages: { readonly users: readonly string[]; readonly confirm: (published: Published) => void }[] =
     [];
@@ -83,9 +105,11 @@ function given() {
       }),
     close: async () => undefined,
   };
-  const queue = new BookingQueue(broker, Date);
-  const offer = async (user: string, event = EVENT): Promise<Published> =>
-    (await queue.offer(SHARD, bookCommand(event, user))).published;
+  const queue = new BookingQueue(broker, systemClock);
+  const offer = async (user: string, event = EVENT, withinMs = 60_000): Promise<Published> => {
+    const deadline = systemClock.elapsed() + withinMs;
+    return (await queue.offer(SHARD, { ...bookCommand(event, user), deadline })).published;
+  };
   return { offer, messages };
 }
 

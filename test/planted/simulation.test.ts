@@ -62,7 +62,7 @@ const PLANTS: readonly Plant[] = [
   },
   {
     bug: "the commands of one event go to two lanes",
-    rules: ["B8"],
+    rules: ["B8", "J2"],
     fault: "none",
     file: "shard-node/decide/lanes.ts",
     find: "return taken.lane === lane && ",
@@ -154,8 +154,8 @@ const PLANTS: readonly Plant[] = [
   },
   {
     bug: "the database forgets that a request has lapsed, and decides it",
-    rules: ["Q3"],
-    fault: "broker away",
+    rules: ["Q2", "Q3"],
+    fault: "node crash",
     file: "test/simulation/store.ts",
     find: "    if (known !== undefined) return known;",
     replace: '    if (known !== undefined) return known.outcome === "lapsed" ? undefined : known;',
