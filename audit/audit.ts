@@ -69,6 +69,17 @@ const SHARD_RULES: readonly Statement[] = [
       where e.version <> l.version limit ${ROWS_MAX}`,
   },
   {
+    // Outcomes are kept for a day; what is older has none.
+    name: "Q1 what became of a request is what its booking says",
+    text: `
+      select o.booking_id, o.outcome, o.granted_id, b.status as booking, own.status as own_booking
+      from request_outcomes o
+      left join bookings b on b.id = o.granted_id
+      left join bookings own on own.id = o.booking_id
+      where (o.granted_id is not null and b.id is null)
+         or (own.id is not null and o.granted_id is distinct from o.booking_id) limit ${ROWS_MAX}`,
+  },
+  {
     name: "R1 a booking carries its event's slot",
     text: `
       select b.id, b.event_id, b.slot, e.slot as event_slot
@@ -85,7 +96,7 @@ const SHARD_RULES: readonly Statement[] = [
 ];
 
 /** The ids of the rules that an audit checks. A violation's `rule` begins with one of them. */
-export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "J1", "R1", "R2", "R3"] as const;
+export const AUDITED_RULES = ["B1", "B2", "B3", "B4", "J1", "Q1", "R1", "R2", "R3"] as const;
 
 const COUNTS: Statement = {
   name: "audit-counts",

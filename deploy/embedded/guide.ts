@@ -42,7 +42,12 @@ export async function demoEvent({ routerUrl, secret }: Access, dataDir: DataDir)
 /** The lines to print. `eventId` is undefined when the demo event could not be made. */
 export async function guide(
   { routerUrl, secret }: Access,
-  cluster: { adminUrl: string; dataDir: string; eventId: string | undefined },
+  cluster: {
+    adminUrl: string;
+    dataDir: string;
+    amqpUrl: string | undefined;
+    eventId: string | undefined;
+  },
 ): Promise<string> {
   const buyer = await mintToken({ secret, sub: "demo-buyer", role: "buyer", ttlSeconds: TOKEN_TTL_SECONDS });
   const organizer = await mintToken({
@@ -51,13 +56,17 @@ export async function guide(
     role: "organizer",
     ttlSeconds: TOKEN_TTL_SECONDS,
   });
+  const queue =
+    cluster.amqpUrl === undefined
+      ? ""
+      : `\n  queue     RabbitMQ at ${new URL(cluster.amqpUrl).host}  (book with -H 'Prefer: respond-async' to wait in it)`;
   const body = JSON.stringify({ ...demoBody("My concert"), totalTickets: 500 });
   return `
 onsale is ready.
 
   API       ${routerUrl}        (try it in a browser: ${routerUrl}/docs)
   admin     ${cluster.adminUrl}/readyz, /metrics
-  data      ${cluster.dataDir}  (kept between starts; processes and passwords: cluster.json)
+  data      ${cluster.dataDir}  (kept between starts; processes and passwords: cluster.json)${queue}
 
 Tokens, valid for 24 hours (more: npm run token -- --sub USER):
 

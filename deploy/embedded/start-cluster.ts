@@ -33,7 +33,7 @@ export interface ClusterOptions {
 export async function startCluster(
   options: ClusterOptions,
   running: AsyncDisposableStack,
-): Promise<ClusterPlan["router"]> {
+): Promise<ClusterPlan["router"] & { readonly amqpUrl: string | undefined }> {
   const { settings, env, dataDir, step } = options;
   rmSync(clusterFile(dataDir), { force: true }); // its pids are of an earlier start
   const notes = new ProcessNotes(dataDir.path);
@@ -47,7 +47,7 @@ export async function startCluster(
   await databases;
   await cluster.startNodes();
   await cluster.startRouter();
-  return plan.router;
+  return { ...plan.router, amqpUrl: cluster.amqpUrl };
 }
 
 const clusterFile = (dataDir: DataDir) => join(dataDir.path, "cluster.json");
@@ -59,7 +59,8 @@ class Cluster {
   readonly #running: AsyncDisposableStack;
   readonly #processes = new Map<string, SupervisedProcess>();
   #redisUrl: string | undefined;
-  #amqpUrl: string | undefined;
+  /** undefined without a queue. */
+  amqpUrl: string | undefined;
 
   constructor(
     plan: ClusterPlan,
@@ -72,7 +73,7 @@ class Cluster {
     this.#notes = notes;
     this.#running = running;
     this.#redisUrl = options.settings.REDIS_URL;
-    this.#amqpUrl = options.settings.AMQP_URL;
+    this.amqpUrl = options.settings.AMQP_URL;
   }
 
   /** Never throws: without a queue, bookings are decided directly. */
@@ -80,13 +81,13 @@ class Cluster {
     const { step, signal, dataDir } = this.#options;
     const { rabbitmq, user, logs } = this.#plan;
     if (rabbitmq === undefined) {
-      if (this.#amqpUrl === undefined) step("no rabbitmq-server on PATH: bookings are decided directly");
+      if (this.amqpUrl === undefined) step("no rabbitmq-server on PATH: bookings are decided directly");
       return;
     }
     const place = { ...rabbitmq, password: dataDir.state.amqpPassword, user, logs };
     try {
       for (const spec of rabbitmqSpecs(place)) await this.#startTogether([spec]);
-      this.#amqpUrl = amqpUrl(place);
+      this.amqpUrl = amqpUrl(place);
       step(`RabbitMQ runs on port ${rabbitmq.ports.amqp}`);
     } catch (error) {
       if (!signal.aborted) step(`RabbitMQ cannot be used, bookings are decided directly: ${reasonOf(error)}`);
@@ -196,7 +197,7 @@ class Cluster {
       LOG_LEVEL,
       INTERNAL_TOKEN: dataDir.state.internalToken,
       REDIS_URL: this.#redisUrl,
-      AMQP_URL: this.#amqpUrl,
+      AMQP_URL: this.amqpUrl,
       ADMIN_HOST: undefined, // HOST is the address of both ports here
     };
   }
@@ -228,7 +229,7 @@ class Cluster {
       })),
       catalogUrl,
       redisUrl: this.#redisUrl ?? null,
-      amqpUrl: this.#amqpUrl ?? null,
+      amqpUrl: this.amqpUrl ?? null,
     });
   }
 }

@@ -64,6 +64,7 @@ describe("a first start", () => {
 
     expect(bookings.startsWith(cluster.router.url)).toBe(true);
     expect(answer.status).toBe(201);
+    expect(start.stdout).not.toContain("RabbitMQ at");
   });
 
   test("E1 T1: gives the roles the settings of tracing", { timeout }, async () => {

@@ -3,9 +3,11 @@
  * A connection of the test holds a lock until the others are seen to wait for it.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { audit } from "../../audit/audit.ts";
+import { settleShards } from "../../migrations/shards.ts";
 import { BookingStore } from "../../shard-node/store/booking-store.ts";
 import type { BookCommand } from "../../shared/domain/commands.ts";
-import { type BookingId, type EventId, newBookingId, timeOf } from "../../shared/domain/ids.ts";
+import { type BookingId, type EventId, newBookingId, type ShardId, timeOf } from "../../shared/domain/ids.ts";
 import { REQUEST_KEPT_SECONDS } from "../../shared/domain/requests.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
 import type { Database } from "../../shared/database/database.ts";
@@ -271,6 +273,43 @@ async function add(event: EventId, tickets: number): Promise<void> {
     [event, tickets],
   );
 }
+
+test("Q1: the audit names an outcome that contradicts its booking", async () => {
+  await using catalog = await createDatabase("catalog");
+  await using shard = await createDatabase("shard");
+  const event = await storeEvent(shard.url, 9);
+  await settleShards(catalog.url, [{ id: "shard-0" as ShardId, databaseUrl: shard.url }]);
+  const own = openDatabase(shard.url);
+  try {
+    const [kept, gone, lapsed] = [requestOf(event, "ada"), requestOf(event, "bob"), requestOf(event, "cora")];
+    const audited = new BookingStore(own, () => Date.now(), own, MAX_AGE_SECONDS);
+    await audited.decide([kept, gone, lapsed], audited.freshIdsFor([kept, gone, lapsed]));
+    expect((await audit(catalog.url)).violations).toEqual([]);
+
+    // Behind the back of all functions.
+    using connection = connectTo(shard.url);
+    await connection.run("set session_replication_role = replica");
+    await connection.run("delete from bookings where id = $1", [gone.requestId]);
+    await connection.run(
+      "update request_outcomes set outcome = 'lapsed', granted_id = null where booking_id = $1",
+      [lapsed.requestId],
+    );
+
+    const { violations } = await audit(catalog.url);
+    expect(violations.filter(({ rule }) => rule.startsWith("Q1")).map(({ row }) => row)).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({ booking_id: gone.requestId, outcome: "booked", booking: null }),
+        expect.objectContaining({
+          booking_id: lapsed.requestId,
+          outcome: "lapsed",
+          own_booking: "confirmed",
+        }),
+      ]),
+    );
+  } finally {
+    await own.close();
+  }
+});
 
 async function bookingsOf(event: EventId): Promise<number> {
   using connection = connectTo(created.url);

@@ -38,6 +38,9 @@ test.skipIf(!hasRabbitmq)(
     await using start = new NpmStart({ queue: true, env: { SHARDS: "1", RATE_LIMIT_PER_ADDRESS: "0" } });
     const { router, shards, catalogUrl, amqpUrl } = await start.ready();
     expect(amqpUrl).toMatch(/^amqp:/);
+    await until("the guide names the queue", () =>
+      start.stdout.includes(`RabbitMQ at ${new URL(amqpUrl ?? "").host}`),
+    );
     const event = await createEvent(router.url);
     const accepted: Accepted[] = [];
     const others: string[] = [];
