@@ -4,7 +4,7 @@ import type { ShardId } from "../../shared/domain/ids.ts";
 import { type Span, spanForMany } from "../../shared/watch/tracing.ts";
 import type { CommandsRequest } from "../../shared/wire/rpc.ts";
 import type { Outgoing } from "./coalescer.ts";
-import { CallError } from "./node-client.ts";
+import { CallError } from "../../shared/wire/node-client.ts";
 
 type SpanOfCall = Parameters<Span["child"]>;
 

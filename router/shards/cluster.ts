@@ -22,7 +22,7 @@ import type { Command } from "../../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../../shared/domain/outcomes.ts";
 import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
-import { CallError, NodeClient } from "./node-client.ts";
+import { CallError, NodeClient } from "../../shared/wire/node-client.ts";
 import { connectionsFor, ShardClient, type ShardClientOptions } from "./shard-client.ts";
 
 const MAP_REFRESH_MS = 1_000;

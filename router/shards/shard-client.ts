@@ -39,7 +39,7 @@ import {
   type Outgoing,
   type Sender,
 } from "./coalescer.ts";
-import { type Call, CallError, type DirectKind, type NodeClient } from "./node-client.ts";
+import { type Call, CallError, type DirectKind, type NodeClient } from "../../shared/wire/node-client.ts";
 
 export interface ShardLimits extends CoalescerLimits {
   /** Commands of a user for an event that may be under way. */

@@ -1,7 +1,7 @@
 /** The client of one node, against a node that says what it should not, or nothing at all. */
 import { afterEach, expect, test, vi } from "vitest";
 import type { z } from "zod";
-import { CallError, NodeClient } from "../../router/shards/node-client.ts";
+import { CallError, NodeClient } from "../../shared/wire/node-client.ts";
 import { newEventId } from "../../shared/domain/ids.ts";
 import type { Log } from "../../shared/process/log.ts";
 import {

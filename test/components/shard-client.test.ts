@@ -1,6 +1,6 @@
 /** The client of one shard, in front of nodes that a test makes fail. Its clock stands still. */
 import { expect, test } from "vitest";
-import { NodeClient } from "../../router/shards/node-client.ts";
+import { NodeClient } from "../../shared/wire/node-client.ts";
 import { OVERLOADED_MS, ShardClient } from "../../router/shards/shard-client.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import { newBookingId, newEventId, type ShardId, type UserId } from "../../shared/domain/ids.ts";

@@ -46,14 +46,14 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "@opentelemetry/sdk-trace": ["shared/watch/opentelemetry.ts"],
   murmurhash: ["shared/domain/slots.ts"],
   // The embedded cluster looks after its processes from outside, as any client would.
-  undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "router/shards/node-client.ts"],
+  undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "shared/wire/node-client.ts"],
   ...Object.fromEntries(
     ["cog", "common", "dashboard", "prometheus", "stat", "table", "timeseries"].map((part) => [
       `@grafana/grafana-foundation-sdk/${part}`,
       ["deploy/grafana/panels.ts"],
     ]),
   ),
-  cockatiel: ["router/shards/node-client.ts"],
+  cockatiel: ["shared/wire/node-client.ts"],
   "swagger-ui-dist": ["router/http/documentation.ts"],
   "lru-cache": [
     "router/cache/event-cache.ts",

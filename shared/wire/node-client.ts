@@ -1,5 +1,5 @@
 /**
- * Calls to one shard node; the only door to undici and cockatiel. A circuit breaker leaves a failing node alone for a
+ * Calls to one process of the cluster, mostly a shard node; the only door to undici and cockatiel. A circuit breaker leaves a failing node alone for a
  * moment: clients get their 503 at once, and the node can recover. A response that does not answer the call, such as a
  * proxy's error page or one from a node with another RPC version, counts as no answer (F9).
  */
@@ -13,10 +13,10 @@ import {
 } from "cockatiel";
 import { errors, Pool } from "undici";
 import type { z } from "zod";
-import type { Log } from "../../shared/process/log.ts";
-import { Outage } from "../../shared/process/outage.ts";
-import type { Span } from "../../shared/watch/tracing.ts";
-import { LINES_TYPE, RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "../../shared/wire/rpc.ts";
+import type { Log } from "../process/log.ts";
+import { Outage } from "../process/outage.ts";
+import type { Span } from "../watch/tracing.ts";
+import { LINES_TYPE, RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "./rpc.ts";
 
 /**
  * Why a call has no answer.
