@@ -6,7 +6,7 @@ const globalSetup = "test/support/global-setup.ts";
 
 /** Components whose neighbours are all fakes: they need no server. */
 const ALONE =
-  "test/components/{booking-queue,cluster,coalescer,event-cache,event-changes,followers,intake,lanes,node-client,replica-reads,shard-client}.test.ts";
+  "test/components/{booking-queue,change-publisher,cluster,coalescer,event-cache,event-changes,followers,intake,lanes,node-client,replica-reads,shard-client}.test.ts";
 
 /** They start first, the longest ahead, so that the workers end together. */
 const LONG = [

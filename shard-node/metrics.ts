@@ -5,7 +5,9 @@ import { REDIS_FAILURES } from "../shared/redis/redis.ts";
 import type { Database } from "../shared/database/database.ts";
 import type { Lanes } from "./decide/lanes.ts";
 import { type Intake, REQUEST_RESULTS } from "./queue/intake.ts";
+import { PUBLISHED } from "./queue/change-publisher.ts";
 import type { Followers } from "./read/followers.ts";
+import type { LogFollower } from "./read/log-follower.ts";
 import type { Activity } from "./store/activity.ts";
 
 interface Watched {
@@ -16,6 +18,7 @@ interface Watched {
   readonly redisUp: () => boolean;
   /** undefined without a broker. */
   readonly intake: Pick<Intake, "depth" | "oldestSeconds" | "up"> | undefined;
+  readonly changePublisher: Pick<LogFollower, "lagSeconds"> | undefined;
 }
 
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
@@ -88,8 +91,23 @@ export function createNodeMetrics(registry: Registry) {
     REQUEST_RESULTS,
   );
 
+  const published = counters(
+    "onsale_changes_published_total",
+    "Messages to the exchange of changes, by what the broker said: does everybody hear of a sale?",
+    "result",
+    PUBLISHED,
+  );
+  const skipped = counters(
+    "onsale_changes_skipped_total",
+    "Times that changes were dropped before a follower inside the node had them.",
+    "follower",
+    ["publisher"],
+  );
+
   return {
     http: new HttpMetrics(registry),
+    changesPublished: published,
+    changesSkipped: skipped,
     requestsSettled: requests,
     batchStarted: (size: number) => batchSize.observe(size),
     batchEnded: (seconds: number) => batchDuration.observe(seconds),
@@ -112,7 +130,7 @@ export function createNodeMetrics(registry: Registry) {
       oldestSnapshot.set(activity.oldestSnapshotSeconds);
     },
     /** Figures that are read at each scrape. */
-    watch({ lanes, followers, databases, databaseUp, redisUp, intake }: Watched): void {
+    watch({ lanes, followers, databases, databaseUp, redisUp, intake, changePublisher }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
@@ -121,6 +139,11 @@ export function createNodeMetrics(registry: Registry) {
         "onsale_log_lag_seconds",
         "Age of the oldest change that the slowest follower of the log has not asked beyond; 0 when all have all.",
         () => followers.lagSeconds,
+      );
+      read(
+        "onsale_publisher_lag_seconds",
+        "Age of the oldest change that was not published to the broker; 0 when all were, and without a broker.",
+        () => changePublisher?.lagSeconds ?? 0,
       );
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
       read("onsale_db_up", "1 when the shard's database took a write at the last check.", () =>

@@ -17,9 +17,11 @@ import { createDatabases } from "./databases.ts";
 import { Decider } from "./decide/decider.ts";
 import { Lanes } from "./decide/lanes.ts";
 import { createNodeMetrics } from "./metrics.ts";
+import { ChangePublisher } from "./queue/change-publisher.ts";
 import { Intake } from "./queue/intake.ts";
 import { EventPublisher } from "./publisher.ts";
 import { Followers } from "./read/followers.ts";
+import { LogFollower } from "./read/log-follower.ts";
 import { Reader } from "./read/reader.ts";
 import { Replica } from "./read/replica.ts";
 import { createNodeServer } from "./rpc.ts";
@@ -74,6 +76,20 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
           log,
         });
 
+  // On a connection of its own: what goes wrong with the exchange must not end that of the requests.
+  const exchange =
+    config.AMQP_URL === undefined
+      ? undefined
+      : new Broker(config.AMQP_URL, `onsale ${config.SHARD_ID} changes`, log);
+  const changePublisher =
+    exchange &&
+    new LogFollower(new ChangePublisher(config.SHARD_ID, exchange, metrics.changesPublished), {
+      store,
+      followers,
+      skipped: () => metrics.changesSkipped("publisher"),
+      log,
+    });
+
   const replicas = databases.replicas.map(({ url, database }) => ({
     name: serverName(url),
     replica: new Replica(databases.checks, database, systemClock),
@@ -105,6 +121,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     databaseUp,
     redisUp: () => redis?.up ?? false,
     intake,
+    changePublisher,
   });
   const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS ?? []].flat();
   const server = createNodeServer({
@@ -131,6 +148,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   catalog.announceAt(url);
   background.start();
   const { AMQP_URL: amqpUrl = "" } = config;
+  changePublisher?.start();
   intake?.start((consumers) => new Broker(amqpUrl, `onsale ${config.SHARD_ID}`, log, consumers));
 
   let draining = false;
@@ -154,6 +172,8 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       // From now on maps name only the other nodes, also the maps that this node gives out while it still serves.
       await catalog.withdraw().catch(() => undefined);
       followers.close();
+      await changePublisher?.stop();
+      await exchange?.close();
       await intake?.stop();
       await drain(server, config.DRAIN_GRACE_MS);
       await lanes.drained();

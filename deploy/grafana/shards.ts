@@ -166,6 +166,14 @@ export const shards: DashboardSpec = {
           expr: perSecond("onsale_log_answer_bookings_sum", "shard"),
           legend: "{{shard}}",
         }),
+        lines("Not published", "How old is the oldest change that RabbitMQ does not have?", "s", "onsale", {
+          expr: "max by (shard) (onsale_publisher_lag_seconds)",
+          legend: "{{shard}}",
+        }),
+        lines("Published", "Do messages with changes get to RabbitMQ?", "ops", "onsale", {
+          expr: perSecond("onsale_changes_published_total", "shard, result"),
+          legend: "{{shard}} {{result}}",
+        }),
         lines("Kept", "How old is the oldest change that is kept?", "s", "onsale", {
           expr: "max by (shard) (onsale_log_kept_seconds)",
           legend: "{{shard}}",

@@ -55,6 +55,12 @@ create table events (
   owner_id text,
   intake text not null default 'direct'::text
 ) with (fillfactor=50);
+create table log_places (
+  follower text not null,
+  "position" bigint not null,
+  holder uuid not null,
+  held_until timestamp with time zone not null
+);
 create table owned_slots (
   slot smallint not null,
   map_version bigint not null
@@ -115,6 +121,7 @@ alter table events add constraint events_venue_check CHECK (((char_length(venue)
 alter table events add constraint sales_window_is_ordered CHECK ((sales_start_at < sales_end_at));
 alter table events add constraint events_id_fkey FOREIGN KEY (id) REFERENCES event_ids(id);
 alter table events add constraint events_pkey PRIMARY KEY (id);
+alter table log_places add constraint log_places_pkey PRIMARY KEY (follower);
 alter table owned_slots add constraint owned_slots_slot_check CHECK (((slot >= 0) AND (slot <= 4095)));
 alter table owned_slots add constraint owned_slots_pkey PRIMARY KEY (slot);
 alter table request_outcomes add constraint q1_granted_with_booking CHECK (((outcome = ANY (ARRAY['booked'::text, 'held'::text, 'replayed'::text])) = (granted_id IS NOT NULL)));
@@ -130,6 +137,7 @@ CREATE UNIQUE INDEX changes_dropped_pkey ON public.changes_dropped USING btree (
 CREATE UNIQUE INDEX event_ids_pkey ON public.event_ids USING btree (id);
 CREATE UNIQUE INDEX b12_one_event_per_key ON public.event_keys USING btree (organizer, idempotency_key);
 CREATE UNIQUE INDEX events_pkey ON public.events USING btree (id) WITH (deduplicate_items=off);
+CREATE UNIQUE INDEX log_places_pkey ON public.log_places USING btree (follower);
 CREATE UNIQUE INDEX owned_slots_pkey ON public.owned_slots USING btree (slot);
 CREATE UNIQUE INDEX q1_decided_once ON public.request_outcomes USING btree (booking_id);
 CREATE UNIQUE INDEX slots_token_pkey ON public.slots_token USING btree (singleton);
@@ -844,6 +852,50 @@ begin
   end if;
   perform log_event(p_id);
   return true;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.hold_place(p_follower text, p_holder uuid, p_seconds double precision, p_position bigint DEFAULT NULL::bigint)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now   timestamptz := clock_timestamp();
+  v_first bigint;
+  v_last  bigint := pg_sequence_last_value('changes_position');
+  v_place log_places;
+  v_held  boolean := false;
+  v_skips boolean := false;
+begin
+  -- The same work again is all that a lost position leads to, so nobody waits for a disk or a replica.
+  perform set_config('synchronous_commit', 'off', true);
+  select d.until into v_first from changes_dropped d;
+  select * into v_place from log_places p where p.follower = p_follower for update;
+  if not found then
+    insert into log_places (follower, position, holder, held_until) values (p_follower, v_first, p_holder, '-infinity')
+    on conflict (follower) do update set follower = excluded.follower
+    returning * into v_place;
+  end if;
+  if v_place.holder = p_holder and v_place.held_until > '-infinity' or v_place.held_until < v_now and p_seconds > 0 then
+    v_place.position := greatest(v_place.position, p_position);
+    v_skips := v_place.position not between v_first and v_last;
+    if v_skips then
+      v_place.position := v_first;
+    end if;
+    v_held := p_seconds > 0;
+    update log_places p
+    set position = v_place.position,
+        holder = p_holder,
+        held_until = case when v_held then v_now + make_interval(secs => p_seconds) else '-infinity' end
+    where p.follower = p_follower;
+  end if;
+  return json_build_object(
+    'held', v_held,
+    'position', v_place.position,
+    'skipped', v_skips,
+    'lagSeconds', (
+      select extract(epoch from clock_timestamp() - c.at) from changes c
+      where c.position > v_place.position order by c.position limit 1));
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.log_change(p_at timestamp with time zone, p_events uuid[], p_versions bigint[], p_available integer[], p_event json, p_held uuid[], p_confirmed uuid[], p_cancelled uuid[], p_expired uuid[])

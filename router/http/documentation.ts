@@ -1,4 +1,4 @@
-/** The OpenAPI document, made from the routes, and a page to read and try it. Memory serves both. */
+/** The OpenAPI document, made from the routes, a page to read and try it, and the AsyncAPI document. Memory serves all. */
 import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
@@ -7,11 +7,12 @@ import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { HttpEnv } from "../../shared/process/http-server.ts";
+import { asyncApiOf } from "./asyncapi.ts";
 import { requestIdOf } from "./request-id.ts";
 
 const TITLE = "onsale";
 
-/** Adds `/openapi.json` and `/docs`, and leads browsers there from `/`. Call this after all routes were added. */
+/** Adds `/openapi.json`, `/asyncapi.json` and `/docs`, and leads browsers there from `/`. Call this after all routes were added. */
 export function addDocumentation(app: OpenAPIHono<HttpEnv>): void {
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", {
     type: "http",
@@ -19,22 +20,23 @@ export function addDocumentation(app: OpenAPIHono<HttpEnv>): void {
     bearerFormat: "JWT",
     description: "A token that `npm start` prints, or one of `npm run token -- --sub USER`.",
   });
-  const contract = JSON.stringify(
-    app.getOpenAPI31Document({
-      openapi: "3.1.0",
-      info: {
-        title: TITLE,
-        version: "1",
-        description: "Book tickets. Errors are problem documents (RFC 9457).",
-      },
-    }),
-  );
+  const contract = app.getOpenAPI31Document({
+    openapi: "3.1.0",
+    info: {
+      title: TITLE,
+      version: "1",
+      description: "Book tickets. Errors are problem documents (RFC 9457).",
+    },
+  });
   const serve = (path: string, type: string, read: () => Promise<Buffer>): void => {
     // Read and zipped for the first client only.
     let file: Promise<ServedFile> | undefined;
     app.get(path, async ({ env }) => fileResponse(await (file ??= servedFile(type, read)), env.incoming));
   };
-  serve("/openapi.json", "application/json", async () => Buffer.from(contract));
+  const serveJson = (path: string, document: object): void =>
+    serve(path, "application/json", async () => Buffer.from(JSON.stringify(document)));
+  serveJson("/openapi.json", contract);
+  serveJson("/asyncapi.json", asyncApiOf(TITLE, contract.components?.schemas ?? {}));
   serve("/docs", "text/html", async () => Buffer.from(PAGE));
   serve("/docs/start.js", "text/javascript", async () => Buffer.from(SCRIPT));
   serve("/docs/swagger-ui.css", "text/css", swaggerUi("swagger-ui.css"));

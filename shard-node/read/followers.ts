@@ -90,11 +90,8 @@ export class Followers {
         const read = await this.#read(after);
         if (read.dropped) return { outcome: "position_dropped" };
         const { changes, position, lagSeconds } = read;
+        this.heard(follower, lagSeconds);
         const now = this.#clock.elapsed();
-        this.#remember(follower, {
-          askedAt: now,
-          behindSince: lagSeconds === 0 ? undefined : now - lagSeconds * 1000,
-        });
         const isOver = after === null || this.#closed || now >= until;
         if (changes.length > 0 || isOver) {
           this.#observer.changesGiven(changes.reduce((sum, { bookings }) => sum + bookings.length, 0));
@@ -105,6 +102,15 @@ export class Followers {
     } finally {
       this.#open -= 1;
     }
+  }
+
+  /** A follower, of this node or another, was so far behind just now. */
+  heard(name: string, lagSeconds: number): void {
+    const now = this.#clock.elapsed();
+    this.#remember(name, {
+      askedAt: now,
+      behindSince: lagSeconds === 0 ? undefined : now - lagSeconds * 1000,
+    });
   }
 
   #remember(name: string, follower: Follower): void {

@@ -20,7 +20,7 @@ import {
   timeOf,
 } from "../../shared/domain/ids.ts";
 import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
-import { type ChangesRead, dropChanges, readChanges } from "./change-log.ts";
+import { type ChangesRead, dropChanges, holdPlace, type Place, readChanges } from "./change-log.ts";
 import { pruneRequests, readRequests } from "./requests.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
@@ -199,6 +199,11 @@ export class BookingStore {
   /** Drops changes that are older than `keepHours` (change-log.ts). */
   async dropChanges(keepHours: number): Promise<number | undefined> {
     return dropChanges(this.#others, keepHours);
+  }
+
+  /** The place of a follower (change-log.ts). */
+  async holdPlace(follower: string, holder: string, seconds: number, position?: number): Promise<Place> {
+    return holdPlace(this.#others, follower, holder, seconds, position);
   }
 
   async #saveEvent(

@@ -1,14 +1,16 @@
-/** The log of changes in the shard's database (migrations/shard/0014_changes.sql). */
+/** The log of changes in the shard's database (migrations/shard/0014_changes.sql), and the places of those who follow it (0015). */
 import type { Change } from "../../shared/domain/changes.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso } from "./rows.ts";
-import { bounded, oneRow } from "./row-locks.ts";
+import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 
 const CHANGES_AFTER: Statement = {
   name: "changes-after",
   text: "select changes_after($1, $2) as result",
 };
 const DROP_CHANGES = bounded("drop-changes", "drop_changes(make_interval(hours => $3))");
+
+const HOLD_PLACE = bounded("hold-place", "hold_place($3, $4, $5, $6)");
 
 /** How long to wait for the lock of a part that is dropped. Only who reads that part can hold it. */
 const DROP_LOCK_WAIT_MS = 100;
@@ -61,6 +63,38 @@ export async function dropChanges(database: Database, keepHours: number): Promis
     keepHours,
   ]);
   return result ?? undefined;
+}
+
+/** Where a follower of the log is, and whether this holder may do its work. */
+export interface Place {
+  readonly held: boolean;
+  /** Everything up to here is done. */
+  readonly position: number;
+  /** Changes after the place are not kept any more, so it has moved on to the first that is. */
+  readonly skipped: boolean;
+  /** Age of the first change after it; 0 without one. */
+  readonly lagSeconds: number;
+}
+
+/**
+ * Holds the place of `follower` for `seconds`, if no other holder does, and moves it to `position` if that is further on. With 0 seconds
+ * gives it back. Throws DatabaseError.
+ */
+export async function holdPlace(
+  database: Database,
+  follower: string,
+  holder: string,
+  seconds: number,
+  position?: number,
+): Promise<Place> {
+  const { result } = await oneRow<{ result: Place & { lagSeconds: number | null } }>(database, HOLD_PLACE, [
+    ...boundsOf(database),
+    follower,
+    holder,
+    seconds,
+    position ?? null,
+  ]);
+  return { ...result, lagSeconds: Math.max(0, result.lagSeconds ?? 0) };
 }
 
 function changeFrom({ at, event, bookings, ...change }: ChangeRow): Change {

@@ -92,20 +92,39 @@ export class Broker {
     return this.#publishing !== undefined && !this.#blocked;
   }
 
-  /** Never throws, and resolves in CONFIRM_MAX_MS at the latest. */
+  /** Puts a message into a queue. Never throws, and resolves in CONFIRM_MAX_MS at the latest. */
   async publish(
     queue: string,
     id: string,
     content: Buffer,
     headers: Readonly<Record<string, string>> = {},
   ): Promise<Published> {
+    return this.#publish(async (publishing) =>
+      publishing.toQueue(queue, content, { messageId: id, headers }),
+    );
+  }
+
+  /**
+   * Gives a message to all queues that are bound to the exchange for its key, by whoever wants to read it; there may be none. One
+   * queue that refuses it makes it refused, though others may have it. Like `publish` otherwise.
+   */
+  async announce(
+    exchange: string,
+    key: string,
+    content: Buffer,
+    named: { readonly messageId: string; readonly contentType: string },
+  ): Promise<Published> {
+    return this.#publish(async (publishing) => publishing.toExchange(exchange, key, content, named));
+  }
+
+  async #publish(send: (publishing: Publishing) => Promise<Published>): Promise<Published> {
     const publishing = this.#publishing;
     if (publishing === undefined || this.#blocked) return "away";
     if (this.#underWay >= PUBLISHES_MAX) return "refused";
     this.#underWay += 1;
     const { promise, resolve } = Promise.withResolvers<Published>();
     const timeout = setTimeout(() => resolve("unknown"), CONFIRM_MAX_MS);
-    void publishing.publish(queue, id, content, headers).then(resolve);
+    void send(publishing).then(resolve);
     try {
       return await promise;
     } finally {
@@ -175,18 +194,64 @@ class Publishing {
     });
   }
 
-  /** Asks the broker once. */
+  async toQueue(
+    queue: string,
+    content: Buffer,
+    options: { readonly messageId: string; readonly headers: object },
+  ): Promise<Published> {
+    return this.#publish(
+      options.messageId,
+      async () => this.declare(queue),
+      (confirmed) =>
+        this.#channel.sendToQueue(
+          queue,
+          content,
+          { persistent: true, mandatory: true, ...options },
+          confirmed,
+        ),
+    );
+  }
+
+  async toExchange(
+    exchange: string,
+    key: string,
+    content: Buffer,
+    options: { readonly messageId: string; readonly contentType: string },
+  ): Promise<Published> {
+    return this.#publish(
+      options.messageId,
+      async () =>
+        this.#once(exchange, async () => {
+          await this.#channel.assertExchange(exchange, "topic", { durable: true });
+        }),
+      (confirmed) =>
+        this.#channel.publish(exchange, key, content, { persistent: true, ...options }, confirmed),
+    );
+  }
+
   async declare(queue: string): Promise<void> {
-    let declared = this.#declared.get(queue);
-    if (declared === undefined) this.#declared.set(queue, (declared = declare(this.#channel, queue)));
+    return this.#once(queue, async () => declare(this.#channel, queue));
+  }
+
+  /** Asks the broker once for a queue or an exchange. */
+  async #once(name: string, ask: () => Promise<void>): Promise<void> {
+    let declared = this.#declared.get(name);
+    if (declared === undefined) {
+      declared = ask();
+      this.#declared.set(name, declared);
+      declared.catch(() => this.#declared.delete(name));
+    }
     return declared;
   }
 
-  async publish(queue: string, id: string, content: Buffer, headers: object): Promise<Published> {
+  async #publish(
+    id: string,
+    declareFirst: () => Promise<void>,
+    send: (confirmed: (error: unknown) => void) => boolean,
+  ): Promise<Published> {
     try {
-      await this.declare(queue);
+      await declareFirst();
     } catch {
-      this.#declared.delete(queue);
       return "away";
     }
     const { promise, resolve } = Promise.withResolvers<Published>();
@@ -196,8 +261,7 @@ class Publishing {
       else resolve(error === null ? "confirmed" : "unknown");
     };
     try {
-      const options = { persistent: true, mandatory: true, messageId: id, headers };
-      this.#channel.sendToQueue(queue, content, options, confirmed);
+      send(confirmed);
     } catch {
       // The channel has closed.
       resolve("away");

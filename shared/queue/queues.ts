@@ -20,6 +20,9 @@ const DELIVERIES_MAX = 1_000;
 /** Messages that no node can decide, with the reason in the header `reason`. */
 export const DEAD_QUEUE = "onsale.dead";
 
+/** A topic exchange, to which nodes publish what has changed. Whoever wants to hear of it binds a queue of their own. */
+export const CHANGES_EXCHANGE = "onsale.changes";
+
 export function queueOf(shard: ShardId, slot: Slot): string {
   return `onsale.${shard}.${slot % SLOT_GROUPS}`;
 }

@@ -1,3 +1,5 @@
+import asyncapi from "@asyncapi/specs";
+import { Ajv } from "ajv";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
@@ -489,6 +491,9 @@ describe("operations", () => {
       "onsale_db_replica_lag_seconds",
       "onsale_db_oldest_snapshot_seconds",
       "onsale_log_lag_seconds",
+      "onsale_publisher_lag_seconds 0",
+      'onsale_changes_published_total{result="confirmed"} 0',
+      'onsale_changes_skipped_total{follower="publisher"} 0',
       "onsale_db_up 1",
       "onsale_redis_up",
       "onsale_snapshot_publish_seconds",
@@ -531,6 +536,24 @@ describe("operations", () => {
           (operation as { responses: { default: { content: object } } }).responses.default.content,
       );
     for (const content of refusals) expect(Object.keys(content)).toEqual(["application/problem+json"]);
+  });
+
+  test("A7: the AsyncAPI document is one of AsyncAPI 3, and names every type", async () => {
+    const { body } = await client.send<Record<string, unknown>>("GET", "/asyncapi.json");
+    const ajv = new Ajv({ strict: false, validateFormats: false, validateSchema: false, meta: false });
+    const validate = ajv.compile(asyncapi.schemas["3.0.0"] as object);
+
+    expect([validate(body), ajv.errorsText(validate.errors)]).toEqual([true, "No errors"]);
+    expect(validate({ ...body, channels: { changes: { adress: "" } } })).toBe(false);
+    const { messages } = body["components"] as { messages: Record<string, { payload: object }> };
+    expect(Object.keys(messages).toSorted()).toEqual([
+      "onsale.booking.cancelled.v1",
+      "onsale.booking.confirmed.v1",
+      "onsale.booking.expired.v1",
+      "onsale.booking.held.v1",
+      "onsale.event.changed.v1",
+      "onsale.event.created.v1",
+    ]);
   });
 
   test("A7: what the document requires of a body is what is checked", async () => {

@@ -1,9 +1,12 @@
 /** Booking requests under load while each process is killed: a 202 is a promise. The cluster is the one of `npm start`. */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { connect } from "amqplib";
 import { expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { mintToken } from "../../router/callers/tokens.ts";
+import type { CloudEvent } from "../../shared/domain/cloud-events.ts";
+import { CHANGES_EXCHANGE } from "../../shared/queue/queues.ts";
 import { isAlive, JWT_SECRET, NpmStart, PATIENCE_MS, until } from "../cluster/npm-start.ts";
 import { connectTo } from "../support/databases.ts";
 import { hasRabbitmq } from "../support/rabbitmq.ts";
@@ -14,6 +17,8 @@ const CLIENTS = 12;
 const PAUSE_MS = 50;
 /** How long PostgreSQL stands still. */
 const AWAY_MS = Number(process.env["TEST_AWAY_SECONDS"] ?? 10) * 1_000;
+/** Gets what is published of bookings. */
+const HEARD = "heard";
 /** Accepted between two kills. */
 const ACCEPTED_EACH = 100;
 
@@ -32,7 +37,7 @@ interface State {
 }
 
 test.skipIf(!hasRabbitmq)(
-  "Q2 Q4 B1 B3 E2: the database stands still, then database, node, router and broker are killed in turn, and each 202 is decided once",
+  "Q2 Q4 J6 J7 B1 B3 E2: the database stands still, then database, node, router and broker are killed in turn; each 202 is decided once, and each booking published",
   { timeout: 6 * PATIENCE_MS },
   async () => {
     await using start = new NpmStart({ queue: true, env: { SHARDS: "1", RATE_LIMIT_PER_ADDRESS: "0" } });
@@ -41,6 +46,7 @@ test.skipIf(!hasRabbitmq)(
     await until("the guide names the queue", () =>
       start.stdout.includes(`RabbitMQ at ${new URL(amqpUrl ?? "").host}`),
     );
+    await bindTo(amqpUrl ?? "");
     const event = await createEvent(router.url);
     const accepted: Accepted[] = [];
     const others: string[] = [];
@@ -130,6 +136,10 @@ test.skipIf(!hasRabbitmq)(
         .toSorted(),
     ).toEqual(granted.toSorted());
     expect((await audit(catalogUrl)).violations).toEqual([]);
+    const heard = await hear(amqpUrl ?? "", rows.length);
+    expect([...heard.keys()].toSorted()).toEqual(rows.map(({ id }) => id).toSorted());
+    const sequences = [...heard.values()].map(({ sequence }) => sequence);
+    expect(sequences).toEqual(sequences.toSorted());
     // RabbitMQ's own helpers end with it, and Erlang's port mapper too.
     const pids = Object.values(start.pids());
     expect(Object.keys(start.pids())).toEqual(expect.arrayContaining(["rabbitmq", "epmd"]));
@@ -137,6 +147,37 @@ test.skipIf(!hasRabbitmq)(
     expect(pids.filter(isAlive)).toEqual([]);
   },
 );
+
+async function bindTo(url: string): Promise<void> {
+  const connection = await connect(url);
+  const channel = await connection.createChannel();
+  await channel.assertExchange(CHANGES_EXCHANGE, "topic");
+  await channel.assertQueue(HEARD, { arguments: { "x-queue-type": "quorum" } });
+  await channel.bindQueue(HEARD, CHANGES_EXCHANGE, "onsale.booking.#");
+  await connection.close();
+}
+
+/** What was published of so many bookings, by booking, in the order of the first time. What came again had the same content. */
+async function hear(url: string, bookings: number): Promise<ReadonlyMap<string, CloudEvent>> {
+  const [firsts, heard] = [new Map<string, CloudEvent>(), new Map<string, string>()];
+  let repeats = 0;
+  const connection = await connect(url);
+  const channel = await connection.createChannel();
+  await channel.consume(HEARD, (message) => {
+    if (message === null) return;
+    const text = message.content.toString();
+    const cloudEvent = JSON.parse(text) as CloudEvent;
+    if (heard.has(cloudEvent.id)) repeats += 1;
+    else firsts.set(cloudEvent.subject, cloudEvent);
+    expect(heard.get(cloudEvent.id) ?? text).toBe(text);
+    heard.set(cloudEvent.id, text);
+    channel.ack(message);
+  });
+  await until("all was published", () => firsts.size === bookings);
+  await connection.close();
+  console.info(`${heard.size} changes were published, ${repeats} of them again`);
+  return firsts;
+}
 
 /** PostgreSQL's processes, a server's first. */
 function familyOf(pid: number): readonly number[] {

@@ -17,6 +17,8 @@ const DECIDER = "test/components/decider.test.ts";
 const LANES = "test/components/lanes.test.ts";
 const LOG = "test/components/change-log.test.ts";
 const FOLLOWERS = "test/components/followers.test.ts";
+const PUBLISHER = "test/components/change-publisher.test.ts";
+const PLACES = "test/components/log-follower.test.ts";
 const OWNERS = "test/components/slot-owners.test.ts";
 const TOKENS = "test/unit/key-set.test.ts";
 const MIGRATIONS = "test/components/migrations.test.ts";
@@ -524,6 +526,38 @@ const PLANTS: readonly Plant[] = [
     file: FUNCTIONS,
     find: "    v_logged := newest_position();\n",
     replace: "    null;\n",
+  },
+  {
+    bug: "a change is published before the one before it is confirmed",
+    rule: "J6",
+    suite: PUBLISHER,
+    file: "shard-node/queue/change-publisher.ts",
+    find: "    if ((positions.get(eventId) ?? position) !== position) continue;\n",
+    replace: "",
+  },
+  {
+    bug: "what the broker refused counts as published",
+    rule: "J6",
+    suite: PUBLISHER,
+    file: "shard-node/queue/change-publisher.ts",
+    find: 'if (result === "confirmed") confirmed.add(message);',
+    replace: "confirmed.add(message);",
+  },
+  {
+    bug: "the position is kept before the work is done",
+    rule: "J7",
+    suite: PLACES,
+    file: "shard-node/read/log-follower.ts",
+    find: "        const { changes } = answer;\n",
+    replace: "        const { changes } = answer;\n        this.#position = answer.position;\n",
+  },
+  {
+    bug: "every node takes the place",
+    rule: "J7",
+    suite: PLACES,
+    file: "migrations/shard/0015_log-places.sql",
+    find: "v_place.held_until < v_now and p_seconds > 0 then",
+    replace: "p_seconds > 0 then",
   },
   {
     bug: "a part of a token's signature is enough",

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { connect } from "amqplib";
+import { connect, type ConsumeMessage } from "amqplib";
 import { execa } from "execa";
 import { findRabbitmqServer, startRabbitmq } from "../../bench/baselines/rabbitmq.ts";
 
@@ -25,8 +25,26 @@ export async function startTestRabbitmq() {
   started.defer(async () => connection.close().catch(() => undefined));
   const channel = await connection.createConfirmChannel();
   const running = started.move();
+  const control = async (...args: string[]): Promise<void> => {
+    const { RUNNING_UNDER_SYSTEMD: _, ...env } = server.env;
+    await execa("/usr/lib/rabbitmq/bin/rabbitmqctl", ["--quiet", ...args], { env, extendEnv: false });
+  };
   return {
     amqpUrl: server.amqpUrl,
+    /** Runs one of its own tools. */
+    control,
+    /** A queue of its own for what is published to the topic exchange under keys that match. */
+    async bind(queue: string, exchange: string, pattern = "#", options: object = {}): Promise<void> {
+      await channel.assertExchange(exchange, "topic");
+      await channel.assertQueue(queue, { arguments: { "x-queue-type": "quorum", ...options } });
+      await channel.bindQueue(queue, exchange, pattern);
+    },
+    /** The messages of a queue, in its order, as they come. */
+    async consume(queue: string): Promise<ConsumeMessage[]> {
+      const messages: ConsumeMessage[] = [];
+      await channel.consume(queue, (message) => void (message && messages.push(message)), { noAck: true });
+      return messages;
+    },
     /** Messages that wait in a queue and are not delivered. */
     async waitingIn(queue: string): Promise<number> {
       return (await channel.checkQueue(queue)).messageCount;
@@ -38,15 +56,7 @@ export async function startTestRabbitmq() {
         `^${queue.replaceAll(".", "[.]")}$`,
         JSON.stringify({ "max-length": max }),
       ];
-      const { RUNNING_UNDER_SYSTEMD: _, ...env } = server.env;
-      await execa(
-        "/usr/lib/rabbitmq/bin/rabbitmqctl",
-        ["--quiet", "set_policy", "--apply-to", "queues", ...policy],
-        {
-          env,
-          extendEnv: false,
-        },
-      );
+      await control("set_policy", "--apply-to", "queues", ...policy);
     },
     async put(queue: string, content: string): Promise<void> {
       channel.sendToQueue(queue, Buffer.from(content), { persistent: true });
