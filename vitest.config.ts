@@ -76,6 +76,8 @@ export default defineConfig({
         extends: true,
         test: { name: "openapi", include: ["test/openapi/**/*.test.ts"], globalSetup },
       },
+      // Where helm is installed.
+      { extends: true, test: { name: "chart", include: ["test/kubernetes/chart.test.ts"] } },
       {
         extends: true,
         test: {

@@ -1,5 +1,6 @@
 /** The settings of `npm run migrate` and `npm run move-slot`. */
 import { z } from "zod";
+import { integer } from "../shared/process/config.ts";
 import { postgresUrl } from "../shared/database/url.ts";
 import { parseShardId } from "../shared/domain/ids.ts";
 import type { ShardDatabase } from "./shards.ts";
@@ -24,4 +25,10 @@ const shardList = z
   });
 
 export const catalogConfig = z.object({ CATALOG_URL: postgresUrl });
-export const migrateConfig = catalogConfig.extend({ SHARD_URLS: shardList });
+export const migrateConfig = catalogConfig.extend({
+  SHARD_URLS: shardList,
+  /** How long databases are waited for that are only just being made. */
+  WAIT_SECONDS: integer({ min: 0, max: 3_600, default: 0 }),
+  /** What to do when databases have a newer schema, as after a return to the version before: refuse, or leave them alone. */
+  NEWER_SCHEMA: z.enum(["refuse", "keep"], { error: "must be refuse or keep" }).default("refuse"),
+});

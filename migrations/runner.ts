@@ -7,6 +7,7 @@ import { globSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { Connection } from "../shared/database/connection.ts";
 import { findPrimary } from "../shared/database/database.ts";
+import { messageOf } from "../shared/database/faults.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 /** For one file, or for another runner to finish one. */
@@ -30,6 +31,16 @@ const APPLIED = 'select name, checksum from schema_migrations order by name coll
 const RECORD = "insert into schema_migrations (name, checksum) values ($1, $2)";
 
 export type Schema = "catalog" | "shard";
+
+/** The database has all migrations of this version, and more. */
+export class NewerSchema extends Error {
+  override readonly name = "NewerSchema";
+}
+
+/** The database did not answer, or does not let us in, maybe because it is only just being made. */
+export class NotYetThere extends Error {
+  override readonly name = "NotYetThere";
+}
 
 interface Migration {
   readonly name: string;
@@ -64,15 +75,21 @@ export async function migrate(
   return applied;
 }
 
-/** Throws as `migrate` does when a database has another history. Writes nothing. */
+/** Throws as `migrate` does when a database has another history, and NotYetThere when it cannot be asked. Writes nothing. */
 export async function checkHistory(databaseUrl: string, schema: Schema): Promise<void> {
   using connection = await connect(databaseUrl);
+  await connection.run("select", [], undefined, CONNECT_TIMEOUT_MS).catch((cause: unknown) => {
+    throw new NotYetThere(messageOf(cause), { cause });
+  });
   await countApplied(connection, migrationsIn(`${import.meta.dirname}/${schema}`));
 }
 
 async function connect(databaseUrl: string): Promise<Connection> {
+  const url = await findPrimary(databaseUrl, CONNECT_TIMEOUT_MS).catch((cause: unknown) => {
+    throw new NotYetThere(messageOf(cause), { cause });
+  });
   return new Connection({
-    url: await findPrimary(databaseUrl, CONNECT_TIMEOUT_MS),
+    url,
     session: { application_name: "onsale-migrate", client_min_messages: "warning" },
     statementMs: STATEMENT_MAX_MS,
   });
@@ -91,7 +108,7 @@ async function countApplied(connection: Connection, migrations: readonly Migrati
   for (const [index, { name, checksum }] of applied.entries()) {
     const file = migrations[index];
     if (file?.name !== name)
-      throw new Error(
+      throw new (file === undefined ? NewerSchema : Error)(
         `this database has the migration ${name}, which this version does not have in that place; ` +
           "use the version that made it, or a newer one",
       );

@@ -11,7 +11,7 @@ import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
 import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/running-cluster.ts";
-import { administer, createDatabase } from "../support/databases.ts";
+import { administer, createDatabase, createEmptyDatabase } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
 import { start } from "../support/run.ts";
 
@@ -210,6 +210,38 @@ test("D4 F5: who is told to stop says so, serves on for its grace, and then ends
   await closing;
   expect(performance.now() - asked).toBeGreaterThan(3_900);
   await expect(client.readEvent(event.id)).rejects.toThrow("fetch failed");
+});
+
+test("G1 G2: migrations wait for a database that is only just being made, and leave a newer schema alone where told so", async () => {
+  await using catalog = await createDatabase("catalog");
+  await using shard = await createEmptyDatabase();
+  const later = new URL(shard.url);
+  later.pathname = `${later.pathname}_later`;
+  const env = { CATALOG_URL: catalog.url, SHARD_URLS: `solo=${later.href}` };
+
+  await using impatient = start("migrations/main.ts", env);
+  expect(await impatient.exited).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining("does not exist"),
+  });
+
+  await using waiting = start("migrations/main.ts", { ...env, WAIT_SECONDS: "60" });
+  await eventually("it waits", () => waiting.printed().includes("waiting for solo: "));
+  await administer(shard.url, `create database "${later.pathname.slice(1)}"`);
+  expect(await waiting.exited).toMatchObject({
+    code: 0,
+    stdout: expect.stringContaining("solo owns 4096 slots"),
+  });
+
+  await administer(later.href, "insert into schema_migrations (name, checksum) values ('0900_future', '')");
+  await using refusing = start("migrations/main.ts", env);
+  expect(await refusing.exited).toMatchObject({ code: 1, stderr: expect.stringContaining("0900_future") });
+  await using keeping = start("migrations/main.ts", { ...env, NEWER_SCHEMA: "keep" });
+  expect(await keeping.exited).toMatchObject({
+    code: 0,
+    stdout: "solo: the schema is newer than this version's; nothing is changed\n",
+  });
+  await administer(shard.url, `drop database "${later.pathname.slice(1)}"`);
 });
 
 test("E3 F5: the roles start one by one from their environment, sell a ticket, and end with exit code 0", async () => {

@@ -19,6 +19,8 @@ export function start(
     stripFinalNewline: false,
     forceKillAfterDelay: false,
   });
+  let printed = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (printed += text));
   const exited = child.then(({ exitCode, signal, stdout, stderr }) => ({
     code: exitCode,
     signal,
@@ -28,6 +30,8 @@ export function start(
   return {
     pid: child.pid ?? 0,
     exited,
+    /** What it has printed so far. */
+    printed: () => printed,
     stop: (signal: NodeJS.Signals) => void child.kill(signal),
     async [Symbol.asyncDispose]() {
       child.kill("SIGKILL");
