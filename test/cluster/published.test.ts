@@ -116,6 +116,7 @@ describe.skipIf(!hasRabbitmq)("with RabbitMQ", () => {
 
     const taken = await rabbitmq.consume("slow");
     await eventually("all of it came", () => ofEvent(taken, event.id).length >= 41);
+    await eventually("what was refused came again", () => ofEvent(published, event.id).length > 41);
 
     const [slow, others] = [ofEvent(taken, event.id), ofEvent(published, event.id)];
     for (const heard of [slow, others]) {
@@ -130,7 +131,6 @@ describe.skipIf(!hasRabbitmq)("with RabbitMQ", () => {
     }
     // What the other queue got again, it got under the same id.
     const contents = new Map(others.map(({ cloudEvent }) => [cloudEvent.id, JSON.stringify(cloudEvent)]));
-    expect(others.length).toBeGreaterThan(contents.size);
     for (const { cloudEvent } of others) expect(contents.get(cloudEvent.id)).toBe(JSON.stringify(cloudEvent));
     await eventually("nothing is behind", async () => (await figure("onsale_publisher_lag_seconds")) === 0);
   });
