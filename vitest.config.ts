@@ -42,7 +42,7 @@ export default defineConfig({
     teardownTimeout: 20_000,
     // Of the services, by folder. What runs in child processes is not counted.
     coverage: {
-      include: ["{router,shard-node,shared,audit,migrations}/**/*.ts"],
+      include: ["{router,shard-node,read-side,shared,audit,migrations}/**/*.ts"],
       reporter: [["text", { skipFull: true }]],
       reportOnFailure: true,
       reportsDirectory: "node_modules/.coverage",

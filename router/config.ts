@@ -56,6 +56,8 @@ export const routerConfig = z
     REDIS_URL: urlOf("redis", "rediss").optional(),
     /** RabbitMQ, which takes booking requests; without it every booking is decided directly. */
     AMQP_URL: urlOf("amqp", "amqps").optional(),
+    /** The read side, which answers lists of bookings and statistics; without it they are refused. */
+    READ_SIDE_URL: urlOf("http", "https").optional(),
     /** Makes receipts of booking requests; by default AUTH_JWT_SECRET does. */
     RECEIPT_SECRET: secret.optional(),
     HOST: host,

@@ -20,6 +20,7 @@ interface Watched {
   readonly shards: () => readonly ShardClient[];
   readonly redisUp: () => boolean;
   readonly queueUp: () => boolean;
+  readonly readSideUp: () => boolean;
 }
 
 export function createRouterMetrics(registry: Registry) {
@@ -68,6 +69,9 @@ export function createRouterMetrics(registry: Registry) {
     "queue_full",
     "streams_of_user",
     "streams_full",
+    "reads_of_user",
+    "reads_full",
+    "exports_full",
     ...CONNECTION_SHED,
   ]);
   const unauthenticated = counters(
@@ -103,7 +107,7 @@ export function createRouterMetrics(registry: Registry) {
     unauthenticated,
     redisFailed,
     /** Adds the figures that are read at each scrape. */
-    watch({ shards, redisUp, queueUp }: Watched): void {
+    watch({ shards, redisUp, queueUp, readSideUp }: Watched): void {
       read(
         "onsale_shard_breaker_open",
         "1 while no node of the shard may be called.",
@@ -112,6 +116,7 @@ export function createRouterMetrics(registry: Registry) {
       );
       read("onsale_redis_up", "1 while the connection to Redis works.", () => Number(redisUp()));
       read("onsale_queue_up", "1 while the connection to RabbitMQ works.", () => Number(queueUp()));
+      read("onsale_read_side_up", "1 while the read side may be asked.", () => Number(readSideUp()));
     },
   };
 }

@@ -13,6 +13,7 @@ import type { RouterConfig } from "./config.ts";
 import { EventCache } from "./cache/event-cache.ts";
 import { PageCache } from "./cache/page-cache.ts";
 import { BookingQueue } from "./queue/booking-queue.ts";
+import { ReadSide } from "./read-side/read-side.ts";
 import { Receipts } from "./queue/receipts.ts";
 import { clientAddressBehind } from "./callers/client-address.ts";
 import { createRouterServer } from "./http/server.ts";
@@ -70,12 +71,17 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     counted: (result) => metrics.listRead(result),
   });
   const queue = config.AMQP_URL === undefined ? undefined : BookingQueue.connect(config.AMQP_URL, clock, log);
+  const readSide =
+    config.READ_SIDE_URL === undefined
+      ? undefined
+      : new ReadSide(config.READ_SIDE_URL, config.INTERNAL_TOKEN, config.READ_DEADLINE_MS, log);
   const receiptSecrets = [config.RECEIPT_SECRET, config.AUTH_JWT_SECRET, config.AUTH_JWT_SECRET_PREVIOUS];
   const stopping = new AbortController();
   metrics.watch({
     shards: () => cluster.shards,
     redisUp: () => redis?.up ?? false,
     queueUp: () => queue?.up ?? false,
+    readSideUp: () => readSide?.up ?? false,
   });
 
   const writeLimits = createWriteLimits(
@@ -106,6 +112,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
     ),
     metrics,
     queue,
+    readSide,
     receipts: new Receipts(receiptSecrets.flatMap((secret) => secret ?? [])),
     draining: stopping.signal,
     clock,
@@ -136,7 +143,7 @@ export async function startRouter(config: RouterConfig): Promise<RunningRouter> 
       draining = true;
       stopping.abort();
       await drain(server, config.DRAIN_GRACE_MS);
-      await Promise.all([cluster.close(), queue?.close()]);
+      await Promise.all([cluster.close(), queue?.close(), readSide?.close()]);
       feed?.close();
       redis?.close();
       writeLimits.close();

@@ -1,10 +1,5 @@
 /** What routers and followers may ask of a shard node (shared/wire/rpc.ts). Calls without the internal token are refused. */
-import { timingSafeEqual } from "node:crypto";
-import type { IncomingMessage, Server } from "node:http";
-import { Hono } from "hono";
-import type { z } from "zod";
-import { bodyOf, BodyError } from "../shared/process/connections.ts";
-import { createHttpServer, type HttpEnv } from "../shared/process/http-server.ts";
+import type { Server } from "node:http";
 import type { Clock } from "../shared/process/clock.ts";
 import { positionText } from "../shared/domain/changes.ts";
 import type { BookingId, EventId, ShardId } from "../shared/domain/ids.ts";
@@ -19,16 +14,14 @@ import {
   commandsRequestSchema,
   type CommandsResponse,
   createEventRequestSchema,
+  copyRequestSchema,
   type EventResult,
-  LINES_TYPE,
   listRequestSchema,
   readRequestSchema,
   type ReadResult,
   RPC,
-  RPC_VERSION,
-  RPC_VERSION_HEADER,
-  rpcVersionProblem,
 } from "../shared/wire/rpc.ts";
+import { ok, type Reply, RpcServer } from "../shared/wire/rpc-server.ts";
 import type { Command } from "../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../shared/domain/outcomes.ts";
 import type { Snapshot } from "../shared/domain/events.ts";
@@ -42,12 +35,6 @@ import type { Intake } from "./queue/intake.ts";
 import type { Followers } from "./read/followers.ts";
 import type { Reader } from "./read/reader.ts";
 
-/** A full batch of the largest commands fits many times over. */
-const BODY_MAX_BYTES = 8 * 1024 * 1024;
-
-/** A router opens some two hundred at most. */
-const CONNECTIONS_MAX = 10_000;
-
 /** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
 const MAP_REFRESH_MAX_MS = 200;
 
@@ -57,7 +44,7 @@ interface NodeParts {
   readonly internalTokens: readonly string[];
   readonly store: Pick<BookingStore, "readBookings" | "readRequests" | "createEvent" | "changeEvent">;
   readonly reader: Reader;
-  readonly followers: Pick<Followers, "follow">;
+  readonly followers: Pick<Followers, "follow" | "copy">;
   readonly lanes: Lanes;
   /** undefined without a broker. */
   readonly intake: Pick<Intake, "aheadOf"> | undefined;
@@ -72,82 +59,22 @@ interface NodeParts {
   readonly tracing: Tracing | undefined;
 }
 
-/** The answer to a call, sent as JSON. */
-interface Reply {
-  readonly status: number;
-  readonly body: object;
-  /** What is not known yet. The body becomes the first line of a stream, and each of these a further one. */
-  readonly more?: AsyncIterable<object>;
-}
-
-const ok = (body: object): Reply => ({ status: 200, body });
-
-/** A server that answers routers; it does not listen yet. */
+/** A server that answers routers and followers; it does not listen yet. */
 export function createNodeServer(parts: NodeParts): Server {
-  const { metrics } = parts;
-  const app = new Hono<HttpEnv>();
-  addCalls(app, parts);
-  const refuse = ({ method = "" }: IncomingMessage, { status, body }: Reply): Response => {
-    metrics.http.answered("unmatched", method, status, 0);
-    return answer({ status, body });
+  const { metrics, internalTokens, log, tracing } = parts;
+  const failed = (error: unknown): Reply | undefined => {
+    if (!(error instanceof DatabaseError)) return undefined;
+    if (error.kind === "busy") metrics.shed("pool_busy");
+    return { status: 503, body: failureOf(error) };
   };
-  app.notFound(({ env }) => refuse(env.incoming, { status: 404, body: { error: "there is no such call" } }));
-  const admits = admission(parts.internalTokens);
-  return createHttpServer({
-    fetch(request, env) {
-      const { incoming } = env;
-      if (!admits(incoming))
-        return refuse(incoming, { status: 401, body: { error: "this port answers only to routers" } });
-      const error = rpcVersionProblem(incoming.headers[RPC_VERSION_HEADER]?.toString());
-      return error === undefined
-        ? app.fetch(request, env)
-        : refuse(incoming, { status: 400, body: { error } });
-    },
-    refuse: (error) => ({
-      status: 400,
-      headers: { "content-type": "application/json", [RPC_VERSION_HEADER]: RPC_VERSION },
-      body: JSON.stringify({ error }),
-    }),
-    connectionsMax: CONNECTIONS_MAX,
-    shed: metrics.shed,
-  });
+  const rpc = new RpcServer({ internalTokens, metrics, failed, log, tracing });
+  addCalls(rpc, parts);
+  return rpc.server();
 }
 
-function answer({ status, body, more }: Reply): Response {
-  const headers = { "content-type": "application/json", [RPC_VERSION_HEADER]: RPC_VERSION };
-  if (more === undefined) return new Response(JSON.stringify(body), { status, headers });
-  headers["content-type"] = LINES_TYPE;
-  return new Response(ReadableStream.from(linesOf(body, more)), { status, headers });
-}
-
-async function* linesOf(first: object, more: AsyncIterable<object>): AsyncGenerator<Uint8Array> {
-  const lineOf = (body: object): Uint8Array => Buffer.from(`${JSON.stringify(body)}\n`);
-  yield lineOf(first);
-  for await (const body of more) yield lineOf(body);
-}
-
-function admission(tokens: readonly string[]): (incoming: IncomingMessage) => boolean {
-  const expected = tokens.map((token) => Buffer.from(`Bearer ${token}`));
-  return ({ headers }) => {
-    const given = Buffer.from(headers.authorization ?? "");
-    return expected.some((token) => token.length === given.length && timingSafeEqual(token, given));
-  };
-}
-
-function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
+function addCalls(rpc: RpcServer, parts: NodeParts): void {
   const { store, reader, lanes, catalog, tracing, clock } = parts;
   const mapVersion = (): number => catalog.map?.version ?? 0;
-  const call = <Body>(
-    path: string,
-    schema: z.ZodType<Body>,
-    run: (body: Body, span: Span | undefined) => Promise<Reply>,
-  ): void => {
-    app.post(path, async ({ env }) =>
-      served(parts, path, env.incoming, async (span) =>
-        run(valid(schema, await bodyOf(env.incoming, BODY_MAX_BYTES)), span),
-      ),
-    );
-  };
   /**
    * 421 when everything asked for belongs to another shard (RFC 9110 §15.5.20); the body says so for each item. The node
    * reads the map before it answers, because the router asks for the map next.
@@ -164,7 +91,7 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     return judged([result], result);
   };
 
-  call(RPC.commands, commandsRequestSchema, async ({ sentAt, commands, traces }, span) => {
+  rpc.call(RPC.commands, commandsRequestSchema, async ({ sentAt, commands, traces }, span) => {
     const spans = tracing && traces && parentsOf(tracing, traces, span);
     // From the router's clock to this node's. The way from router to node counts as no time.
     const ahead = clock.elapsed() - sentAt;
@@ -193,7 +120,7 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     const { positions: _, ...whole } = responseTo(first.toSorted((a, b) => a.index - b.index));
     return judged(whole.results, whole);
   });
-  call(RPC.read, readRequestSchema, async (asked, span) => {
+  rpc.call(RPC.read, readRequestSchema, async (asked, span) => {
     const read = async (): Promise<readonly ReadResult<unknown>[]> => {
       switch (asked.kind) {
         case "event":
@@ -207,31 +134,30 @@ function addCalls(app: Hono<HttpEnv>, parts: NodeParts): void {
     const results = await read();
     return judged(results, { results, mapVersion: mapVersion() });
   });
-  call(RPC.list, listRequestSchema, async ({ before, limit, maxAgeMs }, span) =>
+  rpc.call(RPC.list, listRequestSchema, async ({ before, limit, maxAgeMs }, span) =>
     ok(await reader.listEvents(before, limit, maxAgeMs, span)),
   );
-  call(RPC.createEvent, createEventRequestSchema, async (request, span) =>
+  rpc.call(RPC.createEvent, createEventRequestSchema, async (request, span) =>
     saved(await store.createEvent(request, span)),
   );
   const changes = new EventChanges(clock, () => parts.metrics.shed("event_locked"));
-  call(RPC.changeEvent, changeEventRequestSchema, async (request, span) =>
+  rpc.call(RPC.changeEvent, changeEventRequestSchema, async (request, span) =>
     saved(
       await changes.run(request.id, async () =>
         store.changeEvent(request, { span, lockWaitMs: CHANGE_LOCK_WAIT_MS }),
       ),
     ),
   );
-  call(RPC.changes, changesRequestSchema, async (request) => {
+  rpc.call(RPC.changes, changesRequestSchema, async (request) => {
     const body = await parts.followers.follow(request);
     const status = body.outcome === "changes" ? 200 : body.outcome === "position_dropped" ? 410 : 503;
     return { status, body };
   });
-  app.get(RPC.map, async ({ env }) =>
-    served(parts, RPC.map, env.incoming, async () =>
-      catalog.map === undefined
-        ? { status: 503, body: { error: "no map was read yet" } }
-        : ok({ ...catalog.map, databaseUp: parts.databaseUp() }),
-    ),
+  rpc.call(RPC.copy, copyRequestSchema, async (request) => ok(await parts.followers.copy(request)));
+  rpc.question(RPC.map, async () =>
+    catalog.map === undefined
+      ? { status: 503, body: { error: "no map was read yet" } }
+      : ok({ ...catalog.map, databaseUp: parts.databaseUp() }),
   );
 }
 
@@ -280,57 +206,6 @@ async function* decidedInParts(
   return undefined;
 }
 
-/** The body of a call does not have the form of this RPC. */
-class InvalidCall extends Error {
-  override readonly name = "InvalidCall";
-}
-
-/** Answers a call, and counts and traces every answer, that to a failure too. */
-async function served(
-  { metrics, tracing, log }: NodeParts,
-  path: string,
-  { headers, method = "" }: IncomingMessage,
-  run: (span: Span | undefined) => Promise<Reply>,
-): Promise<Response> {
-  const started = performance.now();
-  const span = tracing && startCallSpan(tracing, headers, method, path);
-  let reply: Reply;
-  try {
-    reply = await run(span);
-  } catch (error) {
-    if (error instanceof DatabaseError) {
-      if (error.kind === "busy") metrics.shed("pool_busy");
-      reply = { status: 503, body: failureOf(error) };
-    } else if (error instanceof InvalidCall || error instanceof BodyError) {
-      reply = { status: 400, body: { outcome: "internal", error: error.message } };
-    } else {
-      log.error({ err: error, traceId: span?.traceId }, "an RPC failed");
-      reply = { status: 500, body: { outcome: "internal" } };
-    }
-  }
-  const { status } = reply;
-  metrics.http.answered(path, method, status, (performance.now() - started) / 1000);
-  span?.set({ "http.response.status_code": status });
-  if (status >= 500) span?.failed(String(status));
-  span?.end();
-  return answer(reply);
-}
-
-/** The call's own span, when the router's is sampled (OpenTelemetry semantic conventions, HTTP server spans). */
-function startCallSpan(
-  tracing: Tracing,
-  headers: IncomingMessage["headers"],
-  method: string,
-  route: string,
-): Span | undefined {
-  return tracing.remote(headers)?.child(`${method} ${route}`, "server", {
-    "http.request.method": method,
-    "http.route": route,
-    "url.path": route,
-    "url.scheme": "http",
-  });
-}
-
 /** The span above each sampled command: the call when both are of one trace, else the client's request. */
 function parentsOf(
   tracing: Tracing,
@@ -356,16 +231,4 @@ function newestOf(decided: readonly Decided[]): Snapshot[] {
       newest.set(snapshot.event.id, snapshot);
   }
   return [...newest.values()];
-}
-
-function valid<Body>(schema: z.ZodType<Body>, text: string): Body {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new InvalidCall("the body of the call is not JSON", { cause });
-  }
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  throw new InvalidCall("the body of the call is not valid", { cause: parsed.error });
 }

@@ -46,6 +46,7 @@ export async function guide(
     adminUrl: string;
     dataDir: string;
     amqpUrl: string | undefined;
+    readSideUrl: string | undefined;
     eventId: string | undefined;
   },
 ): Promise<string> {
@@ -60,13 +61,17 @@ export async function guide(
     cluster.amqpUrl === undefined
       ? ""
       : `\n  queue     RabbitMQ at ${new URL(cluster.amqpUrl).host}  (book with -H 'Prefer: respond-async' to wait in it)`;
+  const readSide =
+    cluster.readSideUrl === undefined
+      ? ""
+      : `\n  read side ${cluster.readSideUrl}  (lists of bookings, statistics; npm run read-side -- rebuild fills it anew)`;
   const body = JSON.stringify({ ...demoBody("My concert"), totalTickets: 500 });
   return `
 onsale is ready.
 
   API       ${routerUrl}        (try it in a browser: ${routerUrl}/docs)
   admin     ${cluster.adminUrl}/readyz, /metrics
-  data      ${cluster.dataDir}  (kept between starts; processes and passwords: cluster.json)${queue}
+  data      ${cluster.dataDir}  (kept between starts; processes and passwords: cluster.json)${queue}${readSide}
 
 Tokens, valid for 24 hours (more: npm run token -- --sub USER):
 

@@ -41,14 +41,14 @@ async function run(): Promise<void> {
   using dataDir = openDataDir(settings.DATA_DIR);
   await using running = new AsyncDisposableStack();
   const options = { settings, env: process.env, dataDir, signal: stop.signal, say, step };
-  const { url: routerUrl, adminUrl, amqpUrl } = await startCluster(options, running);
+  const { url: routerUrl, adminUrl, amqpUrl, readSideUrl } = await startCluster(options, running);
 
   const access: Access = { routerUrl, secret: settings.AUTH_JWT_SECRET ?? dataDir.state.jwtSecret };
   const eventId = await demoEvent(access, dataDir).catch((error: unknown) => {
     say(`the demo event could not be made: ${reasonOf(error)}`);
     return undefined;
   });
-  say(await guide(access, { adminUrl, dataDir: dataDir.path, amqpUrl, eventId }));
+  say(await guide(access, { adminUrl, dataDir: dataDir.path, amqpUrl, readSideUrl, eventId }));
 
   if (!stop.signal.aborted) await once(stop.signal, "abort");
   say("stopping…");

@@ -22,6 +22,8 @@ export interface ClusterPlan {
   readonly router: { port: number; adminPort: number; url: string; adminUrl: string };
   readonly shards: readonly ShardPlan[];
   readonly catalogUrl: string;
+  /** undefined when there is to be none, or READ_SIDE_URL names one that runs. */
+  readonly readSide: ReadSidePlan | undefined;
   /** undefined when PATH has no Redis, or REDIS_URL names one that runs. */
   readonly redis: { program: string; port: number } | undefined;
   /** undefined when PATH has no RabbitMQ, or AMQP_URL names one that runs. */
@@ -35,6 +37,17 @@ export interface ShardPlan {
   readonly databaseUrl: string;
   readonly postgresPort: number;
   readonly node: { port: number; adminPort: number; url: string; adminUrl: string };
+}
+
+/** Its PostgreSQL server is its own: what is asked of it, and what becomes of it, is nothing to the shards. */
+export interface ReadSidePlan {
+  readonly dataDir: string;
+  readonly databaseUrl: string;
+  readonly postgresPort: number;
+  readonly port: number;
+  readonly adminPort: number;
+  readonly url: string;
+  readonly adminUrl: string;
 }
 
 /** Makes the plan, and keeps its addresses in DATA_DIR. Throws StartError when the settings cannot be met. */
@@ -66,6 +79,10 @@ export async function planCluster(settings: Settings, dataDir: DataDir, path: st
     });
   }
   const catalogPort = state.ports["shard-0 postgres"] ?? 0;
+  const readSide =
+    settings.READ_SIDE === "off" || settings.READ_SIDE_URL !== undefined
+      ? undefined
+      : await planReadSide(join(directory, "read-side"), state.postgresPassword, portOf);
   const program = settings.REDIS_URL === undefined ? findRedis(path, user) : undefined;
   const redis = program === undefined ? undefined : { program, port: await portOf("redis") };
   const programs = settings.AMQP_URL === undefined ? findRabbitmq(path) : undefined;
@@ -89,8 +106,27 @@ export async function planCluster(settings: Settings, dataDir: DataDir, path: st
     router: { port, adminPort, url: urlOf(settings.HOST, port), adminUrl: urlOf(settings.HOST, adminPort) },
     shards,
     catalogUrl: databaseUrl({ port: catalogPort, password: state.postgresPassword }, "catalog"),
+    readSide,
     redis,
     rabbitmq,
+  };
+}
+
+async function planReadSide(
+  dataDir: string,
+  password: string,
+  portOf: (process: string) => Promise<number>,
+): Promise<ReadSidePlan> {
+  const postgresPort = await portOf("read-side postgres");
+  const [port, adminPort] = [await portOf("read-side"), await portOf("read-side admin")];
+  return {
+    dataDir,
+    databaseUrl: databaseUrl({ port: postgresPort, password }, "read_side"),
+    postgresPort,
+    port,
+    adminPort,
+    url: urlOf("127.0.0.1", port),
+    adminUrl: urlOf("127.0.0.1", adminPort),
   };
 }
 

@@ -1,4 +1,4 @@
-/** Runs this project's own processes: migrations, then a node for each shard, then a router. */
+/** Runs this project's own processes: migrations, then a node for each shard, then a router and a read side. */
 import { fileURLToPath } from "node:url";
 import { Agent, request } from "undici";
 import type { ProcessSpec } from "./supervisor.ts";
@@ -18,15 +18,21 @@ const PROBE_MAX_MS = 2_000;
  */
 const HEAP_BOUNDS = ["--max-old-space-size=1024", "--max-semi-space-size=32"];
 
-export const scriptOf = (role: "router" | "shard-node" | "migrations") =>
+type Role = "router" | "shard-node" | "read-side";
+
+export const scriptOf = (role: Role | "migrations") =>
   fileURLToPath(new URL(`../../${role}/main.ts`, import.meta.url));
 
-/** A process of this project. Its environment has all its settings; it is ready when its admin port says so. */
+/**
+ * A process of this project. Its environment has all its settings. It is ready when its admin port says so, or already when
+ * it is alive.
+ */
 export function roleSpec(
-  role: "router" | "shard-node",
+  role: Role,
   name: string,
   adminUrl: string,
   env: Environment,
+  readyWhen: "ready" | "alive" = "ready",
 ): ProcessSpec {
   return {
     name,
@@ -37,7 +43,7 @@ export function roleSpec(
     stopSignal: "SIGTERM",
     stopMaxMs: STOP_MAX_MS,
     readyMaxMs: READY_MAX_MS,
-    isReady: () => saysReady(adminUrl),
+    isReady: () => saysYes(`${adminUrl}/${readyWhen === "ready" ? "readyz" : "healthz"}`),
   };
 }
 
@@ -48,9 +54,9 @@ export const http = new Agent({
   keepAliveTimeout: 100,
 });
 
-async function saysReady(adminUrl: string): Promise<boolean> {
+async function saysYes(url: string): Promise<boolean> {
   try {
-    const { statusCode, body } = await request(`${adminUrl}/readyz`, { dispatcher: http });
+    const { statusCode, body } = await request(url, { dispatcher: http });
     await body.dump();
     return statusCode === 200;
   } catch {

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { z } from "zod";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
+import { readSideConfig } from "../../read-side/config.ts";
 import { host, integer, logLevel, port, readConfig, secret, urlOf } from "../../shared/process/config.ts";
 
 export type Settings = ReturnType<typeof readSettings>;
@@ -21,6 +22,9 @@ const schema = z
       .refine((url) => url === undefined, "is for npm run router: npm start signs the tokens that it prints"),
     REDIS_URL: urlOf("redis", "rediss").optional(),
     AMQP_URL: urlOf("amqp", "amqps").optional(),
+    /** The read side to use; without it, one is started. */
+    READ_SIDE_URL: urlOf("http", "https").optional(),
+    READ_SIDE: z.enum(["on", "off"], { error: "must be on or off" }).default("on"),
     // All roles share one terminal.
     LOG_LEVEL: logLevel.unwrap().default("warn"),
   })
@@ -45,5 +49,6 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>) 
   const settings = readConfig(schema, env);
   readConfig(routerConfig, { ...env, ...GIVEN });
   readConfig(nodeConfig, { ...env, ...GIVEN });
+  if (settings.READ_SIDE === "on") readConfig(readSideConfig, { ...env, ...GIVEN });
   return { ...settings, DATA_DIR: resolve(settings.DATA_DIR) };
 }

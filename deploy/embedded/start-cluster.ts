@@ -1,5 +1,5 @@
 /**
- * Starts the whole cluster: queue, Redis and databases, migrations, nodes, router. It stops in the opposite order, so that each
+ * Starts the whole cluster: queue, Redis and databases, migrations, nodes, router and read side. It stops in the opposite order, so that each
  * process can still reach what it needs to finish its work.
  */
 import { rmSync } from "node:fs";
@@ -33,7 +33,12 @@ export interface ClusterOptions {
 export async function startCluster(
   options: ClusterOptions,
   running: AsyncDisposableStack,
-): Promise<ClusterPlan["router"] & { readonly amqpUrl: string | undefined }> {
+): Promise<
+  ClusterPlan["router"] & {
+    readonly amqpUrl: string | undefined;
+    readonly readSideUrl: string | undefined;
+  }
+> {
   const { settings, env, dataDir, step } = options;
   rmSync(clusterFile(dataDir), { force: true }); // its pids are of an earlier start
   const notes = new ProcessNotes(dataDir.path);
@@ -46,8 +51,9 @@ export async function startCluster(
   await Promise.allSettled([databases, cluster.startQueue()]);
   await databases;
   await cluster.startNodes();
+  cluster.startReadSideDatabase();
   await cluster.startRouter();
-  return { ...plan.router, amqpUrl: cluster.amqpUrl };
+  return { ...plan.router, amqpUrl: cluster.amqpUrl, readSideUrl: cluster.readSideUrl };
 }
 
 const clusterFile = (dataDir: DataDir) => join(dataDir.path, "cluster.json");
@@ -174,19 +180,68 @@ class Cluster {
     this.#options.step(`shard nodes run on ports ${shards.map(({ node }) => node.port).join(", ")}`);
   }
 
+  /** undefined without a read side. */
+  get readSideUrl(): string | undefined {
+    return this.#plan.readSide?.url ?? this.#options.settings.READ_SIDE_URL;
+  }
+
+  /** Nobody waits for it: the read side fills its tables when it is there, and the cluster sells without. */
+  startReadSideDatabase(): void {
+    const { binaries, user, readSide } = this.#plan;
+    if (readSide === undefined) return;
+    const { say, signal, dataDir } = this.#options;
+    const place = { dataDir: readSide.dataDir, binaries, user };
+    const name = "read-side postgres";
+    const logFile = join(this.#plan.logs, "read-side-postgres.log");
+    const server = this.#process(postgresSpec(place, { name, port: readSide.postgresPort, logFile }));
+    const start = async (): Promise<void> => {
+      const databases = ["read_side"];
+      const password = dataDir.state.postgresPassword;
+      await createDataDirectory(place, { password, databases, durable: true, signal });
+      await server.start(signal);
+    };
+    const started = start().catch((error: unknown) => {
+      if (!signal.aborted) say(`the read side has no database, so it answers nothing: ${reasonOf(error)}`);
+    });
+    this.#running.defer(async () => {
+      await started;
+      await server.stop();
+    });
+  }
+
+  /** The router, and beside it the read side, which is not waited for until it can answer. */
   async startRouter(): Promise<void> {
     const { settings, dataDir, step } = this.#options;
-    const { router, shards } = this.#plan;
+    const { router, shards, readSide } = this.#plan;
+    const NODE_URLS = shards.map(({ node }) => node.url).join(",");
     const spec = roleSpec("router", "router", router.adminUrl, {
       ...this.#environmentOfRoles(),
       HOST: settings.HOST,
       PORT: String(router.port),
       ADMIN_PORT: String(router.adminPort),
-      NODE_URLS: shards.map(({ node }) => node.url).join(","),
+      NODE_URLS,
+      READ_SIDE_URL: this.readSideUrl,
       AUTH_JWT_SECRET: settings.AUTH_JWT_SECRET ?? dataDir.state.jwtSecret,
     });
-    await this.#startTogether([spec]);
+    const beside =
+      readSide &&
+      roleSpec(
+        "read-side",
+        "read-side",
+        readSide.adminUrl,
+        {
+          ...this.#environmentOfRoles(),
+          HOST: "127.0.0.1",
+          PORT: String(readSide.port),
+          ADMIN_PORT: String(readSide.adminPort),
+          DATABASE_URL: readSide.databaseUrl,
+          NODE_URLS,
+        },
+        "alive",
+      );
+    await this.#startTogether(beside === undefined ? [spec] : [spec, beside]);
     step(`router runs on ${router.url}`);
+    if (beside !== undefined) step(`read side runs on port ${readSide?.port}`);
   }
 
   #environmentOfRoles(): Environment {
@@ -204,19 +259,24 @@ class Cluster {
 
   /** Starts processes that do not need each other. They also stop together. */
   async #startTogether(specs: readonly ProcessSpec[]): Promise<void> {
-    const { say } = this.#options;
-    const surroundings = { notes: this.#notes, say, changed: () => this.#publish() };
-    const tier = specs.map((spec) => new SupervisedProcess(spec, surroundings));
-    for (const process of tier) this.#processes.set(process.spec.name, process);
+    const tier = specs.map((spec) => this.#process(spec));
     this.#running.defer(async () => void (await Promise.all(tier.map((process) => process.stop()))));
     await together(this.#options.signal, tier, (process, signal) => process.start(signal));
   }
 
+  #process(spec: ProcessSpec): SupervisedProcess {
+    const { say } = this.#options;
+    const surroundings = { notes: this.#notes, say, changed: () => this.#publish() };
+    const process = new SupervisedProcess(spec, surroundings);
+    this.#processes.set(spec.name, process);
+    return process;
+  }
+
   /** Writes cluster.json once every process has started. The router is not ready before that. */
   #publish(): void {
-    const { router, shards, catalogUrl } = this.#plan;
+    const { router, shards, catalogUrl, readSide } = this.#plan;
     const pidOf = (name: string) => this.#processes.get(name)?.pid;
-    if (pidOf("router") === undefined) return;
+    if (pidOf("router") === undefined || (readSide !== undefined && pidOf("read-side") === undefined)) return;
     writePrivately(clusterFile(this.#options.dataDir), {
       router: { url: router.url, adminUrl: router.adminUrl, pid: pidOf("router") },
       shards: shards.map(({ id, node, databaseUrl }) => ({
@@ -228,6 +288,15 @@ class Cluster {
         postgresPid: pidOf(`${id} postgres`),
       })),
       catalogUrl,
+      readSide:
+        readSide === undefined
+          ? null
+          : {
+              url: readSide.url,
+              adminUrl: readSide.adminUrl,
+              pid: pidOf("read-side"),
+              databaseUrl: readSide.databaseUrl,
+            },
       redisUrl: this.#redisUrl ?? null,
       amqpUrl: this.amqpUrl ?? null,
     });

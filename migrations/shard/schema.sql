@@ -8,7 +8,8 @@ create table bookings (
   expires_at timestamp with time zone,
   idempotency_key text not null,
   created_at timestamp with time zone not null,
-  updated_at timestamp with time zone not null
+  updated_at timestamp with time zone not null,
+  confirmed_at timestamp with time zone
 );
 create table changes (
   "position" bigint not null,
@@ -226,6 +227,7 @@ CREATE OR REPLACE FUNCTION public.changes_after(p_after bigint, p_bookings_max i
  SET enable_mergejoin TO 'off'
 AS $function$
 declare
+  v_began   timestamptz := clock_timestamp();
   v_settled bigint;
   v_changes json;
   v_last    bigint;
@@ -235,7 +237,8 @@ begin
   end if;
   v_settled := changes_settled();
   if p_after is null then
-    return json_build_object('dropped', false, 'changes', json_build_array(), 'position', least(newest_position(), v_settled));
+    return json_build_object(
+      'dropped', false, 'changes', json_build_array(), 'position', least(newest_position(), v_settled), 'asOf', v_began);
   end if;
   select json_agg(json_build_object(
            'position', c.position,
@@ -281,6 +284,12 @@ begin
     'dropped', false,
     'changes', coalesce(v_changes, '[]'),
     'position', coalesce(v_last, p_after),
+    -- Whatever was left out took its position, and was committed, after the moment of the first change that was left out. What
+    -- is not left out and not in either was not committed when this began.
+    'asOf', coalesce(
+      (select least(v_began, c.at - interval '1 millisecond') from changes c
+       where c.position > coalesce(v_last, p_after) order by c.position limit 1),
+      v_began),
     'lagSeconds', (
       select extract(epoch from clock_timestamp() - c.at) from changes c
       where c.position > p_after order by c.position limit 1));
@@ -898,6 +907,15 @@ begin
       where c.position > v_place.position order by c.position limit 1));
 end
 $function$;
+CREATE OR REPLACE FUNCTION public.keep_confirmed_at()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  new.confirmed_at := new.updated_at;
+  return new;
+end
+$function$;
 CREATE OR REPLACE FUNCTION public.log_change(p_at timestamp with time zone, p_events uuid[], p_versions bigint[], p_available integer[], p_event json, p_held uuid[], p_confirmed uuid[], p_cancelled uuid[], p_expired uuid[])
  RETURNS bigint
  LANGUAGE plpgsql
@@ -1119,5 +1137,7 @@ create view hottest_events as
    FROM (hottest
      JOIN events ON ((events.id = hottest.event_id)))
   ORDER BY hottest.bookings DESC, events.id;
+
+CREATE TRIGGER keep_confirmed_at BEFORE UPDATE ON public.bookings FOR EACH ROW WHEN (((old.status <> 'confirmed'::text) AND (new.status = 'confirmed'::text))) EXECUTE FUNCTION keep_confirmed_at();
 
 grant select on hottest_events to public;

@@ -10,10 +10,12 @@ import { requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { problemResponse } from "./responses.ts";
 import { type RouteParts, Routes } from "./routes.ts";
+import { addViewRoutes, type ViewParts } from "./views.ts";
 
 export type AppParts = RouteParts &
   EventParts &
-  BookingParts & {
+  BookingParts &
+  ViewParts & {
     /** Whether the API serves its own description. */
     readonly documentation: boolean;
   };
@@ -26,6 +28,7 @@ export function createRouterApp(parts: AppParts): Fetch {
   addEventRoutes(routes, parts);
   addBookingRoutes(routes, parts);
   addRequestRoutes(routes, parts);
+  addViewRoutes(routes, parts);
   if (parts.documentation) addDocumentation(app);
 
   const methods = new Set(app.routes.map(({ method }) => method));

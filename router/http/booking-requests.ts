@@ -9,7 +9,7 @@ import { type BookingId, type EventId, timeOf, type UserId } from "../../shared/
 import type { Failure } from "../../shared/domain/outcomes.ts";
 import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Clock } from "../../shared/process/clock.ts";
-import { UnderWay } from "../../shared/process/under-way.ts";
+import { Places } from "../../shared/process/under-way.ts";
 import type { ReadResult } from "../../shared/wire/rpc.ts";
 import type { EventCache } from "../cache/event-cache.ts";
 import { ROLES } from "../callers/tokens.ts";
@@ -19,6 +19,7 @@ import type { Receipt, Receipts } from "../queue/receipts.ts";
 import type { Cluster } from "../shards/cluster.ts";
 import { streamOfEvents } from "./event-stream.ts";
 import { unknownUnder } from "./idempotency.ts";
+import { accepts } from "./input.ts";
 import { Problem, problemOf } from "./problems.ts";
 import { traceOf } from "./request-trace.ts";
 import { jsonResponse, problemDocument, type ResponseHeaders, RETRY_AFTER_SECONDS } from "./responses.ts";
@@ -104,8 +105,7 @@ export async function acceptedResponse(
 
 export function addRequestRoutes(routes: Routes, parts: RequestParts): void {
   const { cluster, receipts, metrics, clock, draining } = parts;
-  const streamsOfUser = new UnderWay(STREAMS_OF_USER_MAX);
-  const streams = new UnderWay(STREAMS_MAX);
+  const streams = new Places(STREAMS_OF_USER_MAX, STREAMS_MAX);
 
   routes.secured(
     {
@@ -121,7 +121,7 @@ export function addRequestRoutes(routes: Routes, parts: RequestParts): void {
           description: "The booking request.",
           schema: requestSchema,
           headers: ["cache-control"],
-          isStreamed: true,
+          stream: "text/event-stream",
         },
       },
       refusals: ["booking_request_not_found", "rate_limited"],
@@ -139,7 +139,8 @@ export function addRequestRoutes(routes: Routes, parts: RequestParts): void {
           traceOf(incoming)?.traceId,
         );
       const first = await read();
-      if (!acceptsEvents(incoming))
+      // Nobody would read the stream of a HEAD to its end.
+      if (!accepts(incoming, "text/event-stream") || incoming.method === "HEAD")
         return jsonResponse(200, first, requestId, { "cache-control": "no-store" });
       const leave = enterStream(caller.userId);
       return streamOfEvents({
@@ -156,19 +157,16 @@ export function addRequestRoutes(routes: Routes, parts: RequestParts): void {
   );
 
   const enterStream = (userId: UserId): (() => void) => {
-    if (!streamsOfUser.enter(userId)) {
+    const refused = streams.enter(userId);
+    if (refused === "user") {
       metrics.shed("streams_of_user");
       throw new Problem("rate_limited", "Too many streams of this user are open; close one.");
     }
-    if (!streams.enter("all")) {
-      streamsOfUser.leave(userId);
+    if (refused === "all") {
       metrics.shed("streams_full");
       throw new Problem("overloaded", "Too many streams are open here; ask without a stream.");
     }
-    return () => {
-      streamsOfUser.leave(userId);
-      streams.leave("all");
-    };
+    return () => streams.leave(userId);
   };
 }
 
@@ -213,8 +211,4 @@ function prefersAsync({ headers: { prefer } }: IncomingMessage): boolean {
     if (part.split('"').length % 2 === 0) isQuoted = !isQuoted;
   }
   return false;
-}
-
-function acceptsEvents({ headers: { accept = "" } }: IncomingMessage): boolean {
-  return accept.split(",").some((range) => /^[\t ]*text\/event-stream[\t ]*(?:;|$)/i.test(range));
 }

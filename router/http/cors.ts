@@ -37,6 +37,7 @@ const PREFLIGHT = {
     "tracestate",
     "x-request-id",
     KEY_HEADER,
+    POSITION_HEADER,
   ].join(", "),
   "access-control-max-age": String(PREFLIGHT_MAX_AGE_SECONDS),
 };

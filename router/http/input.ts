@@ -88,3 +88,8 @@ function valid<T>(where: string, schema: z.ZodType<T>, value: unknown): T {
 export function invalid(where: string, errors: { path: string; message: string }[]): Problem {
   return new Problem("invalid_request", `The ${where} is not valid.`, { errors });
 }
+
+/** Whether the client names this type among those that it accepts (RFC 9110 §12.5.1); what every client accepts does not count. */
+export function accepts({ headers: { accept = "" } }: IncomingMessage, type: string): boolean {
+  return accept.split(",").some((range) => range.split(";", 1)[0]?.trim().toLowerCase() === type);
+}

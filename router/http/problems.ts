@@ -48,6 +48,11 @@ export const PROBLEMS = {
   internal: { status: 500, retry: "same-key", title: "Something broke on our side." },
   overloaded: { status: 503, retry: "later", title: "More work arrived than can be done in time." },
   shard_unavailable: { status: 503, retry: "later", title: "The shard of this event cannot be reached." },
+  read_side_unavailable: {
+    status: 503,
+    retry: "later",
+    title: "Lists of bookings and statistics cannot be had now.",
+  },
   outcome_unknown: { status: 503, retry: "same-key", title: "The request may or may not have taken effect." },
 } as const satisfies Record<string, ProblemSpec>;
 

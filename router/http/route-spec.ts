@@ -23,11 +23,14 @@ export interface RouteSpec<Id, Query, Body> {
   readonly refusals: readonly ProblemCode[];
 }
 
+/** OpenAPI 3.1 has no schema for what comes in parts. */
+export type StreamType = "text/event-stream" | "text/csv";
+
 interface SuccessSpec {
   readonly description: string;
   readonly schema: z.ZodType | null;
-  /** Whether the value also comes as a stream of events. */
-  readonly isStreamed?: boolean;
+  /** The other form in which the value comes, to those who accept it. */
+  readonly stream?: StreamType;
   /** Beside `X-Request-Id`. */
   readonly headers?: readonly (keyof typeof HEADERS)[];
 }
@@ -42,7 +45,10 @@ const HEADERS = {
     schema: { type: "string" as const, format: "uri-reference" },
     example: "/v1/events/01a20409-0c00-7c2b-af63-0abca586c6cb",
   },
-  "onsale-position": { schema: { type: "string" as const }, example: "shard-0.4711" },
+  "onsale-position": {
+    schema: { type: "string" as const },
+    example: "shard-0.4711.01a20409-0c00-7c2b-af63-0abca586c6cb",
+  },
   "preference-applied": { schema: { type: "string" as const }, example: "respond-async" },
   "retry-after": { schema: { type: "integer" as const, minimum: 1 }, example: 1 },
   "www-authenticate": {
@@ -54,9 +60,6 @@ const HEADERS = {
     example: "828f3e16-5b48-4",
   },
 };
-
-/** OpenAPI 3.1 has no schema for the events of a stream. */
-const EVENT_STREAM = { "text/event-stream": { schema: { type: "string" as const } } };
 
 /** A secured route needs a bearer token. */
 export function openApiOf<Id, Query, Body>(
@@ -71,7 +74,10 @@ export function openApiOf<Id, Query, Body>(
       description: response.description,
       headers: headersOf(["x-request-id", ...(response.headers ?? [])]),
       ...(response.schema && {
-        content: { ...json(response.schema), ...(response.isStreamed === true && EVENT_STREAM) },
+        content: {
+          ...json(response.schema),
+          ...(response.stream && { [response.stream]: { schema: { type: "string" as const } } }),
+        },
       }),
     },
   ]);

@@ -3,7 +3,7 @@
  * measured. Every request goes this one way, so it is kept cheap (docs/performance.md). No middleware: each layer would cost
  * a promise. Headers are Node's own. A handler that answers from memory returns a Response, not a promise.
  */
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import type { HttpEnv } from "../../shared/process/http-server.ts";
@@ -33,6 +33,8 @@ export interface RouteParts {
 /** A request that matched a route and passed its checks. */
 export interface RouteRequest<Id = undefined, Query = undefined, Body = undefined> {
   readonly incoming: IncomingMessage;
+  /** For answers that are sent in parts (`streamed`). */
+  readonly outgoing: ServerResponse;
   readonly requestId: string;
   /** undefined when the request is not sampled. */
   readonly span: Span | undefined;
@@ -40,7 +42,7 @@ export interface RouteRequest<Id = undefined, Query = undefined, Body = undefine
   readonly query: Query;
   readonly body: Body;
 }
-export interface SecuredRequest<Id, Body = unknown> extends RouteRequest<Id, undefined, Body> {
+export interface SecuredRequest<Id, Body = unknown, Query = unknown> extends RouteRequest<Id, Query, Body> {
   readonly caller: Caller;
 }
 
@@ -69,6 +71,7 @@ export class Routes {
     this.#add(spec, false, (context, incoming, requestId, span) =>
       handle({
         incoming,
+        outgoing: context.env.outgoing,
         requestId,
         span,
         id: idFrom(context.req.param("id"), spec.id),
@@ -79,10 +82,10 @@ export class Routes {
   }
 
   /** Adds a route for callers with one of these roles. Checks the caller before anything else. */
-  secured<Id = undefined, Body = undefined>(
-    spec: Omit<RouteSpec<Id, undefined, Body>, "query">,
+  secured<Id = undefined, Body = undefined, Query = undefined>(
+    spec: RouteSpec<Id, Query, Body>,
     roles: readonly Role[],
-    handle: (request: SecuredRequest<Id, Body>) => Served,
+    handle: (request: SecuredRequest<Id, Body, Query>) => Served,
   ): void {
     const { verifier, writeLimits, clientAddress, metrics } = this.#parts;
     const addressOf = ({ socket, headers }: IncomingMessage): string | undefined =>
@@ -104,8 +107,10 @@ export class Routes {
         }
       }
       const id = idFrom(context.req.param(idName), spec.id);
+      const query = queryFrom(incoming, spec.query);
       const body = spec.body === undefined ? (undefined as Body) : await bodyFrom(incoming, spec.body);
-      return handle({ incoming, requestId, span, id, query: undefined, body, caller });
+      const { outgoing } = context.env;
+      return handle({ incoming, outgoing, requestId, span, id, query, body, caller });
     });
   }
 

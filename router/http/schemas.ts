@@ -4,6 +4,7 @@ import { type BookingId, type EventId, parseBookingId, parseEventId } from "../.
 import { BOOKING_STATUSES } from "../../shared/domain/bookings.ts";
 import { EVENT_STATUSES, INTAKES } from "../../shared/domain/events.ts";
 import { LIMITS } from "../../shared/domain/limits.ts";
+import { MINUTES_MAX } from "../../shared/wire/read-side.ts";
 import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
 /** Written so that JavaScript, Python and Rust read it alike: tools make text of it. */
@@ -118,22 +119,26 @@ const receipt = z.string().openapi({
 /** Every text may be one; only its own code says whether it is (router/queue/receipts.ts). */
 export const receiptId: IdKind<string> = { params: z.object({ receipt }), parse: (text) => text };
 
-/** A cursor is the id of the last event of the previous page, so new events do not move a page. */
-const cursor = uuid.transform((value, context) => {
-  const id = parseEventId(value);
-  if (id !== undefined) return id;
-  context.addIssue({ code: "custom", message: "must be a nextCursor of an earlier answer" });
-  return z.NEVER;
-});
-export const listQuery = z.strictObject({
-  limit: z
-    .string()
-    .regex(/^\d{1,3}$/, `must be a whole number from 1 to ${LIMITS.pageItemsMax}`)
-    .transform(Number)
-    .pipe(z.number().min(1).max(LIMITS.pageItemsMax))
-    .default(LIMITS.pageItemsDefault)
-    .openapi({ type: "integer", minimum: 1, maximum: LIMITS.pageItemsMax, example: 20 }),
-  cursor: cursor.optional(),
+/** A cursor is the id of the last item of the previous page, so new items do not move a page. */
+const cursorOf = <Id>(parse: (text: string) => Id | undefined) =>
+  uuid.transform((value, context) => {
+    const id = parse(value);
+    if (id !== undefined) return id;
+    context.addIssue({ code: "custom", message: "must be a nextCursor of an earlier answer" });
+    return z.NEVER;
+  });
+const limit = z
+  .string()
+  .regex(/^\d{1,3}$/, `must be a whole number from 1 to ${LIMITS.pageItemsMax}`)
+  .transform(Number)
+  .pipe(z.number().min(1).max(LIMITS.pageItemsMax))
+  .default(LIMITS.pageItemsDefault)
+  .openapi({ type: "integer", minimum: 1, maximum: LIMITS.pageItemsMax, example: 20 });
+export const listQuery = z.strictObject({ limit, cursor: cursorOf(parseEventId).optional() });
+export const bookingsQuery = z.strictObject({
+  limit,
+  cursor: cursorOf(parseBookingId).optional(),
+  status: z.enum(BOOKING_STATUSES).optional(),
 });
 
 /** Header fields of requests, for the document; what reads them checks them. */
@@ -150,6 +155,12 @@ export const bookingHeaders = keyHeaders.extend({
   prefer: z.string().optional().openapi({
     description: "respond-async: 202 with a receipt, while there is a queue (RFC 7240 §4.1).",
     example: "respond-async",
+  }),
+});
+export const positionHeaders = z.object({
+  "onsale-position": z.string().optional().openapi({
+    description: "Of an earlier answer: the list has that booking as it was answered, or newer.",
+    example: "shard-0.4711.01a20409-0c00-7c2b-af63-0abca586c6cb",
   }),
 });
 export const ifMatchHeaders = z.object({
@@ -214,6 +225,34 @@ export const bookingSchema = z
     updatedAt: timeOut,
   })
   .meta({ id: "Booking" });
+
+const asOf = timeOut.describe("Everything that was decided until then is in.");
+export const bookingListSchema = z
+  .object({
+    items: z.array(bookingSchema).max(LIMITS.pageItemsMax),
+    nextCursor: uuid.nullable(),
+    asOf,
+  })
+  .meta({ id: "BookingList" });
+const tickets = z.int().min(0).openapi({ example: 120 });
+export const statisticsSchema = z
+  .object({
+    eventId: uuid,
+    asOf,
+    totalTickets,
+    available: tickets,
+    held: tickets,
+    confirmed: tickets,
+    cancelled: tickets,
+    expired: tickets,
+    buyers: z.int().min(0).describe("Users who have tickets.").openapi({ example: 70 }),
+    perMinute: z
+      .array(z.object({ minute: timeOut, confirmed: tickets, cancelled: tickets }))
+      .max(MINUTES_MAX)
+      .describe("Each minute in which something was sold or cancelled, oldest first; of many, the newest."),
+  })
+  .describe("Counts tickets, except `buyers`.")
+  .meta({ id: "Statistics" });
 
 export const problemSchema = z
   .object({

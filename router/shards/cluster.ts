@@ -4,31 +4,22 @@
  */
 import { type BookingId, type EventId, type ShardId, slotOfBooking } from "../../shared/domain/ids.ts";
 import type { Log } from "../../shared/process/log.ts";
-import { repeat, type Repeated } from "../../shared/process/repeat.ts";
 import { ownerOf, type ShardMap } from "../../shared/domain/shard-map.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
-import { readShardMap } from "../../shared/wire/shard-map.ts";
+import { Nodes } from "../../shared/wire/nodes.ts";
 import type { Span } from "../../shared/watch/tracing.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import {
   type ChangeEventRequest,
   type CreateEventRequest,
   type EventResult,
-  mapAnswerSchema,
   type ReadResult,
-  RPC,
 } from "../../shared/wire/rpc.ts";
 import type { Command } from "../../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../../shared/domain/outcomes.ts";
 import type { RequestState } from "../../shared/domain/requests.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
-import { CallError, NodeClient } from "../../shared/wire/node-client.ts";
 import { connectionsFor, ShardClient, type ShardClientOptions } from "./shard-client.ts";
-
-const MAP_REFRESH_MS = 1_000;
-const MAP_TIMEOUT_MS = 1_000;
-/** So many times no node answered, one after the other: this router is cut off. One that was paused itself misses one. */
-const SILENCES_MAX = 2;
 
 export interface ClusterOptions extends Omit<ShardClientOptions, "mapSeen"> {
   /** Nodes to ask for the map before one is known. */
@@ -39,22 +30,16 @@ export interface ClusterOptions extends Omit<ShardClientOptions, "mapSeen"> {
 
 export class Cluster {
   readonly #options: ClusterOptions;
-  readonly #nodes = new Map<string, NodeClient>();
+  readonly #nodes: Nodes;
   readonly #shards = new Map<ShardId, ShardClient>();
-  readonly #refreshing: Repeated;
-  #map: ShardMap | undefined;
-  #reload: Promise<void> | undefined;
-  /** How often no node answered since one last did. */
-  #silences = 0;
 
   constructor(options: ClusterOptions) {
     this.#options = options;
-    for (const url of options.seedUrls) this.#node(url);
-    this.#refreshing = repeat(
-      async () => this.refreshMap(),
-      MAP_REFRESH_MS,
-      (error) => options.log.error({ err: error }, "the shard map could not be refreshed"),
-    );
+    this.#nodes = new Nodes({
+      ...options,
+      connections: connectionsFor(options.limits),
+      changed: (map) => this.#use(map),
+    });
   }
 
   /**
@@ -62,9 +47,7 @@ export class Cluster {
    * A router that reaches none refuses everything at once, so a load balancer would take it for the one with the least to do.
    */
   get unready(): string | undefined {
-    if (this.#map === undefined) return "no node has told the shard map yet";
-    if (this.#silences < SILENCES_MAX) return undefined;
-    return `no node answers: ${[...this.#nodes.keys()].join(", ")}`;
+    return this.#nodes.unready;
   }
 
   get shards(): readonly ShardClient[] {
@@ -90,7 +73,7 @@ export class Cluster {
 
   /** The owner of a slot by the newest map, if there is a map. */
   ownerOf(slot: Slot): ShardId | undefined {
-    return this.#map && ownerOf(this.#map, slot);
+    return this.#nodes.map && ownerOf(this.#nodes.map, slot);
   }
 
   async createEvent(request: CreateEventRequest, span?: Span): Promise<EventResult> {
@@ -112,7 +95,7 @@ export class Cluster {
     notBefore: number,
     span?: Span,
   ): Promise<{ events: Event[]; asOf: number } | Failure> {
-    const { owning } = this.#map ?? {};
+    const { owning } = this.#nodes.map ?? {};
     if (owning === undefined) return { outcome: "shard_unavailable" };
     const asked = this.shards.filter((shard) => owning.has(shard.id));
     const askedAt = this.#options.clock.elapsed();
@@ -131,13 +114,11 @@ export class Cluster {
 
   /** Asks all nodes for their map and takes the newest. Callers that ask meanwhile wait for the same answer. */
   async refreshMap(): Promise<void> {
-    this.#reload ??= this.#reloadMap().finally(() => (this.#reload = undefined));
-    return this.#reload;
+    return this.#nodes.refresh();
   }
 
   async close(): Promise<void> {
-    await this.#refreshing.stop();
-    await Promise.all([...this.#nodes.values()].map(async (node) => node.close()));
+    await this.#nodes.close();
   }
 
   async #routed<Result extends { outcome: string }>(
@@ -156,71 +137,23 @@ export class Cluster {
     slot: Slot,
     ask: (shard: ShardClient) => Promise<Result | Failure>,
   ): Promise<Result | Failure> | Failure {
-    const shard = this.#map && this.#shards.get(ownerOf(this.#map, slot));
+    const { map } = this.#nodes;
+    const shard = map && this.#shards.get(ownerOf(map, slot));
     return shard === undefined ? { outcome: "shard_unavailable" } : ask(shard);
   }
 
-  async #reloadMap(): Promise<void> {
-    let answered = false;
-    const ask = async (node: NodeClient): Promise<void> => {
-      const map = await this.#mapOf(node);
-      if (map === "silence") return;
-      answered = true;
-      // At once: a node that is silent must not hold up what another one says.
-      this.#silences = 0;
-      if (map !== undefined && map.version >= (this.#map?.version ?? 0)) this.#use(map);
-    };
-    await Promise.all([...this.#nodes.values()].map(ask));
-    if (!answered) this.#silences += 1;
-  }
-
-  /** The node's map, if it has one. */
-  async #mapOf(node: NodeClient): Promise<ShardMap | "silence" | undefined> {
-    try {
-      return readShardMap(
-        await node.probe({ path: RPC.map, answer: mapAnswerSchema, timeoutMs: MAP_TIMEOUT_MS }),
-      );
-    } catch (error) {
-      if (error instanceof CallError) return "silence";
-      throw error;
-    }
-  }
-
   #use(map: ShardMap): void {
-    for (const [id, urls] of map.nodeUrls) {
+    for (const id of map.nodeUrls.keys()) {
       const shard =
         this.#shards.get(id) ?? new ShardClient(id, { ...this.#options, mapSeen: (v) => this.#mapSeen(v) });
       this.#shards.set(id, shard);
-      // While all nodes of a shard are away, their addresses are kept.
-      if (urls.length > 0) shard.useNodes(urls.map((url) => this.#node(url)));
-    }
-    this.#forgetNodes();
-    const known = this.#map;
-    this.#map = map;
-    if (known?.version !== map.version)
-      this.#options.log.info({ version: map.version }, "using a new shard map");
-  }
-
-  /** Drops nodes that no longer serve a shard, so that the router stops asking them for the map. */
-  #forgetNodes(): void {
-    const used = new Set([...this.#options.seedUrls, ...this.shards.flatMap((shard) => shard.nodeUrls)]);
-    for (const [url, node] of this.#nodes) {
-      if (used.has(url)) continue;
-      this.#nodes.delete(url);
-      void node.close();
+      const nodes = this.#nodes.of(id);
+      if (nodes.length > 0) shard.useNodes(nodes);
     }
   }
 
   #mapSeen(version: number): void {
-    if (this.#map !== undefined && version > this.#map.version) void this.refreshMap();
-  }
-
-  #node(url: string): NodeClient {
-    const known = this.#nodes.get(url);
-    if (known !== undefined) return known;
-    const { internalToken, limits, log } = this.#options;
-    const node = new NodeClient(url, internalToken, connectionsFor(limits), log);
-    this.#nodes.set(url, node);
-    return node;
+    const known = this.#nodes.map;
+    if (known !== undefined && version > known.version) void this.refreshMap();
   }
 }

@@ -138,10 +138,6 @@ export class ShardClient {
     this.#nodes = nodes;
   }
 
-  get nodeUrls(): readonly string[] {
-    return this.#nodes.map((node) => node.url);
-  }
-
   /** True while the breakers of all nodes of the shard are open. */
   get open(): boolean {
     return this.#nodes.every((node) => node.open);

@@ -5,13 +5,17 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Clock } from "../../shared/process/clock.ts";
-import type { ChangesAnswer, ChangesRequest } from "../../shared/wire/rpc.ts";
+import {
+  ANSWER_BOOKINGS_MAX,
+  type ChangesAnswer,
+  type ChangesRequest,
+  type CopyPage,
+  type CopyRequest,
+} from "../../shared/wire/rpc.ts";
 import type { BookingStore } from "../store/booking-store.ts";
 
 /** Calls of followers that may be open. There are one or two followers, each with one call. */
 export const FOLLOWERS_MAX = 8;
-/** Bookings in an answer. More only if one change alone has more: a change comes whole. */
-export const ANSWER_BOOKINGS_MAX = 1_000;
 /** How often a waiting call looks again by itself. */
 const LOOK_AGAIN_MS = 100;
 /** A hot event changes hundreds of times a second, and a follower cannot tell. */
@@ -32,7 +36,7 @@ interface Follower {
 }
 
 export class Followers {
-  readonly #store: Pick<BookingStore, "readChanges">;
+  readonly #store: Pick<BookingStore, "readChanges" | "copy">;
   readonly #clock: Clock;
   readonly #observer: FollowersObserver;
   readonly #followers = new Map<string, Follower>();
@@ -43,7 +47,7 @@ export class Followers {
   /** Followers read one after the other, so they take one connection at most. */
   #reading: Promise<unknown> = Promise.resolve();
 
-  constructor(store: Pick<BookingStore, "readChanges">, clock: Clock, observer: FollowersObserver) {
+  constructor(store: Pick<BookingStore, "readChanges" | "copy">, clock: Clock, observer: FollowersObserver) {
     this.#store = store;
     this.#clock = clock;
     this.#observer = observer;
@@ -87,21 +91,26 @@ export class Followers {
     try {
       const until = this.#clock.elapsed() + waitMs;
       for (;;) {
-        const read = await this.#read(after);
+        const read = await this.#inTurn(async () => this.#store.readChanges(after, ANSWER_BOOKINGS_MAX));
         if (read.dropped) return { outcome: "position_dropped" };
-        const { changes, position, lagSeconds } = read;
+        const { changes, position, asOf, lagSeconds } = read;
         this.heard(follower, lagSeconds);
         const now = this.#clock.elapsed();
         const isOver = after === null || this.#closed || now >= until;
         if (changes.length > 0 || isOver) {
           this.#observer.changesGiven(changes.reduce((sum, { bookings }) => sum + bookings.length, 0));
-          return { outcome: "changes", changes, position };
+          return { outcome: "changes", changes, position, asOf };
         }
         await this.#pause(Math.min(LOOK_AGAIN_MS, until - now));
       }
     } finally {
       this.#open -= 1;
     }
+  }
+
+  /** A page of all that the shard has, for a follower that begins. Throws DatabaseError. */
+  async copy(request: CopyRequest): Promise<CopyPage> {
+    return this.#inTurn(async () => this.#store.copy(request));
   }
 
   /** A follower, of this node or another, was so far behind just now. */
@@ -120,10 +129,10 @@ export class Followers {
     if (oldest !== undefined) this.#followers.delete(oldest);
   }
 
-  async #read(after: number | null): ReturnType<BookingStore["readChanges"]> {
-    const read = this.#reading.then(async () => this.#store.readChanges(after, ANSWER_BOOKINGS_MAX));
-    this.#reading = read.catch(() => undefined);
-    return read;
+  async #inTurn<Read>(read: () => Promise<Read>): Promise<Read> {
+    const answer = this.#reading.then(read);
+    this.#reading = answer.catch(() => undefined);
+    return answer;
   }
 
   async #pause(ms: number): Promise<void> {

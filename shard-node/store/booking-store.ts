@@ -7,6 +7,9 @@ import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type {
   ChangeEventRequest,
+  CopiedBooking,
+  CopyPage,
+  CopyRequest,
   CreateEventRequest,
   EventResult,
   ReadResult,
@@ -23,7 +26,15 @@ import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } fr
 import { type ChangesRead, dropChanges, holdPlace, type Place, readChanges } from "./change-log.ts";
 import { pruneRequests, readRequests } from "./requests.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
-import { type BookingRow, bookingFrom, eventFrom, type EventRow, snapshotFrom } from "./rows.ts";
+import {
+  type BookingRow,
+  bookingFrom,
+  type CopiedRow,
+  copiedFrom,
+  eventFrom,
+  type EventRow,
+  snapshotFrom,
+} from "./rows.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { REQUEST_MAX_AGE_SECONDS, type RequestState } from "../../shared/domain/requests.ts";
 import { type Slot, slotOf } from "../../shared/domain/slots.ts";
@@ -53,6 +64,18 @@ const LIST_EVENTS: Statement = {
   text: `
     select coalesce(json_agg(e), '[]') as rows
     from (select * from events where $1::uuid is null or id < $1 order by id desc limit $2) e`,
+};
+const COPY_EVENTS: Statement = {
+  name: "copy-events",
+  text: `
+    select coalesce(json_agg(e), '[]') as rows
+    from (select * from events where $1::uuid is null or id > $1 order by id limit $2) e`,
+};
+const COPY_BOOKINGS: Statement = {
+  name: "copy-bookings",
+  text: `
+    select coalesce(json_agg(b), '[]') as rows
+    from (select * from bookings where $1::uuid is null or id > $1 order by id limit $2) b`,
 };
 // A busy event expires its own holds with its next batch; these are the others.
 const EVENTS_WITH_DUE_HOLDS: Statement = {
@@ -189,6 +212,22 @@ export class BookingStore {
   async listEvents(before: EventId | null, limit: number, span?: Span): Promise<Event[]> {
     const { rows } = await oneRow<{ rows: EventRow[] }>(this.#others, LIST_EVENTS, [before, limit], span);
     return rows.map(eventFrom);
+  }
+
+  /** The events, or the bookings, after an id, in the order of ids. */
+  async copy({ kind, after, limit }: CopyRequest): Promise<CopyPage> {
+    const events: Event[] = [];
+    const bookings: CopiedBooking[] = [];
+    if (kind === "events") {
+      const { rows } = await oneRow<{ rows: EventRow[] }>(this.#others, COPY_EVENTS, [after, limit]);
+      events.push(...rows.map(eventFrom));
+    } else {
+      const { rows } = await oneRow<{ rows: CopiedRow[] }>(this.#others, COPY_BOOKINGS, [after, limit]);
+      bookings.push(...rows.map(copiedFrom));
+    }
+    const copied = kind === "events" ? events : bookings;
+    const next = copied.length === limit ? (copied.at(-1)?.id ?? null) : null;
+    return { outcome: "copied", events, bookings, next };
   }
 
   /** The log after a position (change-log.ts). */

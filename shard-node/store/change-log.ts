@@ -27,6 +27,8 @@ export type ChangesRead =
       readonly dropped: false;
       readonly changes: readonly Change[];
       readonly position: number;
+      /** By the database's clock: what was committed until then is in, or was before. */
+      readonly asOf: string;
       /** Age of the first change, also when it must wait for an earlier one to be committed; 0 without one. */
       readonly lagSeconds: number;
     };
@@ -41,13 +43,20 @@ export async function readChanges(
   bookingsMax: number,
 ): Promise<ChangesRead> {
   const { result } = await oneRow<{
-    result: { dropped: boolean; changes: ChangeRow[]; position: number; lagSeconds?: number | null };
+    result: {
+      dropped: boolean;
+      changes: ChangeRow[];
+      position: number;
+      asOf: string;
+      lagSeconds?: number | null;
+    };
   }>(database, CHANGES_AFTER, [after, bookingsMax]);
   if (result.dropped) return { dropped: true };
   return {
     dropped: false,
     changes: result.changes.map(changeFrom),
     position: result.position,
+    asOf: iso(result.asOf),
     lagSeconds: Math.max(0, result.lagSeconds ?? 0),
   };
 }

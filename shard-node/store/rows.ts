@@ -2,6 +2,7 @@
 import type { BookingId, EventId, UserId } from "../../shared/domain/ids.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
+import type { CopiedBooking } from "../../shared/wire/rpc.ts";
 
 /** A row of `events` as JSON, with what snapshots_of() adds. */
 export interface EventRow {
@@ -51,6 +52,25 @@ export function bookingFrom(row: BookingRow, nowMs: number): Booking {
     createdAt: iso(row.created_at),
     updatedAt: iso(row.updated_at),
   };
+}
+
+/** A row of `bookings` as JSON, with when it was confirmed; null as long as it is not, and when that was before it was kept. */
+export interface CopiedRow extends BookingRow {
+  confirmed_at: string | null;
+}
+
+/** The booking as its row is: that a hold has come due will be a change of its own. */
+export function copiedFrom(row: CopiedRow): CopiedBooking {
+  return { ...bookingFrom(row, Number.NEGATIVE_INFINITY), confirmedAt: isoOrNull(confirmedAt(row)) };
+}
+
+function confirmedAt({ status, expires_at, created_at, updated_at, confirmed_at }: CopiedRow): string | null {
+  // What a booking was for a moment within a batch is no change, and so in no log.
+  if (confirmed_at !== null)
+    return status === "cancelled" && confirmed_at === updated_at ? null : confirmed_at;
+  // It was never a hold.
+  if (expires_at === null) return created_at;
+  return status === "confirmed" ? updated_at : null;
 }
 
 export function snapshotFrom(row: EventRow): Snapshot {

@@ -26,6 +26,8 @@ export interface ServerOptions {
   readonly statementTimeoutMs: number;
   /** How long a statement waits for a row lock before PostgreSQL cancels it. */
   readonly lockTimeoutMs: number;
+  /** Further settings of each session (PostgreSQL manual, chapter 19). */
+  readonly session?: Readonly<Record<string, string>>;
   /** Idle connections stay open, because their sessions hold something that must last. Others are closed after ten seconds. */
   readonly keepsIdle?: boolean;
 }
@@ -60,6 +62,7 @@ export class Server {
     const settings = {
       url,
       session: {
+        ...options.session,
         application_name: applicationName,
         statement_timeout: String(statementTimeoutMs),
         lock_timeout: String(lockTimeoutMs),

@@ -8,11 +8,14 @@ import {
   type IncomingMessage,
   type RequestListener,
   type Server,
+  type ServerResponse,
   STATUS_CODES,
 } from "node:http";
 import type { Socket } from "node:net";
+import { pipeline, type Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
+import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
 import { answerClass, Connections, type ConnectionShed } from "./connections.ts";
 
 export type { HttpBindings };
@@ -60,6 +63,21 @@ export interface ServedApp {
   readonly connectionsMax: number;
   /** Hears of each connection that was refused or cut off. */
   readonly shed?: (reason: ConnectionShed) => void;
+}
+
+/**
+ * Sends what comes from a stream, in the client's pace, and returns what the handler then answers. A stream that fails breaks the
+ * connection, so the client sees that its answer is not whole; a client that leaves destroys the stream.
+ */
+export function streamed(
+  outgoing: ServerResponse,
+  headers: Readonly<Record<string, string>>,
+  content: Readable,
+): Response {
+  outgoing.writeHead(200, headers);
+  // The client has left, or sees what has happened.
+  pipeline(content, outgoing, () => undefined);
+  return RESPONSE_ALREADY_SENT;
 }
 
 /** A server for the app; it does not listen yet. */

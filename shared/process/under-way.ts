@@ -21,3 +21,27 @@ export class UnderWay {
     else this.#counts.delete(key);
   }
 }
+
+/** Places for what is under way: of one user, and of all together. */
+export class Places {
+  readonly #ofUser: UnderWay;
+  readonly #ofAll: UnderWay;
+
+  constructor(ofUserMax: number, ofAllMax: number) {
+    this.#ofUser = new UnderWay(ofUserMax);
+    this.#ofAll = new UnderWay(ofAllMax);
+  }
+
+  /** Returns whose places are all taken. Undefined when there was one, which the caller gives back once with `leave`. */
+  enter(user: string): "user" | "all" | undefined {
+    if (!this.#ofUser.enter(user)) return "user";
+    if (this.#ofAll.enter("all")) return undefined;
+    this.#ofUser.leave(user);
+    return "all";
+  }
+
+  leave(user: string): void {
+    this.#ofUser.leave(user);
+    this.#ofAll.leave("all");
+  }
+}

@@ -49,7 +49,7 @@ export interface Tracing {
 }
 
 export interface TracedService {
-  readonly name: "onsale-router" | "onsale-shard-node";
+  readonly name: "onsale-router" | "onsale-shard-node" | "onsale-read-side";
   readonly attributes?: SpanAttributes;
 }
 

@@ -3,6 +3,7 @@
  * moment: clients get their 503 at once, and the node can recover. A response that does not answer the call, such as a
  * proxy's error page or one from a node with another RPC version, counts as no answer (F9).
  */
+import type { Readable } from "node:stream";
 import {
   BulkheadRejectedError,
   bulkhead,
@@ -11,11 +12,11 @@ import {
   ConsecutiveBreaker,
   handleAll,
 } from "cockatiel";
-import { errors, Pool } from "undici";
+import { type Dispatcher, errors, Pool } from "undici";
 import type { z } from "zod";
 import type { Log } from "../process/log.ts";
 import { Outage } from "../process/outage.ts";
-import type { Span } from "../watch/tracing.ts";
+import type { Span, TraceHeaders } from "../watch/tracing.ts";
 import { LINES_TYPE, RPC_VERSION, RPC_VERSION_HEADER, rpcVersionProblem } from "./rpc.ts";
 
 /**
@@ -142,8 +143,13 @@ export class NodeClient {
     });
     const what = `${this.url}${call.path}: status ${status}`;
     const problem = rpcVersionProblem(version, ["router", "node"]);
-    // The body of a 421 (RFC 9110 §15.5.20) and of a node's own 503 says what happened.
-    if (status === 200 || status === 421 || (status === 503 && text.includes('"outcome"'))) {
+    // The body of a 421 (RFC 9110 §15.5.20), of a 410 and of a node's own 503 says what happened.
+    if (
+      status === 200 ||
+      status === 410 ||
+      status === 421 ||
+      (status === 503 && text.includes('"outcome"'))
+    ) {
       const answer = problem === undefined ? answerIn(text, call) : undefined;
       if (answer === undefined) {
         // Whatever sent this response may have carried the call out.
@@ -159,6 +165,33 @@ export class NodeClient {
     throw new CallError(status < 500 || status === 503 ? "unsent" : "unanswered", what);
   }
 
+  /**
+   * Asks for an answer that is too long to hold. Returns it as soon as it begins, within `timeoutMs`; undefined when it is not of
+   * `type`. `signal` ends it, also later. The breaker counts none of these: a client that leaves is no fault of the other
+   * side. Throws only CallError.
+   */
+  async stream(
+    { path, body, timeoutMs }: Pick<Call<unknown>, "path" | "body" | "timeoutMs">,
+    type: string,
+    signal: AbortSignal,
+  ): Promise<Readable | undefined> {
+    if (this.open) throw new CallError("unsent", `${this.url} failed lately`);
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
+    try {
+      const response = await this.#request({ path, body }, AbortSignal.any([signal, late.signal]));
+      const { statusCode: status, headers, body: answer } = response;
+      const problem = rpcVersionProblem(headers[RPC_VERSION_HEADER]?.toString(), ["router", "node"]);
+      if (status === 200 && problem === undefined && headers["content-type"] === type) return answer;
+      // So that its connection can be used again.
+      await answer.dump();
+      if (status === 503) return undefined;
+      throw new CallError("unanswered", `${this.url}${path}: ${problem ?? `status ${status}`}`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   async close(): Promise<void> {
     await this.#pool.close();
   }
@@ -168,31 +201,48 @@ export class NodeClient {
     { path, body, timeoutMs, span }: Omit<Call<unknown>, "heard">,
     heard: (line: string) => void,
   ): Promise<Response> {
+    const headers = span?.headers();
+    // One timer for the whole call; undici's own have a resolution of a second.
+    const signal = AbortSignal.timeout(Math.ceil(timeoutMs));
     try {
-      const response = await this.#pool.request({
+      const response = await this.#request({ path, body, headers }, signal);
+      const { statusCode: status, headers: answered } = response;
+      span?.set({ "http.response.status_code": status });
+      const text =
+        answered["content-type"] === LINES_TYPE
+          ? await linesOf(response.body.setEncoding("utf8"), heard)
+          : await response.body.text();
+      return { status, version: answered[RPC_VERSION_HEADER]?.toString(), text };
+    } catch (cause) {
+      throw cause instanceof CallError ? cause : this.#lost(path, cause);
+    }
+  }
+
+  async #request(
+    { path, body, headers }: { path: string; body: unknown; headers?: TraceHeaders | undefined },
+    signal: AbortSignal,
+  ): Promise<Dispatcher.ResponseData> {
+    try {
+      return await this.#pool.request({
         method: body === undefined ? "GET" : "POST",
         path,
-        headers: span === undefined ? this.#headers : { ...this.#headers, ...span.headers() },
+        headers: headers === undefined ? this.#headers : { ...this.#headers, ...headers },
         body: body === undefined ? null : JSON.stringify(body),
-        // One timer for the whole call; undici's own have a resolution of a second.
-        signal: AbortSignal.timeout(Math.ceil(timeoutMs)),
+        signal,
         headersTimeout: 0,
         bodyTimeout: 0,
         // undici must not repeat a call on its own: only the caller knows what is safe to repeat.
         idempotent: false,
       });
-      const { statusCode: status, headers } = response;
-      span?.set({ "http.response.status_code": status });
-      const text =
-        headers["content-type"] === LINES_TYPE
-          ? await linesOf(response.body.setEncoding("utf8"), heard)
-          : await response.body.text();
-      return { status, version: headers[RPC_VERSION_HEADER]?.toString(), text };
     } catch (cause) {
-      const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
-      const unsent = NEVER_SENT.has(code) || cause instanceof errors.ConnectTimeoutError;
-      throw new CallError(unsent ? "unsent" : "unanswered", `${this.url}${path}: ${String(cause)}`, cause);
+      throw this.#lost(path, cause);
     }
+  }
+
+  #lost(path: string, cause: unknown): CallError {
+    const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
+    const unsent = NEVER_SENT.has(code) || cause instanceof errors.ConnectTimeoutError;
+    return new CallError(unsent ? "unsent" : "unanswered", `${this.url}${path}: ${String(cause)}`, cause);
   }
 }
 

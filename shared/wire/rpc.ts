@@ -16,7 +16,7 @@ import {
   snapshotSchema,
   snapshotsAmong,
 } from "../domain/events.ts";
-import { checkedId, parseBookingId, parseEventId, parseUserId } from "../domain/ids.ts";
+import { checkedId, parseBookingId, parseCanonicalUuid, parseEventId, parseUserId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type RequestState, requestStateSchema } from "../domain/requests.ts";
 import { wireShardMapSchema } from "./shard-map.ts";
@@ -192,6 +192,9 @@ export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;
 /** How long a follower of the log may have its node wait for the next change. */
 const CHANGES_WAIT_MAX_MS = 10_000;
 
+/** Bookings in an answer to a follower. More only if one change alone has more: a change comes whole. */
+export const ANSWER_BOOKINGS_MAX = 1_000;
+
 export const changesRequestSchema = z.object({
   /** Who follows; a name for each, the same in every call. */
   follower: z.string().regex(/^[a-z0-9][a-z0-9-]{0,31}$/),
@@ -210,15 +213,54 @@ export const changesAnswerSchema = z.discriminatedUnion("outcome", [
     changes: z.array(changeSchema),
     /** To ask for what comes next. */
     position: z.number(),
+    /** By the clock of the shard's database: everything that was committed until then is at this position or before. */
+    asOf: z.string(),
   }),
   /** Changes after that position are not kept any more, or it is not of this log: the follower must start anew. */
   z.object({ outcome: z.literal("position_dropped") }),
   failureSchema,
 ]);
 export type ChangesAnswer =
-  | { readonly outcome: "changes"; readonly changes: readonly Change[]; readonly position: number }
+  | {
+      readonly outcome: "changes";
+      readonly changes: readonly Change[];
+      readonly position: number;
+      readonly asOf: string;
+    }
   | { readonly outcome: "position_dropped" }
   | Failure;
+
+/** Rows on a page of a copy. */
+export const COPY_PAGE_MAX = 1_000;
+
+/**
+ * A page of all events, or of all bookings, of a shard in the order of their ids: for whoever knows nothing yet, and follows
+ * the log from where it ended before the first page.
+ */
+export const copyRequestSchema = z.object({
+  kind: z.enum(["events", "bookings"]),
+  /** The last id of the page before. */
+  after: checkedId(parseCanonicalUuid, "must be a UUID").nullable(),
+  limit: z.number().int().min(1).max(COPY_PAGE_MAX),
+});
+export type CopyRequest = z.infer<typeof copyRequestSchema>;
+
+const copiedBookingSchema = bookingSchema.extend({
+  /** When it was confirmed, if it ever was, and that is known. */
+  confirmedAt: z.string().nullable(),
+});
+export type CopiedBooking = Readonly<z.infer<typeof copiedBookingSchema>>;
+
+/** Rows as they are now: a due hold is still held, as in the log. */
+const copyPageSchema = z.object({
+  outcome: z.literal("copied"),
+  events: z.array(eventSchema),
+  bookings: z.array(copiedBookingSchema),
+  /** To ask for the next page; null after the last one. */
+  next: z.string().nullable(),
+});
+export type CopyPage = Readonly<z.infer<typeof copyPageSchema>>;
+export const copyAnswerSchema: z.ZodType<CopyPage | Failure> = z.union([copyPageSchema, failureSchema]);
 
 /** The paths of the RPC. The map is GET; all others are POST with a JSON body. */
 export const RPC = {
@@ -228,5 +270,6 @@ export const RPC = {
   createEvent: "/rpc/events/create",
   changeEvent: "/rpc/events/change",
   changes: "/rpc/changes",
+  copy: "/rpc/copy",
   map: "/rpc/map",
 } as const;

@@ -520,9 +520,12 @@ describe("operations", () => {
     expect(routes.sort()).toEqual([
       "delete /v1/bookings/{id}",
       "get /v1/booking-requests/{receipt}",
+      "get /v1/bookings",
       "get /v1/bookings/{id}",
       "get /v1/events",
       "get /v1/events/{id}",
+      "get /v1/events/{id}/bookings",
+      "get /v1/events/{id}/statistics",
       "patch /v1/events/{id}",
       "post /v1/bookings/{id}/confirm",
       "post /v1/events",

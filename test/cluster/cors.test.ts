@@ -66,7 +66,7 @@ test("S8: a preflight is answered without a token, for every header that a clien
   expect(answer.status).toBe(204);
   expect(answer.headers.get("access-control-allow-origin")).toBe(SHOP);
   expect(answer.headers.get("access-control-allow-methods")).toContain("PATCH");
-  for (const header of ["authorization", "content-type", "idempotency-key", "if-match"])
+  for (const header of ["authorization", "content-type", "idempotency-key", "if-match", "onsale-position"])
     expect(answer.headers.get("access-control-allow-headers")).toContain(header);
   expect(answer.headers.get("x-request-id")).toBeTruthy();
   const metrics = await (await fetch(`${router.adminUrl}/metrics`)).text();

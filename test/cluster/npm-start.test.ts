@@ -44,7 +44,12 @@ describe("a first start", () => {
     expect(cluster.catalogUrl).toMatch(/\/catalog$/);
     expect(cluster.amqpUrl).toBeNull();
     expect(start.stdout).toMatch(/^.* no rabbitmq-server on PATH: bookings are decided directly$/m);
-    for (const pid of [cluster.router.pid, ...cluster.shards.flatMap((s) => [s.nodePid, s.postgresPid])]) {
+    const readSidePid = cluster.readSide?.pid ?? 0;
+    for (const pid of [
+      cluster.router.pid,
+      readSidePid,
+      ...cluster.shards.flatMap((s) => [s.nodePid, s.postgresPid]),
+    ]) {
       expect(isAlive(pid)).toBe(true);
     }
     expect(statSync(join(start.dataDir, "cluster.json")).mode & 0o777).toBe(0o600);
@@ -77,10 +82,19 @@ describe("a first start", () => {
 
   test("E2: any process that is killed is started again, and all others live on", { timeout }, async () => {
     const { router, shards } = cluster;
-    const adminUrls = [router.adminUrl, ...shards.map(({ nodeAdminUrl }) => nodeAdminUrl)];
+    const readSideAdminUrl = cluster.readSide?.adminUrl ?? "";
+    const adminUrls = [router.adminUrl, readSideAdminUrl, ...shards.map(({ nodeAdminUrl }) => nodeAdminUrl)];
+    await until("the read side has filled its tables", async () => isReady(readSideAdminUrl));
     const names = Object.keys(start.pids());
     expect(names).toEqual(
-      expect.arrayContaining(["router", "shard-0 node", "shard-0 postgres", "shard-1 node"]),
+      expect.arrayContaining([
+        "router",
+        "shard-0 node",
+        "shard-0 postgres",
+        "shard-1 node",
+        "read-side",
+        "read-side postgres",
+      ]),
     );
 
     for (const name of names) {
@@ -97,6 +111,7 @@ describe("a first start", () => {
     const pids = start.pids();
     const after = start.cluster();
     expect(after.router).toEqual({ ...router, pid: pids["router"] });
+    expect(after.readSide).toEqual({ ...cluster.readSide, pid: pids["read-side"] });
     expect(after.shards.map((s) => [s.nodePid, s.postgresPid])).toEqual(
       shards.map(({ id }) => [pids[`${id} node`], pids[`${id} postgres`]]),
     );

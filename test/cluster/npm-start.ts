@@ -25,6 +25,14 @@ const clusterSchema = z.strictObject({
     }),
   ),
   catalogUrl: z.string().startsWith("postgres://"),
+  readSide: z
+    .strictObject({
+      url: z.url(),
+      adminUrl: z.url(),
+      pid: z.int(),
+      databaseUrl: z.string().startsWith("postgres://"),
+    })
+    .nullable(),
   redisUrl: z.string().startsWith("redis://").nullable(),
   amqpUrl: z.string().startsWith("amqp://").nullable(),
 });

@@ -218,13 +218,18 @@ describe.skipIf(!hasRabbitmq)("with RabbitMQ", () => {
     expect(last).toMatchObject({ status: "decided", booking: { userId: "ada" } });
   });
 
-  test("Q7: a user has few streams open, and one that is closed makes place for another", async () => {
+  test("Q7: a user has few streams open, one that is closed makes place for another, and a HEAD takes none", async () => {
     const event = await client.createEvent();
     const database = cluster.shards[Math.floor((slotOf(event.id) * 2) / 4096)]?.databaseUrl ?? "";
     using _lock = await lockEvent(database, event.id);
     const {
       body: { receipt },
     } = await request(event.id, "eve");
+    const headers = { accept: "text/event-stream" };
+    for (let count = 0; count < 5; count += 1)
+      expect(
+        (await client.send("HEAD", `/v1/booking-requests/${receipt}`, { as: "eve", headers })).status,
+      ).toBe(200);
     const open = await Promise.all(Array.from({ length: 4 }, async () => openStream(receipt, "eve")));
     const refused = await openStream(receipt, "eve");
 

@@ -298,6 +298,88 @@ test("J1: the audit finds an event that was changed past the log, until follower
   expect((await audit(shard.catalogUrl)).violations).toEqual([]);
 });
 
+test("J8: an answer says up to which moment everything that was committed is in", async () => {
+  const [slow, quick] = [await givenEvent(9), await givenEvent(9)];
+  begin = await newestPosition();
+  const now = async () => {
+    const [row] = await database.query<{ now: Date }>({
+      name: "now",
+      text: "select clock_timestamp() as now",
+    });
+    return row?.now.getTime() ?? 0;
+  };
+  const asOf = async (after: number, bookingsMax = BOOKINGS_MAX) =>
+    Date.parse((await read(after, bookingsMax)).asOf);
+  // Nothing was left out: as of when it was asked.
+  const before = await now();
+  expect(await asOf(begin)).toBeGreaterThanOrEqual(before - 1);
+
+  using giver = connectTo(created.url);
+  await giver.run("begin");
+  await giver.run("select give_event($1, 'slow')", [slow]);
+  await eventually("the clock goes on", async () => (await now()) > before + 5);
+  const committed = await now();
+  await decide([bookCommand(quick, "ada")]);
+  await eventually("the clock goes on", async () => (await now()) > committed + 5);
+  // The booking is committed and must wait for the change before it.
+  expect(await asOf(begin)).toBeLessThan((await logged("ada")).getTime());
+  await giver.run("commit");
+  expect(await asOf(begin)).toBeGreaterThan(committed);
+
+  const after = await newestPosition();
+  await decide([bookCommand(quick, "bob")]);
+  const bobs = (await logged("bob")).getTime();
+  await eventually("the clock goes on", async () => (await now()) > bobs + 5);
+  await decide([bookCommand(quick, "eve")]);
+  expect((await read(after, 1)).changes).toMatchObject([{ bookings: [{ userId: "bob" }] }]);
+  expect(await asOf(after, 1)).toBeGreaterThanOrEqual(bobs);
+  expect(await asOf(after, 1)).toBeLessThan((await logged("eve")).getTime());
+});
+
+test("J8: a copy has every event and booking once, page by page, and when holds were confirmed", async () => {
+  await using shard = await givenShard();
+  const event = await shard.store.listEvents(null, 100);
+  const commands = users(5).map((user) => bookCommand(shard.event, user));
+  const held = { ...bookCommand(shard.event, "holder"), kind: "hold", ttlSeconds: 60 } as const;
+  const all = [...commands, held];
+  await shard.store.decide(all, shard.store.freshIdsFor(all));
+  const { bookings } = await shard.store.copy({ kind: "bookings", after: null, limit: 100 });
+  const hold = bookings.find(({ userId }) => userId === "holder") as Booking;
+  expect(bookings.map(({ confirmedAt }) => confirmedAt)).toEqual(
+    bookings.map(({ status, createdAt }) => (status === "held" ? null : createdAt)),
+  );
+  const settle = async (kind: "confirm" | "cancel") =>
+    shard.store.decide([settleCommand(kind, hold.id, null)], shard.store.freshIdsFor([]));
+  await settle("confirm");
+  const confirmed = await copied(hold.id);
+  expect(confirmed).toMatchObject({ status: "confirmed", confirmedAt: confirmed?.updatedAt });
+  await eventually("the clock goes on", () => Date.now() > Date.parse(confirmed?.updatedAt ?? "") + 5);
+  await settle("cancel");
+  expect(await copied(hold.id)).toMatchObject({ status: "cancelled", confirmedAt: confirmed?.confirmedAt });
+
+  const pages = [];
+  for (let after: string | null = null; ;) {
+    const page = await shard.store.copy({ kind: "bookings", after, limit: 2 });
+    pages.push(page.bookings.map(({ id }) => id));
+    if (page.next === null) break;
+    after = page.next;
+  }
+  expect(pages.map(({ length }) => length)).toEqual([2, 2, 2, 0]);
+  expect(pages.flat()).toEqual(bookings.map(({ id }) => id));
+  expect(await shard.store.copy({ kind: "events", after: null, limit: 100 })).toEqual({
+    outcome: "copied",
+    events: await shard.store.listEvents(null, 100),
+    bookings: [],
+    next: null,
+  });
+  expect(event).toHaveLength(1);
+
+  async function copied(id: string) {
+    const page = await shard.store.copy({ kind: "bookings", after: null, limit: 100 });
+    return page.bookings.find((booking) => booking.id === id);
+  }
+});
+
 test("J5: whoever has followed the log to the position of a decision knows its booking as it was answered", async () => {
   const id = await givenEvent(9);
   const known = new Map<string, Booking>();
@@ -365,3 +447,11 @@ async function read(after: number | null, bookingsMax = BOOKINGS_MAX) {
 
 const newestPosition = async (): Promise<number> => (await read(null)).position;
 const changesAfter = async (after: number): Promise<readonly Change[]> => (await read(after)).changes;
+
+/** When a user's only booking was made. */
+async function logged(user: string): Promise<Date> {
+  const text = "select max(created_at) as at from bookings where user_id = $1";
+  const [row] = await database.query<{ at: Date }>({ name: "logged", text }, [user]);
+  if (row === undefined) throw new Error(`${user} has a booking`);
+  return row.at;
+}

@@ -1,10 +1,12 @@
 /** The calls of followers of the log, with a log that the test writes. */
 import { expect, test } from "vitest";
-import { ANSWER_BOOKINGS_MAX, Followers, FOLLOWERS_MAX } from "../../shard-node/read/followers.ts";
+import { Followers, FOLLOWERS_MAX } from "../../shard-node/read/followers.ts";
 import type { Change } from "../../shared/domain/changes.ts";
+import { ANSWER_BOOKINGS_MAX, type CopyRequest } from "../../shared/wire/rpc.ts";
 import { stoppedClock } from "../support/clock.ts";
 import { eventually } from "../support/eventually.ts";
 
+const AS_OF = "2031-01-01T00:00:00.000Z";
 const FOREVER = { follower: "reader", waitMs: 10_000_000 };
 
 test("J4: a follower waits for the next change, also for one that this node did not make", async () => {
@@ -125,9 +127,17 @@ function given() {
     if (log.dropped) return { dropped: true as const };
     const changes = written.filter(({ position }) => after !== null && position > after);
     const position = after === null ? written.length : (changes.at(-1)?.position ?? after);
-    return { dropped: false as const, changes, position, lagSeconds: after === null ? 0 : log.lagSeconds };
+    const lagSeconds = after === null ? 0 : log.lagSeconds;
+    return { dropped: false as const, changes, position, asOf: AS_OF, lagSeconds };
   };
-  const followers = new Followers({ readChanges }, clock, {
+  const copy = async ({ after }: CopyRequest) => {
+    atOnce += 1;
+    log.mostAtOnce = Math.max(log.mostAtOnce, atOnce);
+    await new Promise(setImmediate);
+    atOnce -= 1;
+    return { outcome: "copied" as const, events: [], bookings: [], next: after };
+  };
+  const followers = new Followers({ readChanges, copy }, clock, {
     shed: (reason) => void shed.push(reason),
     changesGiven: () => undefined,
   });

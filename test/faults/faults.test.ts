@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { audit } from "../../audit/audit.ts";
 import { chooseFreePort } from "../../deploy/embedded/ports.ts";
@@ -16,6 +15,7 @@ import {
 } from "../support/running-cluster.ts";
 import { connectTo, lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
+import { freeze } from "../support/freeze.ts";
 import { startProxy } from "../support/proxy.ts";
 import { findRedisServer, startRedisServer } from "../support/redis.ts";
 
@@ -30,23 +30,6 @@ async function eventOn(client: Client, shard: 0 | 1, fields: Record<string, unkn
 async function metric(adminUrl: string | undefined, line: RegExp): Promise<number> {
   const found = line.exec(await (await fetch(`${adminUrl}/metrics`)).text());
   return Number(found?.[1]);
-}
-
-/** Stops a server and its children in their tracks, as an overloaded or paused machine would, until it is disposed. */
-function freeze(pid: number): AsyncDisposable {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").map(Number);
-  for (const each of [pid, ...children]) process.kill(each, "SIGSTOP");
-  return {
-    async [Symbol.asyncDispose]() {
-      for (const each of [pid, ...children]) {
-        try {
-          process.kill(each, "SIGCONT");
-        } catch {
-          // It has ended meanwhile.
-        }
-      }
-    },
-  };
 }
 
 function shardOf(cluster: TestCluster, event: Event) {

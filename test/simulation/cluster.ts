@@ -153,6 +153,7 @@ function frontFor(name: string, back: Back): Server {
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: routerMetrics,
     queue: delegate(() => front.back.queue),
+    readSide: undefined,
     receipts: new Receipts([SECRET]),
     draining: new AbortController().signal,
     clock: systemClock,

@@ -398,7 +398,8 @@ export class SimulatedStore extends BookingStore {
     return this.#shard.statement([], () => {
       const { log } = this.#shard;
       const newest = log.at(-1)?.position ?? 0;
-      if (after === null) return { dropped: false, changes: [], position: newest, lagSeconds: 0 };
+      const told = { dropped: false, asOf: new Date(world().time).toISOString(), lagSeconds: 0 } as const;
+      if (after === null) return { ...told, changes: [], position: newest };
       if (after > newest) return { dropped: true };
       const changes: Change[] = [];
       for (const change of log.slice(log.findLastIndex(({ position }) => position <= after) + 1)) {
@@ -406,7 +407,7 @@ export class SimulatedStore extends BookingStore {
         if (changes.length > 0 && bookings > bookingsMax) break;
         changes.push(change);
       }
-      return { dropped: false, changes, position: changes.at(-1)?.position ?? after, lagSeconds: 0 };
+      return { ...told, changes, position: changes.at(-1)?.position ?? after };
     });
   }
 

@@ -24,7 +24,7 @@ const folderOf = (path: string) => path.split("/")[0] ?? "";
 /** Each outside library and the only product files that may import it. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
   "@hono/node-server": ["shared/process/http-server.ts"],
-  hono: ["router/http/routes.ts", "shard-node/rpc.ts", "shared/watch/admin-server.ts"],
+  hono: ["router/http/routes.ts", "shared/watch/admin-server.ts", "shared/wire/rpc-server.ts"],
   "@hono/zod-openapi": [
     "router/http/app.ts",
     "router/http/documentation.ts",

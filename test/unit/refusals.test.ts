@@ -72,6 +72,7 @@ test("I5: a request whose token is refused costs less than a booking that a shar
     verifier: new TokenVerifier({ keys: { secret: SECRET } }, systemClock),
     metrics: createRouterMetrics(createRegistry()),
     queue: undefined,
+    readSide: undefined,
     receipts: new Receipts([SECRET]),
     draining: new AbortController().signal,
     clock: systemClock,
