@@ -20,6 +20,7 @@ const clusterFile = z.object({
     }),
   ),
   catalogUrl: z.string(),
+  readSide: z.object({ adminUrl: z.string(), pid: z.number() }).nullable(),
   redisUrl: z.string().nullable(),
 });
 export type ClusterFile = z.infer<typeof clusterFile>;

@@ -8,6 +8,7 @@ import { hotEvent } from "./hot-event.ts";
 import { memory } from "./memory.ts";
 import { overload } from "./overload.ts";
 import { queue } from "./queue.ts";
+import { readSide } from "./read-side.ts";
 import { reads } from "./reads.ts";
 import { replication } from "./replication.ts";
 import { scale } from "./scale.ts";
@@ -68,6 +69,7 @@ export const PARTS: readonly Part[] = [
   },
   compare,
   queue,
+  readSide,
   overload,
   scale,
   capacity,
