@@ -5,6 +5,7 @@ import { drainGraceMs, host, integer, logLevel, port, secret, urlOf } from "../s
 import { REQUEST_MAX_AGE_SECONDS } from "../shared/domain/requests.ts";
 import { postgresUrl } from "../shared/database/url.ts";
 import { shardIdSchema } from "../shared/wire/shard-map.ts";
+import { WEBHOOK_TARGETS } from "./webhooks/targets.ts";
 import { tracingSettings } from "../shared/watch/start-tracing.ts";
 
 export const nodeConfig = z
@@ -55,6 +56,8 @@ export const nodeConfig = z
     HOLD_SWEEP_EVENTS_MAX: integer({ min: 1, max: 5_000, default: 200 }),
     /** How long the log of changes is kept for those who follow it. */
     LOG_RETENTION_HOURS: integer({ min: 1, max: 8_760, default: 48 }),
+    /** Where webhooks may lead. */
+    WEBHOOK_TARGETS: z.enum(WEBHOOK_TARGETS, { error: "must be none, public or any" }).default("public"),
     ...tracingSettings,
   })
   .refine(({ HOST, ADVERTISE_URL }) => ADVERTISE_URL !== undefined || (HOST !== "0.0.0.0" && HOST !== "::"), {

@@ -8,6 +8,7 @@ import { type Intake, REQUEST_RESULTS } from "./queue/intake.ts";
 import { PUBLISHED } from "./queue/change-publisher.ts";
 import type { Followers } from "./read/followers.ts";
 import type { LogFollower } from "./read/log-follower.ts";
+import { DELIVERY_RESULTS, type WebhookDeliveries } from "./webhooks/deliveries.ts";
 import type { Activity } from "./store/activity.ts";
 
 interface Watched {
@@ -19,6 +20,7 @@ interface Watched {
   /** undefined without a broker. */
   readonly intake: Pick<Intake, "depth" | "oldestSeconds" | "up"> | undefined;
   readonly changePublisher: Pick<LogFollower, "lagSeconds"> | undefined;
+  readonly webhooks: Pick<WebhookDeliveries, "waiting">;
 }
 
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
@@ -101,13 +103,20 @@ export function createNodeMetrics(registry: Registry) {
     "onsale_changes_skipped_total",
     "Times that changes were dropped before a follower inside the node had them.",
     "follower",
-    ["publisher"],
+    ["publisher", "webhooks"],
+  );
+  const webhookDeliveries = counters(
+    "onsale_webhook_deliveries_total",
+    "Tries to tell a webhook: delivered, failed and tried again, given up; and deliveries that a full backlog dropped.",
+    "result",
+    DELIVERY_RESULTS,
   );
 
   return {
     http: new HttpMetrics(registry),
     changesPublished: published,
     changesSkipped: skipped,
+    webhookDeliveries,
     requestsSettled: requests,
     batchStarted: (size: number) => batchSize.observe(size),
     batchEnded: (seconds: number) => batchDuration.observe(seconds),
@@ -130,7 +139,16 @@ export function createNodeMetrics(registry: Registry) {
       oldestSnapshot.set(activity.oldestSnapshotSeconds);
     },
     /** Figures that are read at each scrape. */
-    watch({ lanes, followers, databases, databaseUp, redisUp, intake, changePublisher }: Watched): void {
+    watch({
+      lanes,
+      followers,
+      databases,
+      databaseUp,
+      redisUp,
+      intake,
+      changePublisher,
+      webhooks,
+    }: Watched): void {
       const sum = (state: keyof Database["pool"]) => () =>
         databases.reduce((total, { pool }) => total + pool[state], 0);
       read("onsale_lane_queue_length", "Commands that wait for a batch.", () => lanes.queueLength);
@@ -144,6 +162,11 @@ export function createNodeMetrics(registry: Registry) {
         "onsale_publisher_lag_seconds",
         "Age of the oldest change that was not published to the broker; 0 when all were, and without a broker.",
         () => changePublisher?.lagSeconds ?? 0,
+      );
+      read(
+        "onsale_webhook_backlog",
+        "Deliveries to webhooks of this shard that are not made yet.",
+        () => webhooks.waiting,
       );
       read("onsale_db_pool_waiting", "Statements that wait for a connection.", sum("waiting"));
       read("onsale_db_up", "1 when the shard's database took a write at the last check.", () =>

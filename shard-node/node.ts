@@ -26,6 +26,9 @@ import { Reader } from "./read/reader.ts";
 import { Replica } from "./read/replica.ts";
 import { createNodeServer } from "./rpc.ts";
 import { BookingStore } from "./store/booking-store.ts";
+import { HOST_TRIES_MAX, WebhookDeliveries } from "./webhooks/deliveries.ts";
+import { WebhookSender } from "./webhooks/sender.ts";
+import { Targets } from "./webhooks/targets.ts";
 
 export interface RunningNode extends Running {
   readonly url: string;
@@ -114,6 +117,16 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     log,
   });
   const databaseUp = (): boolean => background.databaseUp;
+  const targets = new Targets(config.WEBHOOK_TARGETS);
+  const webhooks = new WebhookDeliveries({
+    shard: config.SHARD_ID,
+    store,
+    sender: new WebhookSender(targets, HOST_TRIES_MAX),
+    counted: metrics.webhookDeliveries,
+    databaseUp,
+    skipped: () => metrics.changesSkipped("webhooks"),
+    log,
+  });
   metrics.watch({
     lanes,
     followers,
@@ -122,6 +135,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     redisUp: () => redis?.up ?? false,
     intake,
     changePublisher,
+    webhooks,
   });
   const internalTokens = [config.INTERNAL_TOKEN, config.INTERNAL_TOKEN_PREVIOUS ?? []].flat();
   const server = createNodeServer({
@@ -132,6 +146,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
     followers,
     lanes,
     intake,
+    targets,
     catalog,
     changed,
     databaseUp,
@@ -149,6 +164,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
   background.start();
   const { AMQP_URL: amqpUrl = "" } = config;
   changePublisher?.start();
+  webhooks.start();
   intake?.start((consumers) => new Broker(amqpUrl, `onsale ${config.SHARD_ID}`, log, consumers));
 
   let draining = false;
@@ -173,6 +189,7 @@ export async function startNode(config: NodeConfig): Promise<RunningNode> {
       await catalog.withdraw().catch(() => undefined);
       followers.close();
       await changePublisher?.stop();
+      await webhooks.stop();
       await exchange?.close();
       await intake?.stop();
       await drain(server, config.DRAIN_GRACE_MS);

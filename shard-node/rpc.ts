@@ -20,6 +20,8 @@ import {
   readRequestSchema,
   type ReadResult,
   RPC,
+  webhooksRequestSchema,
+  type WebhooksResult,
 } from "../shared/wire/rpc.ts";
 import { ok, type Reply, RpcServer } from "../shared/wire/rpc-server.ts";
 import type { Command } from "../shared/domain/commands.ts";
@@ -34,6 +36,7 @@ import type { NodeMetrics } from "./metrics.ts";
 import type { Intake } from "./queue/intake.ts";
 import type { Followers } from "./read/followers.ts";
 import type { Reader } from "./read/reader.ts";
+import type { Targets } from "./webhooks/targets.ts";
 
 /** How long an answer may wait for the newest map; a catalog that is away must not hold it up. */
 const MAP_REFRESH_MAX_MS = 200;
@@ -42,12 +45,16 @@ interface NodeParts {
   readonly shardId: ShardId;
   /** A call with any of them is admitted. */
   readonly internalTokens: readonly string[];
-  readonly store: Pick<BookingStore, "readBookings" | "readRequests" | "createEvent" | "changeEvent">;
+  readonly store: Pick<
+    BookingStore,
+    "readBookings" | "readRequests" | "createEvent" | "changeEvent" | "changeWebhooks"
+  >;
   readonly reader: Reader;
   readonly followers: Pick<Followers, "follow" | "copy">;
   readonly lanes: Lanes;
   /** undefined without a broker. */
   readonly intake: Pick<Intake, "aheadOf"> | undefined;
+  readonly targets: Pick<Targets, "objectionTo">;
   readonly catalog: Catalog;
   readonly changed: (snapshots: readonly Snapshot[]) => void;
   /** Whether the shard's database took a write at the last check. */
@@ -148,6 +155,16 @@ function addCalls(rpc: RpcServer, parts: NodeParts): void {
       ),
     ),
   );
+  rpc.call(RPC.webhooks, webhooksRequestSchema, async (request, span) => {
+    let host = "";
+    if (request.action === "create") {
+      const reason = await parts.targets.objectionTo(request.url);
+      if (reason !== undefined) return ok({ outcome: "forbidden_target", reason } satisfies WebhooksResult);
+      ({ host } = new URL(request.url));
+    }
+    const result = await store.changeWebhooks(request, host, span);
+    return judged([result], result);
+  });
   rpc.call(RPC.changes, changesRequestSchema, async (request) => {
     const body = await parts.followers.follow(request);
     const status = body.outcome === "changes" ? 200 : body.outcome === "position_dropped" ? 410 : 503;

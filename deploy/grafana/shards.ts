@@ -174,6 +174,14 @@ export const shards: DashboardSpec = {
           expr: perSecond("onsale_changes_published_total", "shard, result"),
           legend: "{{shard}} {{result}}",
         }),
+        lines("Webhooks", "Do the targets of webhooks hear of changes?", "ops", "onsale", {
+          expr: perSecond("onsale_webhook_deliveries_total", "shard, result"),
+          legend: "{{shard}} {{result}}",
+        }),
+        lines("Webhooks wait", "How many deliveries are still to be made?", "short", "onsale", {
+          expr: "max by (shard) (onsale_webhook_backlog)",
+          legend: "{{shard}}",
+        }),
         lines("Kept", "How old is the oldest change that is kept?", "s", "onsale", {
           expr: "max by (shard) (onsale_log_kept_seconds)",
           legend: "{{shard}}",

@@ -26,7 +26,8 @@ create table changes (
 create table changes_dropped (
   singleton boolean not null default true,
   until bigint not null,
-  timeline integer not null
+  timeline integer not null,
+  truncated bigint not null
 );
 create table event_ids (
   id uuid not null
@@ -60,7 +61,8 @@ create table log_places (
   follower text not null,
   "position" bigint not null,
   holder uuid not null,
-  held_until timestamp with time zone not null
+  held_until timestamp with time zone not null,
+  timeline integer not null
 );
 create table owned_slots (
   slot smallint not null,
@@ -76,6 +78,33 @@ create table request_outcomes (
 create table slots_token (
   singleton boolean not null default true,
   token bigint not null
+);
+create table webhook_deliveries (
+  webhook_id uuid not null,
+  "position" bigint not null,
+  subject uuid not null,
+  at timestamp with time zone not null,
+  status text,
+  event json,
+  tries smallint not null default 0,
+  due_at timestamp with time zone not null
+);
+create table webhooks (
+  id uuid not null,
+  event_id uuid not null,
+  place smallint not null,
+  url text not null,
+  host text not null,
+  types text[] not null,
+  secret text not null,
+  after bigint not null,
+  waiting integer not null default 0,
+  failing boolean not null default false,
+  tried_at timestamp with time zone not null default '-infinity'::timestamp with time zone
+);
+create table webhooks_place (
+  singleton boolean not null default true,
+  "position" bigint not null
 );
 
 create table changes_0 partition of changes FOR VALUES IN ('0') with (autovacuum_enabled=off);
@@ -130,6 +159,17 @@ alter table request_outcomes add constraint q1_own_booking CHECK (((outcome <> A
 alter table request_outcomes add constraint q1_decided_once PRIMARY KEY (booking_id);
 alter table slots_token add constraint slots_token_singleton_check CHECK (singleton);
 alter table slots_token add constraint slots_token_pkey PRIMARY KEY (singleton);
+alter table webhook_deliveries add constraint webhook_deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES webhooks(id) ON DELETE CASCADE;
+alter table webhook_deliveries add constraint webhook_deliveries_pkey PRIMARY KEY (webhook_id, "position", subject);
+alter table webhooks add constraint j13_bounded_backlog CHECK (((waiting >= 0) AND (waiting <= 100000)));
+alter table webhooks add constraint j9_few_webhooks CHECK (((place >= 1) AND (place <= 5)));
+alter table webhooks add constraint webhooks_types_check CHECK ((cardinality(types) > 0));
+alter table webhooks add constraint webhooks_url_check CHECK (((char_length(url) >= 1) AND (char_length(url) <= 2048)));
+alter table webhooks add constraint webhooks_event_id_fkey FOREIGN KEY (event_id) REFERENCES event_ids(id);
+alter table webhooks add constraint webhooks_pkey PRIMARY KEY (id);
+alter table webhooks add constraint j9_few_webhooks_of_an_event UNIQUE (event_id, place);
+alter table webhooks_place add constraint webhooks_place_singleton_check CHECK (singleton);
+alter table webhooks_place add constraint webhooks_place_pkey PRIMARY KEY (singleton);
 
 CREATE UNIQUE INDEX b4_one_booking_per_key ON public.bookings USING btree (event_id, user_id, idempotency_key);
 CREATE INDEX bookings_held ON public.bookings USING btree (event_id, expires_at) WHERE (status = 'held'::text);
@@ -142,6 +182,11 @@ CREATE UNIQUE INDEX log_places_pkey ON public.log_places USING btree (follower);
 CREATE UNIQUE INDEX owned_slots_pkey ON public.owned_slots USING btree (slot);
 CREATE UNIQUE INDEX q1_decided_once ON public.request_outcomes USING btree (booking_id);
 CREATE UNIQUE INDEX slots_token_pkey ON public.slots_token USING btree (singleton);
+CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (webhook_id, due_at, "position");
+CREATE UNIQUE INDEX webhook_deliveries_pkey ON public.webhook_deliveries USING btree (webhook_id, "position", subject);
+CREATE UNIQUE INDEX j9_few_webhooks_of_an_event ON public.webhooks USING btree (event_id, place);
+CREATE UNIQUE INDEX webhooks_pkey ON public.webhooks USING btree (id);
+CREATE UNIQUE INDEX webhooks_place_pkey ON public.webhooks_place USING btree (singleton);
 
 CREATE OR REPLACE FUNCTION public.acquire_slots(p_slots smallint[], p_token bigint)
  RETURNS void
@@ -219,7 +264,7 @@ begin
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
 end
 $function$;
-CREATE OR REPLACE FUNCTION public.changes_after(p_after bigint, p_bookings_max integer)
+CREATE OR REPLACE FUNCTION public.changes_after(p_after bigint, p_bookings_max integer, p_is_place boolean DEFAULT false)
  RETURNS json
  LANGUAGE plpgsql
  SET enable_seqscan TO 'off'
@@ -276,7 +321,7 @@ begin
   -- After the changes were read: whatever was dropped meanwhile is missing in them.
   if exists (
     select from changes_dropped d
-    where p_after < d.until or p_after > pg_sequence_last_value('changes_position')
+    where p_after < case when p_is_place then d.truncated else d.until end or p_after > pg_sequence_last_value('changes_position')
   ) then
     return json_build_object('dropped', true, 'changes', json_build_array());
   end if;
@@ -355,6 +400,35 @@ begin
     perform log_event(p_id);
   end if;
   return json_build_object('outcome', 'saved', 'snapshots', snapshots_of(array[p_id]));
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.create_webhook(p_event uuid, p_slot smallint, p_caller text, p_id uuid, p_url text, p_host text, p_types text[], p_secret text)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_refusal json := webhooks_refusal(p_event, p_slot, p_caller);
+  v_place   smallint;
+begin
+  if v_refusal is not null then
+    return v_refusal;
+  end if;
+  while not exists (select from webhooks w where w.id = p_id) loop
+    select min(p.place) into v_place
+    from generate_series(1, 5) as p(place)
+    where not exists (select from webhooks w where w.event_id = p_event and w.place = p.place);
+    if v_place is null then
+      return json_build_object('outcome', 'too_many_webhooks');
+    end if;
+    -- Somebody else may take the place meanwhile; then there may be another.
+    insert into webhooks (id, event_id, place, url, host, types, secret, after)
+    values (p_id, p_event, v_place, p_url, p_host, p_types, p_secret, pg_sequence_last_value('changes_position'))
+    on conflict do nothing;
+  end loop;
+  return (
+    select json_build_object('outcome', 'created', 'webhook', json_build_object(
+      'id', w.id, 'url', w.url, 'types', w.types, 'secret', w.secret))
+    from webhooks w where w.id = p_id and w.event_id = p_event);
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.current_timeline()
@@ -813,6 +887,21 @@ begin
   return v_result;
 end
 $function$;
+CREATE OR REPLACE FUNCTION public.delete_webhook(p_event uuid, p_slot smallint, p_caller text, p_id uuid)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_refusal json := webhooks_refusal(p_event, p_slot, p_caller);
+begin
+  if v_refusal is null then
+    -- Who works on its deliveries locks them before it.
+    perform from webhooks_place for update;
+    delete from webhooks w where w.id = p_id and w.event_id = p_event;
+  end if;
+  return coalesce(v_refusal, json_build_object('outcome', 'deleted'));
+end
+$function$;
 CREATE OR REPLACE FUNCTION public.drop_changes(p_keep interval)
  RETURNS double precision
  LANGUAGE plpgsql
@@ -835,7 +924,7 @@ begin
     select c.at, c.position into v_newest from changes c where c.position % 8 = v_part order by c.position desc limit 1;
     if v_newest.at < now() - p_keep then
       execute format('truncate changes_%s', v_part);
-      update changes_dropped set until = greatest(until, v_newest.position);
+      update changes_dropped set until = greatest(until, v_newest.position), truncated = v_newest.position;
     end if;
   end loop;
   select c.at into v_oldest from changes c where c.position % 8 = v_written order by c.position limit 1;
@@ -847,6 +936,102 @@ begin
   from generate_series(0, 7) as p(part)
   cross join lateral (select c.at from changes c where c.position % 8 = p.part order by c.position limit 1) c;
   return coalesce(extract(epoch from now() - v_oldest), 0);
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.gather_deliveries(p_max integer)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+declare
+  v_place     bigint;
+  v_first     bigint;
+  v_truncated bigint;
+  v_settled   bigint;
+  v_until     bigint;
+  v_gathered  integer := 0;
+  v_dropped   json;
+begin
+  select p.position into v_place from webhooks_place p;
+  select greatest(v_place, min(w.after)) into v_first from webhooks w;
+  if exists (select from changes_dropped d where d.timeline <> current_timeline()) then
+    perform restart_changes();
+  end if;
+  v_settled := changes_settled();
+  select max(n.position) into v_until
+  from (
+    select m.position, m.told, sum(m.told) over (order by m.position) - m.told as before
+    from (
+      select c.position,
+             hooks.count * (
+               coalesce(cardinality(c.expired), 0) + coalesce(cardinality(c.cancelled), 0)
+               + coalesce(cardinality(c.confirmed), 0) + coalesce(cardinality(c.held), 0) + 1) as told
+      from changes c
+      cross join lateral (
+        select count(*) from unnest(c.events) as e(id) join webhooks w on w.event_id = e.id
+      ) hooks
+      where c.position > v_first and c.position <= v_settled
+      order by c.position
+      limit 1000
+    ) m
+  ) n
+  where n.before = 0 or n.before + n.told <= p_max;
+
+  with told as (
+    select w.id as webhook_id, c.position, x.subject, c.at, x.status, x.event
+    from changes c
+    cross join lateral (
+      select (c.event ->> 'id')::uuid as event_id, (c.event ->> 'id')::uuid as subject, null as status, c.event,
+             'onsale.event.' || case when (c.event ->> 'version')::bigint = 1 then 'created' else 'changed' end || '.v1' as type
+      where c.event is not null
+      union all
+      select b.event_id, b.id, s.status, null, 'onsale.booking.' || s.status || '.v1'
+      from (
+        select unnest(c.expired) as id, 'expired' as status
+        union all select unnest(c.cancelled), 'cancelled'
+        union all select unnest(c.confirmed), 'confirmed'
+        union all select unnest(c.held), 'held'
+      ) s
+      join bookings b on b.id = s.id
+    ) x
+    join webhooks w on w.event_id = x.event_id and w.after < c.position and x.type = any (w.types)
+    where c.position > v_first and c.position <= v_until
+      and exists (select from unnest(c.events) as e(id) join webhooks h on h.event_id = e.id)
+  ), added as (
+    insert into webhook_deliveries (webhook_id, position, subject, at, status, event, due_at)
+    select t.webhook_id, t.position, t.subject, t.at, t.status, t.event, t.at from told t
+    returning webhook_id
+  ), counted as (
+    select a.webhook_id as id, count(*)::integer as added from added a group by a.webhook_id
+  ), full_ones as (
+    select w.id, w.event_id, w.waiting + c.added - 100000 as excess
+    from counted c join webhooks w on w.id = c.id
+    where w.waiting + c.added > 100000
+  ), gone as (
+    delete from webhook_deliveries d
+    using (
+      select o.webhook_id, o.position, o.subject
+      from full_ones f
+      cross join lateral (
+        select old.* from webhook_deliveries old where old.webhook_id = f.id order by old.position limit f.excess
+      ) o
+    ) o
+    where (d.webhook_id, d.position, d.subject) = (o.webhook_id, o.position, o.subject)
+  ), kept as (
+    update webhooks w set waiting = least(w.waiting + c.added, 100000)
+    from counted c where w.id = c.id
+  )
+  select coalesce((select sum(c.added) from counted c), 0),
+         coalesce((select json_agg(json_build_object('id', f.id, 'eventId', f.event_id, 'count', f.excess)) from full_ones f), '[]')
+  into v_gathered, v_dropped;
+
+  -- After the changes were read: whatever was dropped meanwhile is missing in them.
+  select d.truncated into v_truncated from changes_dropped d;
+  update webhooks_place p set position = greatest(v_first, v_truncated, v_until)
+  where p.position < greatest(v_first, v_truncated, v_until);
+  return json_build_object('count', v_gathered, 'skipped', v_first < v_truncated, 'dropped', v_dropped);
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.give_event(p_id uuid, p_owner text)
@@ -870,6 +1055,7 @@ CREATE OR REPLACE FUNCTION public.hold_place(p_follower text, p_holder uuid, p_s
 AS $function$
 declare
   v_now   timestamptz := clock_timestamp();
+  v_time  integer := current_timeline();
   v_first bigint;
   v_last  bigint := pg_sequence_last_value('changes_position');
   v_place log_places;
@@ -878,14 +1064,21 @@ declare
 begin
   -- The same work again is all that a lost position leads to, so nobody waits for a disk or a replica.
   perform set_config('synchronous_commit', 'off', true);
-  select d.until into v_first from changes_dropped d;
+  if exists (select from changes_dropped d where d.timeline <> v_time) then
+    perform restart_changes();
+  end if;
+  select d.truncated into v_first from changes_dropped d;
   select * into v_place from log_places p where p.follower = p_follower for update;
   if not found then
-    insert into log_places (follower, position, holder, held_until) values (p_follower, v_first, p_holder, '-infinity')
+    insert into log_places (follower, position, holder, held_until, timeline)
+    values (p_follower, v_first, p_holder, '-infinity', v_time)
     on conflict (follower) do update set follower = excluded.follower
     returning * into v_place;
   end if;
-  if v_place.holder = p_holder and v_place.held_until > '-infinity' or v_place.held_until < v_now and p_seconds > 0 then
+  if v_place.timeline <> v_time then
+    -- What the holder has done was done on another history. It reads its place anew.
+    update log_places p set timeline = v_time, held_until = '-infinity' where p.follower = p_follower;
+  elsif v_place.holder = p_holder and v_place.held_until > '-infinity' or v_place.held_until < v_now and p_seconds > 0 then
     v_place.position := greatest(v_place.position, p_position);
     v_skips := v_place.position not between v_first and v_last;
     if v_skips then
@@ -914,6 +1107,16 @@ AS $function$
 begin
   new.confirmed_at := new.updated_at;
   return new;
+end
+$function$;
+CREATE OR REPLACE FUNCTION public.list_webhooks(p_event uuid, p_slot smallint, p_caller text)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+begin
+  return coalesce(webhooks_refusal(p_event, p_slot, p_caller), json_build_object('outcome', 'listed', 'webhooks', (
+    select coalesce(json_agg(json_build_object('id', w.id, 'url', w.url, 'types', w.types) order by w.id), '[]')
+    from webhooks w where w.event_id = p_event)));
 end
 $function$;
 CREATE OR REPLACE FUNCTION public.log_change(p_at timestamp with time zone, p_events uuid[], p_versions bigint[], p_available integer[], p_event json, p_held uuid[], p_confirmed uuid[], p_cancelled uuid[], p_expired uuid[])
@@ -1076,6 +1279,33 @@ begin
   update changes_dropped set until = v_position, timeline = current_timeline();
 end
 $function$;
+CREATE OR REPLACE FUNCTION public.settle_deliveries(p_webhooks uuid[], p_positions bigint[], p_subjects uuid[], p_next double precision[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  perform from webhooks_place for update;
+  with settled as (
+    select * from unnest(p_webhooks, p_positions, p_subjects, p_next) as s(webhook_id, position, subject, next)
+  ), done as (
+    delete from webhook_deliveries d
+    using settled s
+    where (d.webhook_id, d.position, d.subject) = (s.webhook_id, s.position, s.subject) and coalesce(s.next, 0) = 0
+    returning d.webhook_id
+  ), later as (
+    update webhook_deliveries d
+    set due_at = clock_timestamp() + make_interval(secs => s.next)
+    from settled s
+    where (d.webhook_id, d.position, d.subject) = (s.webhook_id, s.position, s.subject) and s.next > 0
+  )
+  update webhooks w
+  set waiting = w.waiting - (select count(*) from done d where d.webhook_id = w.id),
+      failing = s.failing
+  from (select s.webhook_id, not bool_or(coalesce(s.next, -1) = 0) as failing from settled s group by s.webhook_id) s
+  where w.id = s.webhook_id;
+end
+$function$;
 CREATE OR REPLACE FUNCTION public.slots_lock_key()
  RETURNS bigint
  LANGUAGE sql
@@ -1102,12 +1332,108 @@ AS $function$
     ) e
   ) s
 $function$;
+CREATE OR REPLACE FUNCTION public.take_deliveries(p_gather_max integer, p_max integer, p_failing_max integer, p_host_max integer, p_hosts text[], p_under_way integer[], p_seconds double precision)
+ RETURNS json
+ LANGUAGE plpgsql
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+declare
+  v_now      timestamptz := clock_timestamp();
+  v_waiting  bigint;
+  v_gathered json;
+  v_taken    json;
+begin
+  if not exists (select from webhooks) then
+    return json_build_object('waiting', 0, 'gathered', null, 'deliveries', json_build_array());
+  end if;
+  -- What is lost with the last moments before a crash is done again.
+  perform set_config('synchronous_commit', 'off', true);
+  perform from webhooks_place for update skip locked;
+  if not found then
+    return json_build_object(
+      'waiting', (select sum(w.waiting) from webhooks w), 'gathered', null, 'deliveries', json_build_array());
+  end if;
+  if p_gather_max > 0 then
+    v_gathered := gather_deliveries(p_gather_max);
+  end if;
+  with due as (
+    select d.webhook_id, d.position, d.subject, w.failing, w.tried_at,
+           row_number() over (partition by w.host order by w.tried_at, d.due_at, d.position)
+             + coalesce((select u.count from unnest(p_hosts, p_under_way) as u(host, count) where u.host = w.host), 0) as nth
+    from webhooks w
+    cross join lateral (
+      select * from webhook_deliveries d
+      where d.webhook_id = w.id and d.due_at <= v_now
+      order by d.due_at, d.position
+      limit case when w.failing then 1 else p_host_max end
+    ) d
+    where w.waiting > 0
+  ), chosen as (
+    select d.*, row_number() over (partition by d.failing order by d.tried_at, d.nth) as turn
+    from due d
+    where d.nth <= case when d.failing then 1 else p_host_max end
+  ), taken as (
+    update webhook_deliveries d
+    set tries = d.tries + 1, due_at = v_now + make_interval(secs => p_seconds)
+    from chosen c
+    where c.turn <= case when c.failing then p_failing_max else p_max end
+      and (d.webhook_id, d.position, d.subject) = (c.webhook_id, c.position, c.subject)
+    returning d.*
+  ), marked as (
+    update webhooks w set tried_at = v_now
+    from (select distinct t.webhook_id from taken t) t where w.id = t.webhook_id
+  )
+  select coalesce(json_agg(json_build_object(
+    'webhook', json_build_object(
+      'id', w.id, 'eventId', w.event_id, 'url', w.url, 'host', w.host, 'secret', w.secret, 'failing', w.failing),
+    'tries', t.tries,
+    'change', json_build_object(
+      'position', t.position,
+      'at', t.at,
+      'events', json_build_array(),
+      'event', t.event,
+      'bookings', case when t.status is null then '[]' else (
+        select json_agg(json_build_object(
+          'id', b.id, 'event_id', b.event_id, 'user_id', b.user_id, 'quantity', b.quantity, 'status', t.status,
+          'expires_at', b.expires_at, 'created_at', b.created_at, 'updated_at', t.at))
+        from bookings b where b.id = t.subject) end)) order by t.position), '[]')
+  into v_taken
+  from taken t join webhooks w on w.id = t.webhook_id;
+  select sum(w.waiting) into v_waiting from webhooks w;
+  return json_build_object(
+    'waiting', v_waiting,
+    'gathered', v_gathered,
+    'deliveries', v_taken);
+end
+$function$;
 CREATE OR REPLACE FUNCTION public.time_of(p_id uuid)
  RETURNS timestamp with time zone
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
   select to_timestamp(('x' || left(translate(p_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
+$function$;
+CREATE OR REPLACE FUNCTION public.webhooks_refusal(p_event uuid, p_slot smallint, p_caller text)
+ RETURNS json
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_owner text;
+begin
+  perform pg_advisory_xact_lock_shared(slots_lock_key());
+  if not exists (select from owned_slots o where o.slot = p_slot) then
+    return json_build_object('outcome', 'wrong_shard');
+  end if;
+  select e.owner_id into v_owner from events e where e.id = p_event;
+  if not found then
+    return json_build_object('outcome', 'event_not_found');
+  end if;
+  if p_caller is not null and v_owner is distinct from p_caller then
+    return json_build_object('outcome', 'forbidden');
+  end if;
+  return null;
+end
 $function$;
 
 create view hottest_events as

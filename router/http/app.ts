@@ -10,6 +10,7 @@ import { requestIdOf } from "./request-id.ts";
 import { namedSpan, traceOf } from "./request-trace.ts";
 import { problemResponse } from "./responses.ts";
 import { type RouteParts, Routes } from "./routes.ts";
+import { addWebhookRoutes } from "./webhooks.ts";
 import { addViewRoutes, type ViewParts } from "./views.ts";
 
 export type AppParts = RouteParts &
@@ -28,6 +29,7 @@ export function createRouterApp(parts: AppParts): Fetch {
   addEventRoutes(routes, parts);
   addBookingRoutes(routes, parts);
   addRequestRoutes(routes, parts);
+  addWebhookRoutes(routes, parts);
   addViewRoutes(routes, parts);
   if (parts.documentation) addDocumentation(app);
 

@@ -11,9 +11,9 @@ const JSON_BODY = /^application\/json[\t ]*(?:;|$)/i;
 const CHARSET = /;[\t ]*charset=([^;]*)/gi;
 const UTF_8 = /^(?:utf-?8|"utf-?8")[\t ]*$/i;
 
-export function idFrom<Id>(text: string | undefined, kind: IdKind<Id> | undefined): Id {
+export function idFrom<Id>(texts: readonly string[], kind: IdKind<Id> | undefined): Id {
   if (kind === undefined) return undefined as Id;
-  const id = kind.parse(text ?? "");
+  const id = kind.parse(...texts);
   if (id !== undefined) return id;
   throw invalid("address", [{ path: "id", message: "must be a UUID" }]);
 }

@@ -3,7 +3,8 @@
  * explains each problem; a test holds both equal.
  */
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
-import type { EventResult } from "../../shared/wire/rpc.ts";
+import { WEBHOOKS_OF_EVENT_MAX } from "../../shared/domain/webhooks.ts";
+import type { EventResult, WebhooksDone, WebhooksResult } from "../../shared/wire/rpc.ts";
 
 export interface ProblemSpec {
   readonly status: number;
@@ -27,6 +28,7 @@ export const PROBLEMS = {
   sales_not_open: { status: 409, retry: "never", title: "The event is not on sale now." },
   hold_expired: { status: 409, retry: "never", title: "The hold has expired and cannot be confirmed." },
   below_sold: { status: 409, retry: "never", title: "More tickets are sold than the new total." },
+  too_many_webhooks: { status: 409, retry: "never", title: "The event has all the webhooks it may have." },
   version_mismatch: { status: 412, retry: "never", title: "The event has changed meanwhile." },
   body_too_large: { status: 413, retry: "never", title: "The request body is too large." },
   unsupported_media_type: {
@@ -94,7 +96,9 @@ export function excerptOf(text: string): string {
 }
 
 type RefusalOrFailure =
-  Exclude<CommandResult, { booking: unknown }> | Exclude<EventResult, { outcome: "saved" }>;
+  | Exclude<CommandResult, { booking: unknown }>
+  | Exclude<EventResult, { outcome: "saved" }>
+  | Exclude<WebhooksResult, { outcome: WebhooksDone }>;
 
 const DETAILS = {
   sold_out: "Every ticket of the event is sold or held.",
@@ -105,6 +109,7 @@ const DETAILS = {
   hold_expired: "The hold has expired and its tickets are gone; send a new booking.",
   idempotency_key_reused: "The key was used for a request with other content; use a new key.",
   version_mismatch: "No version of If-Match is the event's newest; read the event again.",
+  too_many_webhooks: `An event has ${WEBHOOKS_OF_EVENT_MAX} webhooks at most; delete one first.`,
   below_sold: "totalTickets would be less than the tickets sold and held.",
   rate_limited: "Too many requests of this user for this event are under way; wait for their answers.",
   overloaded: "The shard of this event cannot do more in time; nothing was done.",
@@ -130,6 +135,10 @@ export function problemOf(result: RefusalOrFailure): Problem {
       "The sales window would end before it begins; without salesEndAt it ends at startsAt.",
       { errors },
     );
+  }
+  if (result.outcome === "forbidden_target") {
+    const errors = [{ path: "url", message: result.reason }];
+    return new Problem("invalid_request", "Nobody can be told at this URL.", { errors });
   }
   if (result.outcome === "rate_limited")
     return new Problem("rate_limited", DETAILS.rate_limited, {}, { ratelimit: '"user-under-way";r=0;t=1' });

@@ -48,8 +48,8 @@ export interface SecuredRequest<Id, Body = unknown, Query = unknown> extends Rou
 
 type Served = Response | Promise<Response>;
 
-/** The first parameter of a path. */
-const PARAMETER = /\{(\w+)\}/;
+/** The parameters of a path. */
+const PARAMETERS = /\{(\w+)\}/g;
 
 const INTERNAL = new Problem("internal", "This is a bug; it is logged under the request's id.");
 
@@ -68,13 +68,14 @@ export class Routes {
     spec: Omit<RouteSpec<Id, Query, undefined>, "body">,
     handle: (request: RouteRequest<Id, Query>) => Served,
   ): void {
+    const textsOf = parametersOf(spec.path);
     this.#add(spec, false, (context, incoming, requestId, span) =>
       handle({
         incoming,
         outgoing: context.env.outgoing,
         requestId,
         span,
-        id: idFrom(context.req.param("id"), spec.id),
+        id: idFrom(textsOf(context), spec.id),
         query: queryFrom(incoming, spec.query),
         body: undefined,
       }),
@@ -92,7 +93,7 @@ export class Routes {
       clientAddress(socket.remoteAddress, headers["x-forwarded-for"]?.toString());
     const writes = spec.method !== "get";
     const check = callerCheck(verifier, roles, metrics);
-    const idName = PARAMETER.exec(spec.path)?.[1] ?? "id";
+    const textsOf = parametersOf(spec.path);
     this.#add(spec, true, async (context, incoming, requestId, span) => {
       const checked = check(incoming);
       const caller = checked instanceof Promise ? await checked : checked;
@@ -106,7 +107,7 @@ export class Routes {
           throw new Problem("rate_limited", `Too many writes of this ${reason}; slow down.`, {}, headers);
         }
       }
-      const id = idFrom(context.req.param(idName), spec.id);
+      const id = idFrom(textsOf(context), spec.id);
       const query = queryFrom(incoming, spec.query);
       const body = spec.body === undefined ? (undefined as Body) : await bodyFrom(incoming, spec.body);
       const { outgoing } = context.env;
@@ -142,7 +143,7 @@ export class Routes {
       log.error({ err: error, requestId, traceId }, "a request failed");
       return problemResponse(INTERNAL, requestId, traceId);
     };
-    this.#app.on(method, spec.path.replace(/\{(\w+)\}/g, ":$1"), (context) => {
+    this.#app.on(method, spec.path.replace(PARAMETERS, ":$1"), (context) => {
       const startedAt = performance.now();
       const { incoming } = context.env;
       const requestId = requestIdOf(incoming);
@@ -159,4 +160,9 @@ export class Routes {
       }
     });
   }
+}
+
+function parametersOf(path: string): (context: Context<HttpEnv>) => readonly string[] {
+  const names = [...path.matchAll(PARAMETERS)].map(([, name = ""]) => name);
+  return ({ req }) => names.map((name) => req.param(name) ?? "");
 }

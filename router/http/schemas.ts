@@ -4,6 +4,8 @@ import { type BookingId, type EventId, parseBookingId, parseEventId } from "../.
 import { BOOKING_STATUSES } from "../../shared/domain/bookings.ts";
 import { EVENT_STATUSES, INTAKES } from "../../shared/domain/events.ts";
 import { LIMITS } from "../../shared/domain/limits.ts";
+import { CLOUD_EVENT_TYPES } from "../../shared/domain/cloud-events.ts";
+import { WEBHOOK_URL_CHARACTERS_MAX, WEBHOOKS_OF_EVENT_MAX } from "../../shared/domain/webhooks.ts";
 import { MINUTES_MAX } from "../../shared/wire/read-side.ts";
 import { PROBLEMS, type ProblemCode } from "./problems.ts";
 
@@ -96,12 +98,12 @@ export const holdBody = z.strictObject({
 /** No body, or an empty object. */
 export const emptyBody = z.strictObject({}).nullish();
 
-/** The kind of id that the `{id}` of a path is. */
+/** The kind of id that the parameters of a path are, `{id}` mostly. */
 export interface IdKind<Id> {
   /** For the document. */
   readonly params: z.ZodObject;
-  /** Returns the canonical id, or undefined when `text` is no id. */
-  readonly parse: (text: string) => Id | undefined;
+  /** Returns the canonical id, or undefined when the texts are none. */
+  readonly parse: (...texts: string[]) => Id | undefined;
 }
 /** Every version of UUID is an id: one that onsale did not make names nothing. */
 const uuid = z.string().openapi({
@@ -112,12 +114,34 @@ const uuid = z.string().openapi({
 const params = z.object({ id: uuid });
 export const eventId: IdKind<EventId> = { params, parse: parseEventId };
 export const bookingId: IdKind<BookingId> = { params, parse: parseBookingId };
+export const webhookId: IdKind<{ readonly eventId: EventId; readonly webhookId: string }> = {
+  params: z.object({ id: uuid, webhookId: uuid }),
+  parse: (event, webhook = "") => {
+    const eventIdOf = parseEventId(event ?? "");
+    const id = parseBookingId(webhook);
+    return eventIdOf && id && { eventId: eventIdOf, webhookId: id };
+  },
+};
 const receipt = z.string().openapi({
   pattern: "^[A-Za-z0-9_-]{68}$",
   example: "AaIECQwAfCuvYwq8pYbGywGiBAkMAHwrr2MKvKWGxssCk1pXbbVL5rFvMhXr5rmkIuzn",
 });
 /** Every text may be one; only its own code says whether it is (router/queue/receipts.ts). */
 export const receiptId: IdKind<string> = { params: z.object({ receipt }), parse: (text) => text };
+
+const webhookUrl = z
+  .string()
+  .max(WEBHOOK_URL_CHARACTERS_MAX)
+  .regex(/^https?:\/\/[!-~]+$/, "must be an address that begins with https://")
+  .openapi({ format: "uri", example: "https://tickets.example/hooks/onsale" });
+const webhookTypes = z.array(z.enum(CLOUD_EVENT_TYPES)).min(1).max(CLOUD_EVENT_TYPES.length);
+export const webhookBody = z.strictObject({
+  url: webhookUrl,
+  types: webhookTypes
+    .transform((types) => [...new Set(types)])
+    .default([...CLOUD_EVENT_TYPES])
+    .describe("Of what it is told; of everything unless given."),
+});
 
 /** A cursor is the id of the last item of the previous page, so new items do not move a page. */
 const cursorOf = <Id>(parse: (text: string) => Id | undefined) =>
@@ -225,6 +249,21 @@ export const bookingSchema = z
     updatedAt: timeOut,
   })
   .meta({ id: "Booking" });
+
+export const webhookSchema = z
+  .object({ id: uuid, url: webhookUrl, types: webhookTypes })
+  .meta({ id: "Webhook" });
+export const newWebhookSchema = webhookSchema
+  .extend({
+    secret: z
+      .string()
+      .describe("Signs what is sent, by Standard Webhooks. It is told only here.")
+      .openapi({ example: "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD" }),
+  })
+  .meta({ id: "NewWebhook" });
+export const webhookListSchema = z
+  .object({ items: z.array(webhookSchema).max(WEBHOOKS_OF_EVENT_MAX) })
+  .meta({ id: "WebhookList" });
 
 const asOf = timeOut.describe("Everything that was decided until then is in.");
 export const bookingListSchema = z

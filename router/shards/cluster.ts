@@ -14,6 +14,8 @@ import {
   type CreateEventRequest,
   type EventResult,
   type ReadResult,
+  type WebhooksRequest,
+  type WebhooksResult,
 } from "../../shared/wire/rpc.ts";
 import type { Command } from "../../shared/domain/commands.ts";
 import type { CommandResult, Failure } from "../../shared/domain/outcomes.ts";
@@ -82,6 +84,10 @@ export class Cluster {
 
   async changeEvent(request: ChangeEventRequest, span?: Span): Promise<EventResult> {
     return this.#routed(slotOf(request.id), async (shard) => shard.changeEvent(request, span));
+  }
+
+  async webhooks(request: WebhooksRequest, span?: Span): Promise<WebhooksResult> {
+    return this.#routed(slotOf(request.eventId), async (shard) => shard.webhooks(request, span));
   }
 
   /**

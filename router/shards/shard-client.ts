@@ -29,6 +29,9 @@ import {
   type ReadResult,
   RPC,
   requestsAnswerSchema,
+  webhooksAnswerSchema,
+  type WebhooksRequest,
+  type WebhooksResult,
 } from "../../shared/wire/rpc.ts";
 import { describeCall, inSpan, spanOfBatch, tracesOf } from "./call-spans.ts";
 import {
@@ -191,6 +194,13 @@ export class ShardClient {
     return this.#saveEvent(RPC.changeEvent, request, span);
   }
 
+  async webhooks(request: WebhooksRequest, span?: Span): Promise<WebhooksResult> {
+    const call = { path: RPC.webhooks, body: request, answer: webhooksAnswerSchema };
+    const { answer, lost } = await this.#direct("webhooks", call, this.#options.commandDeadlineMs, span);
+    const result = answer ?? UNAVAILABLE;
+    return lost ? afterLostTry(result) : result;
+  }
+
   async #saveEvent(path: string, request: unknown, span: Span | undefined): Promise<EventResult> {
     const askedAt = this.#options.clock.elapsed();
     const save = { path, body: request, answer: eventAnswerSchema };
@@ -308,7 +318,7 @@ export class ShardClient {
     try {
       // A list that failed may work elsewhere. One that is too much for the shard is too much again.
       const isFinal = (answer: Answer): boolean =>
-        kind === "change" || !("outcome" in answer) || answer.outcome === "overloaded";
+        kind !== "list" || !("outcome" in answer) || answer.outcome === "overloaded";
       return await this.#tried(this.#in(deadlineMs), isFinal, (node, timeoutMs) =>
         inSpan(span?.child(...describeCall(this.id, node.url, call.path, 1)), (callSpan) =>
           node.direct(kind, { ...call, timeoutMs, span: callSpan }),

@@ -14,7 +14,7 @@ import type { Work } from "../read/log-follower.ts";
 /** Messages without a confirmation. */
 export const ROUND_MAX = 100;
 /**
- * A message costs the node some 40 µs, which its bookings must not miss: so this is a tenth of a core. In a longer rush the
+ * Messages cost processor of the node, which its bookings must not miss. In a longer rush the
  * publisher falls behind, and catches up afterwards.
  */
 export const MESSAGES_PER_SECOND_MAX = 2_000;

@@ -80,8 +80,8 @@ export class Followers {
     this.changed();
   }
 
-  /** Throws DatabaseError. */
-  async follow({ follower, after, waitMs }: ChangesRequest): Promise<ChangesAnswer> {
+  /** `isPlace`: the position is of this database itself (log-follower.ts). Throws DatabaseError. */
+  async follow({ follower, after, waitMs }: ChangesRequest, isPlace = false): Promise<ChangesAnswer> {
     if (this.#closed) return { outcome: "shard_unavailable" };
     if (this.#open >= FOLLOWERS_MAX) {
       this.#observer.shed("followers_full");
@@ -91,7 +91,9 @@ export class Followers {
     try {
       const until = this.#clock.elapsed() + waitMs;
       for (;;) {
-        const read = await this.#inTurn(async () => this.#store.readChanges(after, ANSWER_BOOKINGS_MAX));
+        const read = await this.#inTurn(async () =>
+          this.#store.readChanges(after, ANSWER_BOOKINGS_MAX, isPlace),
+        );
         if (read.dropped) return { outcome: "position_dropped" };
         const { changes, position, asOf, lagSeconds } = read;
         this.heard(follower, lagSeconds);

@@ -1,6 +1,6 @@
 /**
  * A follower of the log inside the nodes of a shard. Of all nodes that want to do its work, one does it: the one that holds its place
- * in the shard's database (migrations/shard/0015_log-places.sql). What is done twice, because a node died or was paused, must do
+ * in the shard's database (hold_place() in migrations/shard/0017_webhooks.sql). What is done twice, because a node died or was paused, must do
  * no harm.
  */
 import { randomUUID } from "node:crypto";
@@ -94,7 +94,8 @@ export class LogFollower {
       const signal = AbortSignal.any([lost.signal, this.#stopping.signal]);
       while (!signal.aborted) {
         const { follower } = this.#work;
-        const answer = await this.#parts.followers.follow({ follower, after: position, waitMs: LOOK_MS });
+        const asked = { follower, after: position, waitMs: LOOK_MS };
+        const answer = await this.#parts.followers.follow(asked, true);
         // Of a position that was dropped, the next turn makes one that is kept.
         if (answer.outcome !== "changes" || signal.aborted) break;
         const { changes } = answer;

@@ -1,6 +1,6 @@
 /**
  * What a shard's database can be asked: to decide a batch (batch.ts), to save an event, to read, to read its log
- * (change-log.ts). Each is one statement;
+ * (change-log.ts), to keep webhooks and their deliveries (webhooks.ts). Each is one statement;
  * those that write call one function (migrations/shard/).
  */
 import { type Command, isBookCommand } from "../../shared/domain/commands.ts";
@@ -13,6 +13,8 @@ import type {
   CreateEventRequest,
   EventResult,
   ReadResult,
+  WebhooksRequest,
+  WebhooksResult,
 } from "../../shared/wire/rpc.ts";
 import type { Event, Snapshot } from "../../shared/domain/events.ts";
 import {
@@ -25,6 +27,14 @@ import {
 import { type BatchDecision, decideBatch, type DecideOptions, type FreshIds } from "./batch.ts";
 import { type ChangesRead, dropChanges, holdPlace, type Place, readChanges } from "./change-log.ts";
 import { pruneRequests, readRequests } from "./requests.ts";
+import {
+  changeWebhooks,
+  settleDeliveries,
+  type Settled,
+  type Taken,
+  takeDeliveries,
+  type Taking,
+} from "./webhooks.ts";
 import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 import {
   type BookingRow,
@@ -231,8 +241,8 @@ export class BookingStore {
   }
 
   /** The log after a position (change-log.ts). */
-  async readChanges(after: number | null, bookingsMax: number): Promise<ChangesRead> {
-    return readChanges(this.#others, after, bookingsMax);
+  async readChanges(after: number | null, bookingsMax: number, isPlace = false): Promise<ChangesRead> {
+    return readChanges(this.#others, after, bookingsMax, isPlace);
   }
 
   /** Drops changes that are older than `keepHours` (change-log.ts). */
@@ -243,6 +253,21 @@ export class BookingStore {
   /** The place of a follower (change-log.ts). */
   async holdPlace(follower: string, holder: string, seconds: number, position?: number): Promise<Place> {
     return holdPlace(this.#others, follower, holder, seconds, position);
+  }
+
+  /** Adds, lists or removes webhooks (webhooks.ts). */
+  async changeWebhooks(request: WebhooksRequest, host: string, span?: Span): Promise<WebhooksResult> {
+    return changeWebhooks(this.#others, request, host, span);
+  }
+
+  /** Takes deliveries that are due (webhooks.ts). */
+  async takeDeliveries(taking: Taking): Promise<Taken> {
+    return takeDeliveries(this.#others, taking);
+  }
+
+  /** Keeps what became of deliveries (webhooks.ts). */
+  async settleDeliveries(settled: readonly Settled[]): Promise<void> {
+    await settleDeliveries(this.#others, settled);
   }
 
   async #saveEvent(

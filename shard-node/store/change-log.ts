@@ -1,4 +1,4 @@
-/** The log of changes in the shard's database (migrations/shard/0014_changes.sql), and the places of those who follow it (0015). */
+/** The log of changes in the shard's database (migrations/shard/0014_changes.sql), and the places of those who follow it (0015, 0017). */
 import type { Change } from "../../shared/domain/changes.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso } from "./rows.ts";
@@ -6,7 +6,7 @@ import { bounded, boundsOf, oneRow } from "./row-locks.ts";
 
 const CHANGES_AFTER: Statement = {
   name: "changes-after",
-  text: "select changes_after($1, $2) as result",
+  text: "select changes_after($1, $2, $3) as result",
 };
 const DROP_CHANGES = bounded("drop-changes", "drop_changes(make_interval(hours => $3))");
 
@@ -15,7 +15,8 @@ const HOLD_PLACE = bounded("hold-place", "hold_place($3, $4, $5, $6)");
 /** How long to wait for the lock of a part that is dropped. Only who reads that part can hold it. */
 const DROP_LOCK_WAIT_MS = 100;
 
-interface ChangeRow extends Omit<Change, "event" | "bookings"> {
+/** A change as PostgreSQL answers it. */
+export interface ChangeRow extends Omit<Change, "event" | "bookings"> {
   readonly event: EventRow | null;
   readonly bookings: readonly BookingRow[];
 }
@@ -35,12 +36,14 @@ export type ChangesRead =
 
 /**
  * The changes after a position, of `bookingsMax` bookings at most, unless the first one alone has more. Without a position
- * none, only the position of the newest change. Throws DatabaseError.
+ * none, only the position of the newest change. A place that is kept in the database itself may be before the log was begun anew.
+ * Throws DatabaseError.
  */
 export async function readChanges(
   database: Database,
   after: number | null,
   bookingsMax: number,
+  isPlace: boolean,
 ): Promise<ChangesRead> {
   const { result } = await oneRow<{
     result: {
@@ -50,7 +53,7 @@ export async function readChanges(
       asOf: string;
       lagSeconds?: number | null;
     };
-  }>(database, CHANGES_AFTER, [after, bookingsMax]);
+  }>(database, CHANGES_AFTER, [after, bookingsMax, isPlace]);
   if (result.dropped) return { dropped: true };
   return {
     dropped: false,
@@ -106,7 +109,7 @@ export async function holdPlace(
   return { ...result, lagSeconds: Math.max(0, result.lagSeconds ?? 0) };
 }
 
-function changeFrom({ at, event, bookings, ...change }: ChangeRow): Change {
+export function changeFrom({ at, event, bookings, ...change }: ChangeRow): Change {
   return {
     ...change,
     at: iso(at),

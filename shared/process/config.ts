@@ -11,11 +11,13 @@ export class ConfigError extends Error {
 
 /** The secrets of .env.example begin with this. Everybody can read them, so only development may use them. */
 const EXAMPLE_SECRET = "example-only-";
+/** Values that are harmless only where nobody else is. */
+const DEVELOPMENT_ONLY: Readonly<Record<string, string>> = { WEBHOOK_TARGETS: "any" };
 const ENVIRONMENTS = ["production", "development"];
 
 /**
  * Reads a role's settings and ignores empty variables. Throws ConfigError with all problems. An unknown ONSALE_ENV is a
- * problem; so is a secret of .env.example, even inside a URL, unless ONSALE_ENV is development.
+ * problem; so are a secret of .env.example, even inside a URL, and what only development may have, unless ONSALE_ENV is that.
  */
 export function readConfig<Schema extends z.ZodType>(
   schema: Schema,
@@ -26,9 +28,14 @@ export function readConfig<Schema extends z.ZodType>(
   );
   const parsed = schema.safeParse(settings);
   const environment = settings["ONSALE_ENV"] ?? "production";
-  const examples = environment === "development" ? [] : namesOfExamples(settings);
+  const isDevelopment = environment === "development";
+  const examples = isDevelopment ? [] : namesOfExamples(settings);
+  const dangers = isDevelopment
+    ? []
+    : Object.entries(DEVELOPMENT_ONLY).filter(([name, value]) => settings[name] === value);
   const known = ENVIRONMENTS.includes(environment);
-  if (parsed.success && examples.length === 0 && known) return Object.freeze(parsed.data);
+  if (parsed.success && examples.length === 0 && dangers.length === 0 && known)
+    return Object.freeze(parsed.data);
   const problems = [
     ...(known ? [] : [`  ONSALE_ENV: must be ${ENVIRONMENTS.join(" or ")}`]),
     ...(parsed.error?.issues ?? []).map(
@@ -37,6 +44,7 @@ export function readConfig<Schema extends z.ZodType>(
     ...examples.map(
       (name) => `  ${name}: holds a secret of .env.example; make your own (openssl rand -hex 32)`,
     ),
+    ...dangers.map(([name, value]) => `  ${name}: ${value} goes with ONSALE_ENV=development only`),
   ];
   throw new ConfigError(`these settings cannot be used:\n${problems.join("\n")}`);
 }

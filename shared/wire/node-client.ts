@@ -1,5 +1,5 @@
 /**
- * Calls to one process of the cluster, mostly a shard node; the only door to undici and cockatiel. A circuit breaker leaves a failing node alone for a
+ * Calls to one process of the cluster, mostly a shard node; the door to undici inside the cluster, and the only one to cockatiel. A circuit breaker leaves a failing node alone for a
  * moment: clients get their 503 at once, and the node can recover. A response that does not answer the call, such as a
  * proxy's error page or one from a node with another RPC version, counts as no answer (F9).
  */
@@ -40,9 +40,14 @@ const BREAKER_OPEN_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 1_000;
 /**
  * Calls that are not coalesced: how many of each kind may run, and how many may wait. Anybody may list, so lists have places
- * of their own and few of them: they must not take an organizer's, nor the node's time from bookings.
+ * of their own and few of them: they must not take an organizer's, nor the node's time from bookings. A new webhook may wait for a
+ * foreign name server.
  */
-const DIRECT_MAX = { list: { calls: 4, waiting: 200 }, change: { calls: 16, waiting: 200 } };
+const DIRECT_MAX = {
+  list: { calls: 4, waiting: 200 },
+  change: { calls: 16, waiting: 200 },
+  webhooks: { calls: 4, waiting: 50 },
+};
 export type DirectKind = keyof typeof DIRECT_MAX;
 
 const NEVER_SENT = new Set(["ECONNREFUSED", "ENOTFOUND", "EHOSTUNREACH", "ENETUNREACH", "EAI_AGAIN"]);
@@ -71,6 +76,7 @@ export class NodeClient {
   readonly #bulkheads = {
     list: bulkhead(DIRECT_MAX.list.calls, DIRECT_MAX.list.waiting),
     change: bulkhead(DIRECT_MAX.change.calls, DIRECT_MAX.change.waiting),
+    webhooks: bulkhead(DIRECT_MAX.webhooks.calls, DIRECT_MAX.webhooks.waiting),
   } satisfies Record<DirectKind, unknown>;
   readonly #understanding: Outage;
 
@@ -82,7 +88,7 @@ export class NodeClient {
       [RPC_VERSION_HEADER]: RPC_VERSION,
     };
     this.#pool = new Pool(new URL(url).origin, {
-      connections: connections + DIRECT_MAX.list.calls + DIRECT_MAX.change.calls,
+      connections: Object.values(DIRECT_MAX).reduce((sum, { calls }) => sum + calls, connections),
       connect: { timeout: CONNECT_TIMEOUT_MS },
       keepAliveTimeout: 30_000,
     });

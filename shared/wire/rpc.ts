@@ -19,6 +19,7 @@ import {
 import { checkedId, parseBookingId, parseCanonicalUuid, parseEventId, parseUserId } from "../domain/ids.ts";
 import { LIMITS } from "../domain/limits.ts";
 import { type RequestState, requestStateSchema } from "../domain/requests.ts";
+import { newWebhookSchema, webhookSchema } from "../domain/webhooks.ts";
 import { wireShardMapSchema } from "./shard-map.ts";
 import { type CommandResult, decisionSchemas, type Failure, failureSchema } from "../domain/outcomes.ts";
 
@@ -189,6 +190,36 @@ export const eventAnswerSchema = z.discriminatedUnion("outcome", [
 ]);
 export type EventResult = Readonly<z.infer<typeof eventAnswerSchema>>;
 
+const ofWebhooks = {
+  eventId,
+  /** Who asks; null is an operator. */
+  caller: userId.nullable(),
+};
+/** Adds a webhook to an event, lists its webhooks, or removes one. */
+export const webhooksRequestSchema = z.discriminatedUnion("action", [
+  z.object({
+    action: z.literal("create"),
+    ...ofWebhooks,
+    ...newWebhookSchema.shape,
+  }),
+  z.object({ action: z.literal("list"), ...ofWebhooks }),
+  z.object({ action: z.literal("delete"), ...ofWebhooks, id: z.string() }),
+]);
+export type WebhooksRequest = Readonly<z.infer<typeof webhooksRequestSchema>>;
+export const webhooksAnswerSchema = z.discriminatedUnion("outcome", [
+  /** Of an id that was used before, the webhook that it made. */
+  z.object({ outcome: z.literal("created"), webhook: newWebhookSchema }),
+  z.object({ outcome: z.literal("listed"), webhooks: z.array(webhookSchema) }),
+  z.object({ outcome: z.literal("deleted") }),
+  z.object({ outcome: z.enum(["event_not_found", "forbidden", "too_many_webhooks", "wrong_shard"]) }),
+  /** Nobody is told at that URL. */
+  z.object({ outcome: z.literal("forbidden_target"), reason: z.string() }),
+  failureSchema,
+]);
+export type WebhooksResult = Readonly<z.infer<typeof webhooksAnswerSchema>>;
+/** What it is called when it was done. */
+export type WebhooksDone = "created" | "listed" | "deleted";
+
 /** How long a follower of the log may have its node wait for the next change. */
 const CHANGES_WAIT_MAX_MS = 10_000;
 
@@ -270,6 +301,7 @@ export const RPC = {
   createEvent: "/rpc/events/create",
   changeEvent: "/rpc/events/change",
   changes: "/rpc/changes",
+  webhooks: "/rpc/webhooks",
   copy: "/rpc/copy",
   map: "/rpc/map",
 } as const;

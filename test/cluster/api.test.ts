@@ -494,6 +494,9 @@ describe("operations", () => {
       "onsale_publisher_lag_seconds 0",
       'onsale_changes_published_total{result="confirmed"} 0',
       'onsale_changes_skipped_total{follower="publisher"} 0',
+      'onsale_changes_skipped_total{follower="webhooks"} 0',
+      'onsale_webhook_deliveries_total{result="given_up"} 0',
+      "onsale_webhook_backlog 0",
       "onsale_db_up 1",
       "onsale_redis_up",
       "onsale_snapshot_publish_seconds",
@@ -519,6 +522,7 @@ describe("operations", () => {
     );
     expect(routes.sort()).toEqual([
       "delete /v1/bookings/{id}",
+      "delete /v1/events/{id}/webhooks/{webhookId}",
       "get /v1/booking-requests/{receipt}",
       "get /v1/bookings",
       "get /v1/bookings/{id}",
@@ -526,11 +530,13 @@ describe("operations", () => {
       "get /v1/events/{id}",
       "get /v1/events/{id}/bookings",
       "get /v1/events/{id}/statistics",
+      "get /v1/events/{id}/webhooks",
       "patch /v1/events/{id}",
       "post /v1/bookings/{id}/confirm",
       "post /v1/events",
       "post /v1/events/{id}/bookings",
       "post /v1/events/{id}/holds",
+      "post /v1/events/{id}/webhooks",
     ]);
     const refusals = Object.values(body.paths)
       .flatMap((path) => Object.values(path))
@@ -577,7 +583,7 @@ describe("operations", () => {
         const send = async (value: unknown) =>
           client.send(method.toUpperCase(), path.replace("{id}", event.id), {
             as: "somebody",
-            role: path === "/v1/events" || method === "patch" ? "organizer" : "buyer",
+            role: /\/(events|webhooks)$/.test(path) || method === "patch" ? "organizer" : "buyer",
             body: value,
           });
         const { required = [] } = requestBody.content["application/json"].schema;

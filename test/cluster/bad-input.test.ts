@@ -191,7 +191,7 @@ test("S2: unknown paths and methods are told so", async () => {
   for (const [method, path, allow] of [
     ["PUT", "/v1/events", "GET, HEAD, POST"],
     ["DELETE", `/v1/events/${event.id}`, "GET, HEAD, PATCH"],
-    ["GET", `/v1/events/${event.id}/bookings`, "POST"],
+    ["PUT", `/v1/events/${event.id}/bookings`, "GET, HEAD, POST"],
     ["OPTIONS", `/v1/bookings/${event.id}`, "DELETE, GET, HEAD"],
     ["PROPFIND", "/v1/events", "GET, HEAD, POST"],
   ] as const) {

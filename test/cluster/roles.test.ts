@@ -87,7 +87,7 @@ test("A6 E4: the admin port listens where ADMIN_HOST says, and nowhere else", as
   }
 });
 
-test("E4 D2: the secrets of .env.example are refused outside of development, each on a line", async () => {
+test("E4 D2 J12: the secrets of .env.example, and targets inside, are refused outside of development, each on a line", async () => {
   const example = parseEnv(readFileSync(`${import.meta.dirname}/../../.env.example`, "utf8"));
   const secrets = Object.entries(example).filter(([name]) => name !== "ONSALE_ENV");
   expect(secrets.length).toBeGreaterThan(4);
@@ -111,6 +111,11 @@ test("E4 D2: the secrets of .env.example are refused outside of development, eac
     expect([script, code]).toEqual([script, 1]);
     for (const name of names) expect(stderr).toContain(`\n  ${name}: holds a secret of .env.example`);
   }
+  const inside = { ...env, WEBHOOK_TARGETS: "any" };
+  expect(() => readConfig(nodeConfig, inside)).toThrow(
+    "WEBHOOK_TARGETS: any goes with ONSALE_ENV=development only",
+  );
+  expect(readConfig(nodeConfig, { ...inside, ONSALE_ENV: "development" }).WEBHOOK_TARGETS).toBe("any");
   const development = { ...env, ONSALE_ENV: "development", ADVERTISE_URL: "http://{hostname}:9090" };
   expect(readConfig(routerConfig, development).INTERNAL_TOKEN).toBe(example["INTERNAL_TOKEN"]);
   expect(readConfig(nodeConfig, development).ADVERTISE_URL).toBe(`http://${hostname()}:9090`);

@@ -93,10 +93,11 @@ test("J7: a place that was lost to dropped changes goes on with the first that i
   await eventually("it has the place", () => one.done.length > 0);
   await one.stop();
   expect(one.skipped()).toBe(0);
-  await run("update changes_dropped set until = (select max(position) from changes)");
   await run("update log_places set position = 0");
   await storeEvent(created.url, 5);
-  await run("select restart_changes()");
+  const all = "(select max(position) from changes)";
+  await run(`update changes_dropped set until = ${all}, truncated = ${all}`);
+  await run("delete from changes");
   const id = await storeEvent(created.url, 5);
 
   const next = follower();
@@ -106,19 +107,38 @@ test("J7: a place that was lost to dropped changes goes on with the first that i
   await next.stop();
 });
 
+test("J7: after a failover what was committed and not followed yet is still followed", async () => {
+  const one = follower();
+  const first = await storeEvent(created.url, 5);
+  await eventually("it has done it", () => one.done.includes(first));
+  await one.stop();
+  const before = await storeEvent(created.url, 5);
+  const position = await positionOf("select min(position) from log_places");
+  await failOver();
+  const after = await storeEvent(created.url, 5);
+
+  const next = follower();
+  await eventually("it goes on", () => next.done.includes(after));
+  expect(next.done).toEqual([before, after]);
+  expect(next.skipped()).toBe(0);
+  await next.stop();
+  // Who is outside cannot know whether what it has seen is here.
+  expect(await store.readChanges(position, 10)).toEqual({ dropped: true });
+});
+
+test("J7: how far a holder came on another history does not count", async () => {
+  const [place, elsewhere] = [await positionOf("newest_position()"), 1e15];
+  expect(await hold(ONE, 60, place)).toEqual([true, place]);
+  await failOver();
+  expect(await hold(ONE, 60, place + elsewhere)).toEqual([false, place]);
+  expect(await hold(OTHER, 0)).toEqual([false, place]);
+  expect(await hold(ONE, 60)).toEqual([true, place]);
+});
+
 test("J7: a place has one holder until that gives it back or is silent for too long, and never goes back", async () => {
-  const positionOf = async (expression: string): Promise<number> => {
-    const text = `select (${expression})::float8 as position`;
-    const [row] = await database.query<{ position: number }>({ name: expression, text });
-    return row?.position ?? 0;
-  };
-  const until = await positionOf("select until from changes_dropped");
+  const until = await positionOf("select truncated from changes_dropped");
   await storeEvent(created.url, 5);
   const newest = await positionOf("newest_position()");
-  const hold = async (holder: string, seconds: number, position?: number) => {
-    const { held, position: at } = await store.holdPlace("test", holder, seconds, position);
-    return [held, at];
-  };
   expect(await hold(ONE, 60)).toEqual([true, until]);
   expect(await hold(OTHER, 60, newest)).toEqual([false, until]);
   expect(await hold(OTHER, 0, newest)).toEqual([false, until]);
@@ -163,6 +183,23 @@ function follower(other: Partial<Pick<BookingStore, "holdPlace">> = {}) {
     await one.stop();
   };
   return { follower: one, followers, done, ready, tried: () => tried, skipped: () => skipped, stop };
+}
+
+async function hold(holder: string, seconds: number, position?: number) {
+  const { held, position: at } = await store.holdPlace("test", holder, seconds, position);
+  return [held, at];
+}
+
+async function positionOf(expression: string): Promise<number> {
+  const text = `select (${expression})::float8 as position`;
+  const [row] = await database.query<{ position: number }>({ name: expression, text });
+  return row?.position ?? 0;
+}
+
+/** As if another server had become the primary. */
+async function failOver(): Promise<void> {
+  await run("update changes_dropped set timeline = timeline - 1");
+  await run("update log_places set timeline = timeline - 1");
 }
 
 async function run(text: string): Promise<void> {

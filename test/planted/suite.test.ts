@@ -27,6 +27,9 @@ const CACHE = "test/components/event-cache.test.ts";
 const CONNECTION = "test/components/connection.test.ts";
 const REQUESTS = "test/components/requests.test.ts";
 const INTAKE = "test/components/intake.test.ts";
+const WEBHOOKS = "test/components/webhooks.test.ts";
+const TARGETS = "test/unit/webhook-targets.test.ts";
+const WEBHOOK_FUNCTIONS = "migrations/shard/0017_webhooks.sql";
 const REQUEST_FUNCTIONS = "migrations/shard/0013_booking-requests.sql";
 
 interface Plant extends Planting {
@@ -499,8 +502,8 @@ const PLANTS: readonly Plant[] = [
     bug: "nobody is told that changes were dropped",
     rule: "J3",
     suite: LOG,
-    file: FUNCTIONS,
-    find: "      update changes_dropped set until = greatest(until, v_newest.position);\n",
+    file: WEBHOOK_FUNCTIONS,
+    find: "      update changes_dropped set until = greatest(until, v_newest.position), truncated = v_newest.position;\n",
     replace: "",
   },
   {
@@ -555,9 +558,73 @@ const PLANTS: readonly Plant[] = [
     bug: "every node takes the place",
     rule: "J7",
     suite: PLACES,
-    file: "migrations/shard/0015_log-places.sql",
+    file: WEBHOOK_FUNCTIONS,
     find: "v_place.held_until < v_now and p_seconds > 0 then",
     replace: "p_seconds > 0 then",
+  },
+  {
+    bug: "after a failover a place goes on where the log was begun anew",
+    rule: "J7",
+    suite: PLACES,
+    file: WEBHOOK_FUNCTIONS,
+    find: "  select d.truncated into v_first from changes_dropped d;\n",
+    replace: "  select d.until into v_first from changes_dropped d;\n",
+  },
+  {
+    bug: "every organizer sees to the webhooks of an event without an owner",
+    rule: "J9",
+    suite: WEBHOOKS,
+    file: WEBHOOK_FUNCTIONS,
+    find: "v_owner is distinct from p_caller",
+    replace: "v_owner <> p_caller",
+  },
+  {
+    bug: "a delivery that is under way is taken again",
+    rule: "J10",
+    suite: WEBHOOKS,
+    file: WEBHOOK_FUNCTIONS,
+    find: "due_at = v_now + make_interval(secs => p_seconds)",
+    replace: "due_at = v_now",
+  },
+  {
+    bug: "each try of a delivery has an id of its own",
+    rule: "J10",
+    suite: TARGETS,
+    file: "shard-node/webhooks/sender.ts",
+    find: 'id.replaceAll(".", "_")',
+    replace: "id + String(Math.random())",
+  },
+  {
+    bug: "a redirect counts as taken",
+    rule: "J11",
+    suite: TARGETS,
+    file: "shard-node/webhooks/sender.ts",
+    find: "statusCode < 300",
+    replace: "statusCode < 400",
+  },
+  {
+    bug: "the target of a webhook is judged only when it is added",
+    rule: "J12",
+    suite: TARGETS,
+    file: "shard-node/webhooks/targets.ts",
+    find: "    this.#addressesOf(hostname).then(",
+    replace: "    this.#resolve(hostname).then(",
+  },
+  {
+    bug: "an IPv4 address inside an IPv6 one counts as public",
+    rule: "J12",
+    suite: TARGETS,
+    file: "shard-node/webhooks/targets.ts",
+    find: "return address instanceof ipaddr.IPv4 || address.match(GLOBAL_IPV6);",
+    replace: "return true;",
+  },
+  {
+    bug: "a host that fails keeps all its places",
+    rule: "J13",
+    suite: WEBHOOKS,
+    file: WEBHOOK_FUNCTIONS,
+    find: "where d.nth <= case when d.failing then 1 else p_host_max end",
+    replace: "where d.nth <= p_host_max",
   },
   {
     bug: "a part of a token's signature is enough",

@@ -14,6 +14,7 @@ import { Receipts } from "../../router/queue/receipts.ts";
 import { Cluster } from "../../router/shards/cluster.ts";
 import { Background } from "../../shard-node/background.ts";
 import { Catalog } from "../../shard-node/catalog.ts";
+import { Targets } from "../../shard-node/webhooks/targets.ts";
 import type { NodeDatabases } from "../../shard-node/databases.ts";
 import { Decider } from "../../shard-node/decide/decider.ts";
 import { Lanes } from "../../shard-node/decide/lanes.ts";
@@ -236,6 +237,7 @@ export function startNode(
       followers,
       lanes,
       intake,
+      targets: new Targets("none"),
       catalog,
       changed,
       databaseUp: () => background.databaseUp,

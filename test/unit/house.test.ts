@@ -45,8 +45,16 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "@opentelemetry/resources": ["shared/watch/opentelemetry.ts"],
   "@opentelemetry/sdk-trace": ["shared/watch/opentelemetry.ts"],
   murmurhash: ["shared/domain/slots.ts"],
-  // The embedded cluster looks after its processes from outside, as any client would.
-  undici: ["deploy/embedded/guide.ts", "deploy/embedded/roles.ts", "shared/wire/node-client.ts"],
+  // The embedded cluster looks after its processes from outside, as any client would. Calls inside the cluster and those to
+  // strangers have nothing in common: breaker and version here, the judged address there.
+  undici: [
+    "deploy/embedded/guide.ts",
+    "deploy/embedded/roles.ts",
+    "shard-node/webhooks/sender.ts",
+    "shared/wire/node-client.ts",
+  ],
+  standardwebhooks: ["shard-node/webhooks/sender.ts"],
+  "ipaddr.js": ["shard-node/webhooks/targets.ts"],
   ...Object.fromEntries(
     ["cog", "common", "dashboard", "prometheus", "stat", "table", "timeseries"].map((part) => [
       `@grafana/grafana-foundation-sdk/${part}`,
