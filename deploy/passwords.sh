@@ -8,7 +8,7 @@ set -euo pipefail
 env_file=$(realpath "${ENV_FILE:-"$(dirname "$0")/../.env"}")
 cd "$(dirname "$0")/.."
 options=("$@" --profile backup --profile observability --env-file "$env_file.new")
-names=(POSTGRES_PASSWORD ONSALE_PASSWORD REPLICATION_PASSWORD MONITOR_PASSWORD REDIS_PASSWORD RABBITMQ_PASSWORD)
+names=(POSTGRES_PASSWORD ONSALE_PASSWORD REPLICATION_PASSWORD MONITOR_PASSWORD READ_SIDE_PASSWORD REDIS_PASSWORD RABBITMQ_PASSWORD)
 # Compose would believe these before the file.
 unset ONSALE_USER "${names[@]}"
 
@@ -68,6 +68,14 @@ users "\"$new_user\" \"$ONSALE_PASSWORD\"" "\"$old_user\" \"$(value "$env_file" 
 compose exec -T redis sh -c 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli -e' <<<"acl setuser default >$REDIS_PASSWORD" >/dev/null
 # RabbitMQ asks for a password when somebody connects. Until they change over, nobody connects anew: bookings are decided directly.
 compose exec -T rabbitmq sh -c 'rabbitmqctl --quiet change_password onsale "$(cat)"' <<<"$RABBITMQ_PASSWORD"
+# The read side has its connections, and is exchanged after the nodes. Whatever needs a new one meanwhile is refused.
+if runs read-side-db; then
+  sql read-side-db <<SQL
+alter role read_side password '$READ_SIDE_PASSWORD';
+alter role postgres password '$POSTGRES_PASSWORD';
+alter role monitor password '$MONITOR_PASSWORD';
+SQL
+fi
 
 step "everybody changes over"
 # With the first node they run the migrations, which tell the catalog the shards' new URLs.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Exchanges the containers of nodes and routers one by one without a failed request, for as many with the newest image and
-# settings. So it also upgrades, unless the RPC has a new version. Its arguments are options of docker compose.
+# settings, and the read side with a pause of seconds in what it answers. So it also upgrades, unless the RPC has a new version. Its arguments are options of docker compose.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,4 +15,10 @@ for service in node-a node-b router-1 router-2; do
     docker rm "$(docker stop "$container")" >/dev/null
   done
   echo "$service is new ($count)"
+  # After the nodes, as it asks them; before the routers, which may show it a new token. It may take its time to be ready, or not
+  # be there at all.
+  if [ "$service" = node-b ] && [ -n "$(docker compose "$@" ps --quiet read-side)" ]; then
+    docker compose "$@" rm --force --stop read-side
+    docker compose "$@" up --detach --no-recreate read-side
+  fi
 done

@@ -1,6 +1,7 @@
 /** Names every mistake in .env: `docker compose run --rm settings`. Each container refuses those that concern itself. */
 import { z } from "zod";
 import { routerConfig } from "../router/config.ts";
+import { readSideConfig } from "../read-side/config.ts";
 import { nodeConfig } from "../shard-node/config.ts";
 import { ConfigError, integer, readConfig, secret } from "../shared/process/config.ts";
 
@@ -9,19 +10,21 @@ const password = z
   .string({ error: "is required" })
   .regex(/^[\w.~-]+$/, "must be of letters, digits, and - . _ ~ only");
 
-/** What docker-compose.yml itself says to routers and nodes, such as addresses, is not in .env. */
-const ofRoles = z.object({ ...nodeConfig.shape, ...routerConfig.shape }).partial().shape;
+/** What docker-compose.yml itself says to routers, nodes and the read side, such as addresses, is not in .env. */
+const ofRoles = z.object({ ...readSideConfig.shape, ...nodeConfig.shape, ...routerConfig.shape }).partial().shape;
 
 const settings = z
   .object({
     ...ofRoles,
     INTERNAL_TOKEN: secret,
     NODE_USER_COMMANDS_MAX: nodeConfig.shape.USER_COMMANDS_MAX,
+    READ_SIDE_STATEMENT_TIMEOUT_MS: readSideConfig.shape.STATEMENT_TIMEOUT_MS,
     ONSALE_USER: z.enum(["onsale", "onsale_2"], { error: "must be onsale or onsale_2" }).default("onsale"),
     POSTGRES_PASSWORD: password,
     ONSALE_PASSWORD: password,
     REPLICATION_PASSWORD: password,
     MONITOR_PASSWORD: password,
+    READ_SIDE_PASSWORD: password,
     REDIS_PASSWORD: password,
     RABBITMQ_PASSWORD: password,
     AUDIT_INTERVAL_SECONDS: integer({ min: 1, max: 86_400, default: 600 }),

@@ -75,7 +75,7 @@ export const shards: DashboardSpec = {
           legend: "{{shard}}",
         }),
         lines("Pool", "How many connections of nodes are busy, how many idle?", "short", "onsale", {
-          expr: "sum by (shard, state) (onsale_db_pool_connections)",
+          expr: `sum by (shard, state) (onsale_db_pool_connections{job="node"})`,
           legend: "{{shard}} {{state}}",
         }),
         lines(
@@ -83,21 +83,21 @@ export const shards: DashboardSpec = {
           "How long does a statement wait for a connection?",
           "s",
           "onsale",
-          ...quantiles("onsale_db_pool_wait_seconds"),
+          ...quantiles(`onsale_db_pool_wait_seconds{job="node"}`),
         ),
         lines(
           "Pool hold",
           "How long does a statement hold its connection?",
           "s",
           "onsale",
-          ...quantiles("onsale_db_pool_hold_seconds"),
+          ...quantiles(`onsale_db_pool_hold_seconds{job="node"}`),
         ),
         lines(
           "Waiting for a connection",
           "How many statements wait, and how many backends are there?",
           "short",
           "onsale",
-          { expr: "sum by (shard) (onsale_db_pool_waiting)", legend: "{{shard}} waiting" },
+          { expr: `sum by (shard) (onsale_db_pool_waiting{job="node"})`, legend: "{{shard}} waiting" },
           { expr: "max by (shard) (onsale_db_backends)", legend: "{{shard}} backends" },
         ),
         lines(
@@ -186,6 +186,56 @@ export const shards: DashboardSpec = {
           expr: "max by (shard) (onsale_log_kept_seconds)",
           legend: "{{shard}}",
         }),
+      ],
+    },
+    {
+      title: "Read side",
+      panels: [
+        lines("Read side behind", "How old is what it answers?", "s", "onsale", {
+          expr: "max by (shard) (onsale_read_side_lag_seconds)",
+          legend: "{{shard}}",
+        }),
+        lines(
+          "Freshness",
+          "How long after a change can it be read? Less than a second is promised.",
+          "s",
+          "onsale",
+          ...[0.5, 0.99].map((q) => ({
+            expr: quantile(q, "onsale_read_side_freshness_seconds"),
+            legend: `p${q * 100}`,
+          })),
+        ),
+        lines(
+          "Answered by the read side",
+          "What do routers ask it, and does it refuse? 503 is too old, or a database that does not answer.",
+          "reqps",
+          "onsale",
+          {
+            expr: perSecond(`onsale_http_requests_total{job="read-side"}`, "route, status"),
+            legend: "{{route}} {{status}}",
+          },
+        ),
+        lines(
+          "Up",
+          "Does it answer Prometheus, and did it answer each router?",
+          "short",
+          "onsale",
+          { expr: `up{job="read-side"}`, legend: "{{instance}}" },
+          { expr: "onsale_read_side_up", legend: "for {{instance}}" },
+        ),
+        lines("Rebuilding", "Are new tables being filled?", "short", "onsale", {
+          expr: "max by (instance) (onsale_read_side_rebuilding)",
+          legend: "{{instance}}",
+        }),
+        lines(
+          "Lists that wait, and exports",
+          "How many lists wait for a change, how many exports are being written, and how many statements wait for a connection?",
+          "short",
+          "onsale",
+          { expr: "sum(onsale_read_side_waiting)", legend: "lists" },
+          { expr: "sum(onsale_read_side_exports)", legend: "exports" },
+          { expr: `sum(onsale_db_pool_waiting{job="read-side"})`, legend: "statements" },
+        ),
       ],
     },
     {

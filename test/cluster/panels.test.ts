@@ -9,6 +9,7 @@ import { readConfig } from "../../shared/process/config.ts";
 import { SECRET, startTestCluster, type TestCluster, testRedisUrl } from "../support/running-cluster.ts";
 import { lockEvent } from "../support/databases.ts";
 import { eventually } from "../support/eventually.ts";
+import { startTestReadSide, type TestReadSide } from "../support/read-side.ts";
 import { prometheusObstacle, startPrometheus, type TestPrometheus } from "../support/prometheus.ts";
 
 const obstacle =
@@ -17,6 +18,7 @@ const k6 = findK6(process.env);
 
 let cluster: TestCluster;
 let auditor: RunningAuditor;
+let readSide: TestReadSide;
 let prometheus: TestPrometheus;
 const idle = new AbortController();
 let buying: Promise<void>;
@@ -27,7 +29,9 @@ beforeAll(async () => {
     return;
   }
   cluster = await startTestCluster({ shards: 2, redisUrl: testRedisUrl(), routers: 0 });
-  for (let index = 0; index < 2; index += 1) await cluster.addRouter({ RATE_LIMIT_PER_USER: "20" });
+  readSide = await startTestReadSide(cluster.nodes);
+  for (let index = 0; index < 2; index += 1)
+    await cluster.addRouter({ RATE_LIMIT_PER_USER: "20", READ_SIDE_URL: readSide.url });
   auditor = await startAuditor(
     readConfig(auditorConfig, {
       CATALOG_URL: cluster.catalogUrl,
@@ -45,6 +49,7 @@ beforeAll(async () => {
         labels: { shard: cluster.shards[index]?.id ?? "" },
       })),
     },
+    { job: "read-side", targets: [{ url: readSide.adminUrl }] },
     { job: "audit", targets: [{ url: auditor.adminUrl }] },
   ]);
   buying = buy();
@@ -57,6 +62,7 @@ afterAll(async () => {
   } finally {
     await prometheus?.[Symbol.asyncDispose]();
     await auditor?.close();
+    await readSide?.[Symbol.asyncDispose]();
     await cluster?.[Symbol.asyncDispose]();
   }
 });
@@ -172,6 +178,7 @@ async function buy(): Promise<void> {
       await client.readEvent(gone.id);
     }
     await second.send("GET", "/v1/events?limit=2");
+    await second.send("GET", "/v1/bookings", { as: `holder-${turn}` });
     // A new event is in no memory yet.
     if (turn % 5 === 0) await second.readEvent((await first.createEvent()).id);
   }

@@ -64,6 +64,7 @@ export class Stack {
       ONSALE_PASSWORD: "of-the-tests",
       REPLICATION_PASSWORD: "of-the-tests",
       MONITOR_PASSWORD: "of-the-tests",
+      READ_SIDE_PASSWORD: "of-the-tests",
       GRAFANA_PASSWORD: "of-the-tests",
       REDIS_PASSWORD: "of-the-tests",
       RABBITMQ_PASSWORD: "of-the-tests",

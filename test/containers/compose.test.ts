@@ -8,6 +8,7 @@ import { parseEnv } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { EventId } from "../../shared/domain/ids.ts";
 import { slotOf } from "../../shared/domain/slots.ts";
+import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Event } from "../../shared/domain/events.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
 import { Client, RPC_HEADERS, tally } from "../support/running-cluster.ts";
@@ -30,8 +31,15 @@ const POOL_SIZE = 14;
 const REFUSED_MAX = 20;
 const COUNT = "select count(*) from bookings";
 const SHARDS = ["shard-a", "shard-b"] as const;
-const OURS = ["router-1", "router-2", "node-a", "node-b", "auditor"] as const;
-const POSTGRES = ["catalog", "shard-a", "shard-a-replica", "shard-b", "shard-b-replica"] as const;
+const OURS = ["router-1", "router-2", "node-a", "node-b", "read-side", "auditor"] as const;
+const POSTGRES = [
+  "catalog",
+  "shard-a",
+  "shard-a-replica",
+  "shard-b",
+  "shard-b-replica",
+  "read-side-db",
+] as const;
 const SERVICES = [
   ...OURS,
   "haproxy",
@@ -41,6 +49,7 @@ const SERVICES = [
   ...SHARDS,
   "shard-a-replica",
   "shard-b-replica",
+  "read-side-db",
   "redis",
   "rabbitmq",
   "prometheus",
@@ -112,9 +121,10 @@ test("D9: a change of one setting exchanges those whom it concerns, and no datab
     ONSALE_PASSWORD: "another",
     REPLICATION_PASSWORD: "another",
     MONITOR_PASSWORD: "another",
+    READ_SIDE_PASSWORD: "another",
   };
   const exchanged = await stack.wouldRecreate(passwords);
-  expect(exchanged).toContain("node-a");
+  expect(exchanged).toEqual(expect.arrayContaining(["node-a", "read-side"]));
   expect(exchanged.filter((service) => POSTGRES.some((server) => server === service))).toEqual([]);
 });
 
@@ -161,6 +171,7 @@ test("D2: what .env says is looked at before a database is made with it", async 
     for (const [service, secret] of [
       ["shard-a", "ONSALE_PASSWORD"],
       ["redis", "REDIS_PASSWORD"],
+      ["read-side-db", "READ_SIDE_PASSWORD"],
     ] as const) {
       const up = await run("docker", [...other, "up", "--detach", "--wait", service], env);
       expect([service, up.code]).toEqual([service, 1]);
@@ -297,6 +308,45 @@ test("D3: lists are read from the replica, and from the primary while the replic
   expect(await readsFrom("replica")).toBe(fromReplica);
   await stack.up("--no-deps", "--no-recreate", "shard-a-replica");
   await growsByLists("replica");
+});
+
+test("D3 V2 V5: a buyer's list has what was booked on both shards; without the read side and its database both sell", async () => {
+  const ids: string[] = [];
+  const bookAsReader = async (event: Event) => {
+    const { status, body, headers } = await client.book(event.id, "reader");
+    expect(status).toBe(201);
+    ids.unshift(body.id);
+    return headers.get("onsale-position") ?? "";
+  };
+  // A machine that is too busy refuses for a moment.
+  const listed = async (position?: string) =>
+    eventually(
+      "the list is answered",
+      async () => (await listOf("reader", position)).body.items?.map(({ id }) => id),
+      BACK_MAX_MS,
+    );
+  for (const event of events) {
+    const position = await bookAsReader(event);
+    expect(await listed(position)).toEqual(ids);
+  }
+  await eventually("the read side itself has them", async () => (await listed()).length === ids.length);
+
+  const parts = [...(await stack.containersOf("read-side-db")), ...(await stack.containersOf("read-side"))];
+  const load = startMixedLoad();
+  // Who is killed like this stays away.
+  await outputOf("docker", ["kill", ...parts]);
+  const refused = await listOf("reader");
+  expect([refused.status, refused.body.code]).toEqual([503, "read_side_unavailable"]);
+  expect(refused.headers.get("retry-after")).not.toBeNull();
+  for (const event of events) await bookAsReader(event);
+  await outputOf("docker", ["start", ...parts]);
+  await eventually(
+    "the read side has what was booked without it",
+    async () => (await listed()).length === ids.length,
+    BACK_MAX_MS,
+  );
+  expect(await listed()).toEqual(ids);
+  expect((await load.stop()).filter(failed)).toEqual([]);
 });
 
 test("D3: with synchronous replication nothing is confirmed that the replica does not have", async () => {
@@ -471,7 +521,7 @@ test("D7: Prometheus reaches every target", async () => {
   );
   expect(await down()).toEqual([]);
   const pools = (await targets()).map(({ scrapePool }) => scrapePool);
-  for (const pool of ["router", "node", "haproxy"]) expect(pools).toContain(pool);
+  for (const pool of ["router", "node", "read-side", "haproxy"]) expect(pools).toContain(pool);
 });
 
 test("D4: routers and nodes are exchanged one by one under load, and no request fails", async () => {
@@ -520,10 +570,12 @@ test("D11: all passwords of databases and Redis are exchanged under load", async
   expect(await databases()).toEqual(before);
   expect(await stack.wouldRecreate()).toEqual([]);
   const { ONSALE_USER = "", ONSALE_PASSWORD = "", ...others } = stack.env;
-  for (const name of ["POSTGRES", "REPLICATION", "MONITOR", "REDIS"].map((each) => `${each}_PASSWORD`))
+  for (const name of ["POSTGRES", "REPLICATION", "MONITOR", "READ_SIDE", "REDIS"].map(
+    (each) => `${each}_PASSWORD`,
+  ))
     expect([name, others[name]]).toEqual([name, expect.not.stringContaining(old[name] ?? "")]);
-  const logIn = async (server: string, user: string, password: string) => {
-    const psql = ["psql", "-h", server, "-U", user, "-d", "shard", "-Atc", "select current_user"];
+  const logIn = async (server: string, user: string, password: string, database = "shard") => {
+    const psql = ["psql", "-h", server, "-U", user, "-d", database, "-Atc", "select current_user"];
     const exec = ["compose", ...stack.options, "exec", "-T", "-e", `PGPASSWORD=${password}`, "pgbouncer-a"];
     const { stdout, stderr } = await run("docker", [...exec, ...psql], stack.env);
     return stdout.trim() || stderr;
@@ -532,6 +584,11 @@ test("D11: all passwords of databases and Redis are exchanged under load", async
     expect(await logIn(server, ONSALE_USER, ONSALE_PASSWORD)).toBe("onsale");
     expect(await logIn(server, "onsale", old["ONSALE_PASSWORD"] ?? "")).toContain("FATAL");
   }
+  const ofReadSide = async ({ READ_SIDE_PASSWORD = "" }: typeof old) =>
+    logIn("read-side-db", "read_side", READ_SIDE_PASSWORD, "read_side");
+  expect(await ofReadSide(stack.env)).toBe("read_side");
+  expect(await ofReadSide(old)).toContain("FATAL");
+  await eventually("the read side answers", async () => (await listOf("reader")).status === 200, BACK_MAX_MS);
   // Replicas come back with the new password.
   await stack.sql("shard-a", "postgres", "select pg_terminate_backend(pid) from pg_stat_replication");
   const state = "select string_agg(application_name || ' ' || state, ',') from pg_stat_replication";
@@ -698,6 +755,12 @@ async function givenEventOn(shard: "shard-a" | "shard-b"): Promise<Event> {
 async function bookNew(event: Event) {
   buyers += 1;
   return client.book(event.id, `buyer-${buyers}`);
+}
+
+/** A user's bookings, as a client asks that may have booked just now. */
+async function listOf(user: string, position?: string) {
+  const headers: Record<string, string> = position === undefined ? {} : { "onsale-position": position };
+  return client.send<{ items?: Booking[]; code?: string }>("GET", "/v1/bookings", { as: user, headers });
 }
 
 /** Bookings and reads of both shards. */

@@ -1,10 +1,11 @@
-/** docker-compose.yml hands on what routers, nodes and .env know. */
+/** docker-compose.yml hands on what routers, nodes, the read side and .env know. */
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
 import { auditorConfig } from "../../audit/auditor/config.ts";
+import { readSideConfig } from "../../read-side/config.ts";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 
@@ -20,6 +21,7 @@ const LEFT_OUT = ["ADMIN_HOST", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_SAMP
 
 test.for([
   ["router-1", Object.keys(routerConfig.shape)],
+  ["read-side", Object.keys(readSideConfig.shape)],
   ["node-a", Object.keys(nodeConfig.shape)],
   ["auditor", Object.keys(auditorConfig.shape)],
 ] as const)("D9: every setting of %s is handed on or set", ([service, settings]) => {
@@ -46,6 +48,7 @@ test("D2: settings and what starts a server refuse the same passwords", () => {
     ONSALE_PASSWORD: "schlüssel",
     REPLICATION_PASSWORD: "example-only-replication-password",
     MONITOR_PASSWORD: "",
+    READ_SIDE_PASSWORD: "p@ss",
     REDIS_PASSWORD: "Good-1._~",
   };
   const names = Object.keys(passwords);
