@@ -76,6 +76,17 @@ export default defineConfig({
         extends: true,
         test: { name: "openapi", include: ["test/openapi/**/*.test.ts"], globalSetup },
       },
+      {
+        extends: true,
+        test: {
+          name: "kubernetes",
+          include: ["test/kubernetes/cluster.test.ts"],
+          globalSetup: "test/kubernetes/namespace.ts",
+          // Of several changes under load.
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+        },
+      },
       // Where helm is installed.
       { extends: true, test: { name: "chart", include: ["test/kubernetes/chart.test.ts"] } },
       {

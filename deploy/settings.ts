@@ -11,7 +11,9 @@ const password = z
   .regex(/^[\w.~-]+$/, "must be of letters, digits, and - . _ ~ only");
 
 /** What docker-compose.yml itself says to routers, nodes and the read side, such as addresses, is not in .env. */
-const ofRoles = z.object({ ...readSideConfig.shape, ...nodeConfig.shape, ...routerConfig.shape }).partial().shape;
+const ofRoles = z
+  .object({ ...readSideConfig.shape, ...nodeConfig.shape, ...routerConfig.shape })
+  .partial().shape;
 
 const settings = z
   .object({

@@ -12,6 +12,9 @@ import { repeat } from "../../shared/process/repeat.ts";
 import { audit, AUDITED_RULES, type AuditReport } from "../audit.ts";
 import type { AuditorConfig } from "./config.ts";
 
+/** An audit that could not read a database is soon tried again: databases may come later than their auditor. */
+const RETRY_MS = 5_000;
+
 export interface RunningAuditor extends Running {
   readonly adminUrl: string;
 }
@@ -45,13 +48,15 @@ export async function startAuditor(config: AuditorConfig): Promise<RunningAudito
     audited = true;
     for (const violation of report.violations) log.error(violation, "a rule is broken");
   };
+  const intervalMs = config.AUDIT_INTERVAL_SECONDS * 1000;
   const auditing = repeat(
     async () => {
       note(await audit(config.CATALOG_URL));
       shards.worked();
     },
-    config.AUDIT_INTERVAL_SECONDS * 1000,
+    intervalMs,
     (error) => shards.failed(error),
+    Math.min(RETRY_MS, intervalMs),
   );
   const admin = await startAdminServer({
     host: config.HOST,

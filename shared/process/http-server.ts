@@ -44,6 +44,8 @@ const LIMITS = {
 const DRAIN_REQUESTS_MAX_MS = 10_000;
 const DRAIN_IDLE_CHECK_MS = 20;
 
+const draining = new WeakSet<Server>();
+
 export type Fetch = (request: Request, env: HttpBindings) => Response | Promise<Response>;
 
 /** The answer to what the app never sees. */
@@ -100,8 +102,8 @@ export function createHttpServer(app: ServedApp): Server {
     autoCleanupIncoming: false,
   });
   const listener = wrap((incoming, outgoing) => {
-    // A draining server sends its clients elsewhere.
-    if (!server.listening) outgoing.shouldKeepAlive = false;
+    // A draining server sends its clients elsewhere, with a new connection. One that stayed would meet the server's end.
+    if (draining.has(server)) outgoing.shouldKeepAlive = false;
     void serve(incoming, outgoing);
   });
   const connections = new Connections(listener, shed);
@@ -177,12 +179,13 @@ export async function listen(
 }
 
 /**
- * Stops a server. Resolves when it has answered the last request. For `graceMs` it serves as before, while clients see at
- * `/readyz` that it drains (drainGraceMs in config.ts). Then it accepts no connection, finishes the requests under way, and
+ * Stops a server. Resolves when it has answered the last request. For `graceMs` it still serves, and ends each connection after
+ * its next answer, while clients see at `/readyz` that it drains (drainGraceMs in config.ts). Then it accepts no connection, finishes the requests under way, and
  * cuts off a client that is too slow. `Server.close` ends only connections that are idle at that moment; the interval ends
  * the others.
  */
 export async function drain(server: Server, graceMs: number): Promise<void> {
+  draining.add(server);
   await sleep(graceMs);
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   const idle = setInterval(() => server.closeIdleConnections(), DRAIN_IDLE_CHECK_MS);

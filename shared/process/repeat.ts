@@ -6,21 +6,24 @@ export interface Repeated {
   stop(): Promise<void>;
 }
 
-/** Runs `task`, waits `pauseMs`, and so on. After a failed run it calls `failed` and goes on. */
+/** Runs `task`, waits `pauseMs`, and so on. After a failed run it calls `failed`, waits `retryMs`, and goes on. */
 export function repeat(
   task: () => Promise<void>,
   pauseMs: number,
   failed: (error: unknown) => void,
+  retryMs = pauseMs,
 ): Repeated {
   const stopping = new AbortController();
   const work = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
+      let nextMs = pauseMs;
       try {
         await task();
       } catch (error) {
         failed(error);
+        nextMs = retryMs;
       }
-      await sleep(pauseMs, undefined, { signal: stopping.signal }).catch(() => undefined);
+      await sleep(nextMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   };
   const ended = work();

@@ -8,6 +8,7 @@ import { expect, test } from "vitest";
 import { AUDITED_RULES } from "../../audit/audit.ts";
 import { routerConfig } from "../../router/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
+import { migrate } from "../../migrations/runner.ts";
 import { readConfig } from "../../shared/process/config.ts";
 import { RPC } from "../../shared/wire/rpc.ts";
 import { Client, INTERNAL_TOKEN, RPC_HEADERS, SECRET, startTestCluster } from "../support/running-cluster.ts";
@@ -345,6 +346,19 @@ test("W3: the auditor audits again and again, and its metrics say what it found 
   auditor.stop("SIGTERM");
   const { code, stdout } = await auditor.exited;
   expect([code, stdout]).toEqual([0, expect.stringContaining('"rule":"B2 tickets are conserved"')]);
+});
+
+test("W3: an auditor that is there before its databases audits as soon as they are", async () => {
+  await using database = await createEmptyDatabase();
+  const catalogUrl = database.url;
+  const adminPort = String(await getPort());
+  await using auditor = start("audit/auditor/main.ts", { CATALOG_URL: catalogUrl, ADMIN_PORT: adminPort });
+  await eventually("it found no catalog", () => auditor.printed().includes("is away"));
+  await migrate(catalogUrl, "catalog");
+  await eventually(
+    "an audit has ended",
+    async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).ok,
+  );
 });
 
 test("B1 B2 B3 R1 R2 R3: the audit finds every kind of damage, shows it, and exits 1", async () => {

@@ -1,6 +1,6 @@
 /** The HTTP server of all roles, over real sockets, with an app that the test answers for. */
 import { once } from "node:events";
-import type { IncomingMessage, Server } from "node:http";
+import { Agent, get as httpGet, type IncomingMessage, type Server } from "node:http";
 import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterEach, describe, expect, test, vi } from "vitest";
@@ -11,7 +11,7 @@ import {
   type BodyError,
   type ConnectionShed,
 } from "../../shared/process/connections.ts";
-import { createHttpServer, type Fetch, listen } from "../../shared/process/http-server.ts";
+import { createHttpServer, drain, type Fetch, listen } from "../../shared/process/http-server.ts";
 import { eventually } from "../support/eventually.ts";
 import { tally } from "../support/running-cluster.ts";
 
@@ -374,3 +374,21 @@ async function connectionsOf(server: Server): Promise<number> {
     server.getConnections((error, count) => (error === null ? resolve(count) : reject(error)));
   });
 }
+
+test("D4: a server that drains still serves, and ends each connection after its next answer", async () => {
+  await using served = await serveWith(() => new Response("yes"));
+  const agent = new Agent({ keepAlive: true });
+  const ask = async () => {
+    const request = httpGet({ port: served.port, host: "127.0.0.1", agent });
+    const [answer] = (await once(request, "response")) as [IncomingMessage];
+    answer.resume();
+    return [answer.statusCode, answer.headers.connection];
+  };
+  expect(await ask()).toEqual([200, "keep-alive"]);
+  const drained = drain(served.server, 1_000);
+  expect(await ask()).toEqual([200, "close"]);
+  // On another connection.
+  expect(await ask()).toEqual([200, "close"]);
+  await drained;
+  agent.destroy();
+});

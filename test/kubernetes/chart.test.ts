@@ -100,6 +100,7 @@ const EVERYTHING = {
     settings: { RATE_LIMIT_PER_USER: 5_000_000 },
   },
   nodes: { replicas: 2, settings: { LANES: 4 } },
+  readSide: { enabled: true, settings: { EXPORTS_MAX: 3 }, postgres: { readFromReplica: false } },
   expose: { type: "httpRoute", hosts: ["tickets.example"], httpRoute: { parentRefs: [{ name: "public" }] } },
   monitoring: { enabled: true, labels: { release: "prometheus" }, dashboards: { enabled: true } },
   scheduling: { nodeSelector: { pool: "tickets" }, tolerations: [{ key: "tickets", operator: "Exists" }] },
@@ -121,6 +122,7 @@ test("K1: values that nobody reads, or out of bounds, are refused with their pla
     [{ shards: [] }, "/shards"],
     [{ shards: [{ name: "Shard" }] }, "/shards/0/name"],
     [{ shards: [{ name: "catalog" }] }, "/shards/0/name"],
+    [{ shards: [{ name: "read-side" }] }, "/shards/0/name"],
     [{ shards: [{ name: "a" }, { name: "a" }] }, "shards: a is there twice"],
     [{ shards: [{ name: "a", postgres: { login: "onsale" } }] }, "/shards/0/postgres"],
     [{ redis: { mode: "url" } }, "/redis/secret"],
@@ -128,6 +130,11 @@ test("K1: values that nobody reads, or out of bounds, are refused with their pla
     [{ expose: { type: "httpRoute", hosts: ["a.example"] } }, "/expose/httpRoute/parentRefs"],
     [{ nodes: { resources: { limits: { memory: "1.5Gi" } } } }, "/nodes/resources/limits/memory"],
     [{ postgres: { readFromReplica: true } }, "readFromReplica needs exactly two instances"],
+    // It would archive into the backup that it was made from.
+    [
+      { postgres: { backup: { objectStore: "s" }, recovery: { serverName: "onsale-catalog" } } },
+      "must be another",
+    ],
   ] as const)
     expect(refusalOf(values)).toContain(said);
 });
@@ -170,7 +177,7 @@ test("K2: every pod meets Pod Security restricted, read-only, without a token, w
 test("K5: nodes and tools reach PostgreSQL by verified TLS, each its own databases; routers have no password of one", () => {
   const manifests = render(EVERYTHING);
   const clusters = manifests.filter(({ kind }) => kind === "Cluster").map(({ metadata }) => metadata.name);
-  expect(clusters).toEqual(["onsale-catalog", "onsale-shard-a", "onsale-shard-b"]);
+  expect(clusters).toEqual(["onsale-catalog", "onsale-shard-a", "onsale-shard-b", "onsale-read-side"]);
   const reached = new Map<string, string[]>();
   for (const { name, pod } of podsOf(manifests)) {
     const [container] = pod.containers;
@@ -197,12 +204,49 @@ test("K5: nodes and tools reach PostgreSQL by verified TLS, each its own databas
     "onsale-router": [],
     "onsale-node-shard-a": ["onsale-catalog", "onsale-shard-a"],
     "onsale-node-shard-b": ["onsale-catalog", "onsale-shard-b"],
-    "onsale-migrate-1": clusters,
+    "onsale-readside": ["onsale-read-side"],
+    "onsale-migrate-1": clusters.slice(0, -1),
     "onsale-auditor": ["onsale-catalog"],
     "onsale-redis": [],
     "onsale-rabbitmq": [],
     "onsale-test": [],
   });
+});
+
+test("K1: a shard is made from a backup of it, and archives to another place from then on", () => {
+  const shards = [
+    { name: "shard-a" },
+    {
+      name: "shard-b",
+      postgres: {
+        backup: { objectStore: "store", serverName: "onsale-shard-b-2" },
+        recovery: { serverName: "onsale-shard-b", targetTime: "2030-06-01T20:14:30Z" },
+      },
+    },
+  ];
+  const specOf = (name: string) => render({ shards }).find(({ metadata }) => metadata.name === name)?.spec;
+  expect(specOf("onsale-shard-b")).toMatchObject({
+    bootstrap: {
+      recovery: {
+        source: "backup",
+        database: "shard",
+        owner: "onsale",
+        secret: { name: "onsale-shard-b-onsale" },
+        recoveryTarget: { targetTime: "2030-06-01T20:14:30Z" },
+      },
+    },
+    externalClusters: [
+      {
+        name: "backup",
+        plugin: {
+          name: "barman-cloud.cloudnative-pg.io",
+          parameters: { barmanObjectName: "store", serverName: "onsale-shard-b" },
+        },
+      },
+    ],
+    plugins: [{ parameters: { barmanObjectName: "store", serverName: "onsale-shard-b-2" } }],
+  });
+  expect(specOf("onsale-shard-a")).toMatchObject({ bootstrap: { initdb: { database: "shard" } } });
 });
 
 test("K5: databases and secrets outlive their release, unless that is asked for", () => {
@@ -395,7 +439,7 @@ const NAMESPACES = {
 
 test.for([
   ["with little", {}, ["redis", "rabbitmq"]],
-  ["with everything", EVERYTHING, ["redis", "rabbitmq", "keys", "tracing", "pooler", "backups"]],
+  ["with everything", EVERYTHING, ["redis", "rabbitmq", "keys", "tracing", "pooler", "backups", "readside"]],
   ["without servers beside", { redis: { mode: "none" }, rabbitmq: { mode: "none" } }, []],
 ] as const)("K3: policies %s allow what the table shows, and nothing else", ([, values, inUse]) => {
   const rows = [
@@ -422,7 +466,7 @@ test.for([
     ...manifests
       .filter(({ kind }) => kind === "Cluster" || kind === "Pooler")
       .map(({ kind, metadata }) => ({
-        party: kind === "Pooler" ? "pooler" : metadata.name === "onsale-catalog" ? "catalog" : "shard",
+        party: kind === "Pooler" ? "pooler" : (metadata.labels?.["app.kubernetes.io/component"] ?? ""),
         shard: metadata.labels?.["onsale/shard"] ?? "",
         namespace: NAMESPACE,
         labels: { [kind === "Pooler" ? "cnpg.io/poolerName" : "cnpg.io/cluster"]: metadata.name },

@@ -6,6 +6,7 @@ import { parse } from "yaml";
 import { auditorConfig } from "../../audit/auditor/config.ts";
 import { migrateConfig } from "../../migrations/config.ts";
 import { routerConfig } from "../../router/config.ts";
+import { readSideConfig } from "../../read-side/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -24,7 +25,7 @@ const LEFT_OUT = [
 
 const { definitions, properties } = JSON.parse(read("values.schema.json")) as {
   definitions: { nodes: { properties: Settings } };
-  properties: { routers: { properties: Settings } };
+  properties: { routers: { properties: Settings }; readSide: { properties: Settings } };
 };
 interface Settings {
   settings: { propertyNames: { enum: string[] } };
@@ -33,13 +34,15 @@ interface Settings {
 test.for<[string, string[], string[]]>([
   ["router", Object.keys(routerConfig.shape), properties.routers.properties.settings.propertyNames.enum],
   ["node", Object.keys(nodeConfig.shape), definitions.nodes.properties.settings.propertyNames.enum],
+  ["readside", Object.keys(readSideConfig.shape), properties.readSide.properties.settings.propertyNames.enum],
   ["auditor", Object.keys(auditorConfig.shape), []],
   ["migrate", Object.keys(migrateConfig.shape), []],
 ])("K1: the values of a %s name every setting that the chart does not make", ([role, all, named]) => {
   const template = role === "router" || role === "node" ? `${role}s.yaml` : `${role}.yaml`;
-  // Routers and nodes share the helper's.
-  const helper = template === `${role}s.yaml` ? read("templates/_helpers.tpl") : "";
-  const text = read(`templates/${template}`) + helper.slice(helper.indexOf('define "onsale.roleEnv"'));
+  // Routers and nodes share the helper's, and the read side the end of it.
+  const shared = { router: "roleEnv", node: "roleEnv", readside: "anyRoleEnv" }[role];
+  const helper = shared === undefined ? "" : read("templates/_helpers.tpl");
+  const text = read(`templates/${template}`) + helper.slice(helper.indexOf(`define "onsale.${shared}"`));
   const made = [...text.matchAll(/name: ([A-Z][A-Z_]+)\b/g)].map(([, name]) => name ?? "");
   expect(named.filter((name) => !all.includes(name) || made.includes(name))).toEqual([]);
   expect(

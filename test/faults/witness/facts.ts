@@ -19,7 +19,7 @@ const FACTS: Statement = {
        from bookings where event_id = any($1::uuid[])) as rows`,
 };
 
-interface Part {
+export interface Part {
   readonly events: readonly {
     readonly id: string;
     readonly version: number;
@@ -30,22 +30,28 @@ interface Part {
 
 /** All rows of the events. Throws DatabaseError when a shard does not answer. */
 export async function factsFromDatabases(catalogUrl: string, entries: readonly Entry[]): Promise<Facts> {
-  const ids = watchedIn(entries).map(({ id }) => id);
   const shards = await shardsIn(catalogUrl);
-  const parts = await Promise.all(
-    shards.map(async ({ databaseUrl, timeline }) =>
-      withDatabase(databaseUrl, async (database) => database.query<Part>(FACTS, [ids]), timeline),
-    ),
+  return factsFrom(entries, async (statement, ids) => {
+    const parts = shards.map(async ({ databaseUrl, timeline }) =>
+      withDatabase(databaseUrl, async (database) => database.query<Part>(statement, [ids]), timeline),
+    );
+    return (await Promise.all(parts)).flat();
+  });
+}
+
+/** All rows of the events. `ask` gives each shard's row of the answer; the statement's one parameter is the ids. */
+export async function factsFrom(
+  entries: readonly Entry[],
+  ask: (statement: Statement, ids: readonly string[]) => Promise<readonly Part[]>,
+): Promise<Facts> {
+  const parts = await ask(
+    FACTS,
+    watchedIn(entries).map(({ id }) => id),
   );
   return {
     complete: true,
-    rows: parts.flat().flatMap(({ rows }) => rows),
-    events: new Map(
-      parts
-        .flat()
-        .flatMap(({ events }) => events)
-        .map((event) => [event.id, event]),
-    ),
+    rows: parts.flatMap(({ rows }) => rows),
+    events: new Map(parts.flatMap(({ events }) => events).map((event) => [event.id, event])),
   };
 }
 

@@ -18,6 +18,8 @@ export interface LoadOptions {
   readonly labelOf: (eventId: string) => string;
   /** About; half of them are reads of an event. */
   readonly requestsPerSecond: number;
+  /** Events on sale at a time, for each label. */
+  readonly stagesPerLabel?: number;
 }
 
 /** One event at a time, with its own buyers and readers: a slow one delays no other's. */
@@ -75,11 +77,11 @@ export class Load {
 
   /** Resolves when every stage has its event and its clients. Throws when the cluster does not create the events. */
   async start(): Promise<void> {
-    const { labels, requestsPerSecond } = this.#options;
+    const { labels, requestsPerSecond, stagesPerLabel = STAGES_PER_LABEL } = this.#options;
     const { urls } = this.#client;
     const stages = await Promise.all(
       labels
-        .flatMap((label) => Array.from({ length: STAGES_PER_LABEL }, () => label))
+        .flatMap((label) => Array.from({ length: stagesPerLabel }, () => label))
         .map(async (label): Promise<Stage> => {
           const event = await this.#newEvent(label, this.#fork(), FIRST_EVENT_MAX_MS);
           return { label, event, refusals: 0 };

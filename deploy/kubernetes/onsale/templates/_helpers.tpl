@@ -36,6 +36,12 @@ onsale/shard: {{ . }}
       "postgres" (mergeOverwrite (deepCopy .Values.postgres) (deepCopy .Values.catalog.postgres)) | toYaml -}}
 {{- end }}
 
+{{- define "onsale.readSide" -}}
+{{- dict "name" "read-side"
+      "cluster" (printf "%s-read-side" .Release.Name)
+      "postgres" (mergeOverwrite (deepCopy .Values.postgres) (deepCopy .Values.readSide.postgres)) | toYaml -}}
+{{- end }}
+
 {{/* Catalog and shards, as { databases: […] }. */}}
 {{- define "onsale.databases" -}}
 {{- $all := list (include "onsale.catalog" . | fromYaml) -}}
@@ -131,9 +137,13 @@ livenessProbe:
   valueFrom: { secretKeyRef: { name: {{ .database.cluster }}-{{ .root.Values.postgres.login | replace "_" "-" }}, key: password } }
 {{- end }}
 
+{{- define "onsale.databaseName" -}}
+{{- get (dict "catalog" "catalog" "read-side" "read_side") .name | default "shard" -}}
+{{- end }}
+
 {{- define "onsale.databaseUrl" -}}
 postgres://{{ .root.Values.postgres.login }}:$({{ .variable }})@{{ .database.cluster }}-{{ .service }}:5432/
-{{- eq .database.name "catalog" | ternary "catalog" "shard" }}?sslmode=verify-full&sslrootcert=/run/onsale/{{ .database.name }}/ca.crt
+{{- include "onsale.databaseName" .database }}?sslmode=verify-full&sslrootcert=/run/onsale/{{ .database.name }}/ca.crt
 {{- end }}
 
 {{- define "onsale.authorityVolumes" -}}
@@ -154,11 +164,6 @@ volumeMounts:
 {{/* What routers and nodes share. */}}
 {{- define "onsale.roleEnv" -}}
 {{- $secret := include "onsale.secret" .root -}}
-- { name: LOG_LEVEL, value: {{ .root.Values.logLevel }} }
-- { name: HOST, value: 0.0.0.0 }
-- { name: DRAIN_GRACE_MS, value: {{ .drainGraceMs | int | quote }} }
-- name: INTERNAL_TOKEN
-  valueFrom: { secretKeyRef: { name: {{ $secret }}, key: INTERNAL_TOKEN } }
 {{- with .root.Values.redis }}
 {{- if eq .mode "single" }}
 - name: REDIS_PASSWORD
@@ -179,6 +184,16 @@ volumeMounts:
   valueFrom: { secretKeyRef: { name: {{ .secret }}, key: {{ .key }} } }
 {{- end }}
 {{- end }}
+{{- include "onsale.anyRoleEnv" . }}
+{{- end }}
+
+{{/* What all roles of requests share. */}}
+{{- define "onsale.anyRoleEnv" }}
+- { name: LOG_LEVEL, value: {{ .root.Values.logLevel }} }
+- { name: HOST, value: 0.0.0.0 }
+- { name: DRAIN_GRACE_MS, value: {{ .drainGraceMs | int | quote }} }
+- name: INTERNAL_TOKEN
+  valueFrom: { secretKeyRef: { name: {{ include "onsale.secret" .root }}, key: INTERNAL_TOKEN } }
 {{- with .root.Values.tracing.endpoint }}
 - { name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }} }
 {{- with $.root.Values.tracing.samplerArg }}
