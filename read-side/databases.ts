@@ -7,9 +7,9 @@ const CHECK_TIMEOUT_MS = 1_000;
 
 /**
  * Every statement finds its rows by an index, and its plan is kept as long as its connection: it must not be one that was
- * good for tables that were empty then.
+ * good for tables that were empty then. What is off makes a plan look dear, and PostgreSQL would compile it for seconds.
  */
-const session = { enable_seqscan: "off", enable_hashjoin: "off", enable_mergejoin: "off" };
+const session = { enable_seqscan: "off", enable_hashjoin: "off", enable_mergejoin: "off", jit: "off" };
 
 const common = (config: RebuildConfig) => ({
   url: config.DATABASE_URL,

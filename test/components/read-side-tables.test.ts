@@ -13,6 +13,9 @@ import {
   unfreeze,
   VIEWS_VERSION,
 } from "../../read-side/views/tables.ts";
+import { readConfig } from "../../shared/process/config.ts";
+import { rebuildConfig } from "../../read-side/config.ts";
+import { writingDatabase } from "../../read-side/databases.ts";
 import { type Rows, rowsOf, rowsOfPage, Writer } from "../../read-side/views/writing.ts";
 import type { Connection } from "../../shared/database/connection.ts";
 import type { Database } from "../../shared/database/database.ts";
@@ -89,6 +92,21 @@ const stories = fc.record({
       maxLength: 50,
     },
   ),
+});
+
+test("V8: no answer and no write waits until PostgreSQL has compiled its statement", async () => {
+  await using other = await createEmptyDatabase();
+  await database.query(
+    { name: "jit-on", text: `alter database ${new URL(other.url).pathname.slice(1)} set jit = on` },
+    [],
+  );
+  const settings = { DATABASE_URL: other.url, NODE_URLS: "http://127.0.0.1", INTERNAL_TOKEN: "-".repeat(32) };
+  const writing = writingDatabase(readConfig(rebuildConfig, settings));
+  try {
+    expect(await writing.query({ name: "jit", text: "show jit" }, [])).toEqual([{ jit: "off" }]);
+  } finally {
+    await writing.close();
+  }
 });
 
 test("V1 V10: however copy and log overlap, each booking counts as what became of it", async () => {
