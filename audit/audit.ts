@@ -21,7 +21,8 @@ export interface AuditReport {
   readonly violations: readonly Violation[];
 }
 
-const ROWS_MAX = 100;
+/** Rows that are shown of one rule. */
+export const ROWS_MAX = 100;
 
 const SHARD_RULES: readonly Statement[] = [
   {
@@ -193,12 +194,22 @@ async function auditShard(shard: { id: string }, database: Database): Promise<Sh
   };
 }
 
-/** Opens it for `use`. A server of an older timeline was replaced: its rows are not the shard's any more. */
+/** Opens it for `use`. */
 export async function withDatabase<T>(
   url: string,
   use: (database: Database) => Promise<T>,
-  timeline = 0,
+  timeline?: number,
 ): Promise<T> {
+  const database = openDatabase(url, timeline);
+  try {
+    return await use(database);
+  } finally {
+    await database.close();
+  }
+}
+
+/** Connects to nothing yet. A server of an older timeline was replaced: its rows are not the shard's any more. */
+export function openDatabase(url: string, timeline = 0): Database {
   const database = new Database({
     url,
     applicationName: "onsale-audit",
@@ -209,9 +220,5 @@ export async function withDatabase<T>(
     lockTimeoutMs: 10_000,
   });
   database.refuseBefore(timeline);
-  try {
-    return await use(database);
-  } finally {
-    await database.close();
-  }
+  return database;
 }

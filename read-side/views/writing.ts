@@ -154,13 +154,13 @@ const writeIn = (schema: Schema): Statement => ({
 
 /** Writes for one build of the tables: when another has replaced it, nothing is written. */
 export class Writer {
-  readonly #database: Database;
+  readonly #database: Pick<Database, "query">;
   readonly #build: string;
   readonly #begin: Statement;
   readonly #write: Statement;
   readonly schema: Schema;
 
-  constructor(database: Database, schema: Schema, build: string) {
+  constructor(database: Pick<Database, "query">, schema: Schema, build: string) {
     this.#database = database;
     this.#build = build;
     this.schema = schema;

@@ -18,7 +18,7 @@ import { rebuildConfig } from "../../read-side/config.ts";
 import { writingDatabase } from "../../read-side/databases.ts";
 import { type Rows, rowsOf, rowsOfPage, Writer } from "../../read-side/views/writing.ts";
 import type { Connection } from "../../shared/database/connection.ts";
-import type { Database } from "../../shared/database/database.ts";
+import { type Database, DatabaseError } from "../../shared/database/database.ts";
 import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Change } from "../../shared/domain/changes.ts";
 import type { BookingId, EventId, ShardId, UserId } from "../../shared/domain/ids.ts";
@@ -106,6 +106,48 @@ test("V8: no answer and no write waits until PostgreSQL has compiled its stateme
     expect(await writing.query({ name: "jit", text: "show jit" }, [])).toEqual([{ jit: "off" }]);
   } finally {
     await writing.close();
+  }
+});
+
+test("V1: whoever dies between two statements has moved the position and written the rows, or neither", async () => {
+  const booking: Booking = {
+    id: idOf(1),
+    eventId: idOf(1001),
+    userId: "ada" as UserId,
+    quantity: 2,
+    status: "confirmed",
+    expiresAt: null,
+    createdAt: timeOf(0),
+    updatedAt: timeOf(0),
+  };
+  const rows = rowsOf([{ position: 2, at: timeOf(0), events: [], event: null, bookings: [booking] }]);
+  const [from, to] = [1, 2].map((position): ShardPosition => ({
+    position,
+    copied: "bookings:",
+    asOf: null,
+  })) as [ShardPosition, ShardPosition];
+  for (let statements = 0; statements < 3; statements += 1) {
+    const build = randomUUID();
+    await fresh(build);
+    const next = new Writer(database, "views", build);
+    await next.begin(SHARD, from.position, "bookings:");
+    let left = statements;
+    const query = async (...statement: Parameters<Database["query"]>): Promise<never[]> => {
+      if (left === 0) throw new DatabaseError("lost", "the process has died");
+      left -= 1;
+      return database.query(...statement);
+    };
+    await new Writer({ query } as Pick<Database, "query">, "views", build)
+      .write(SHARD, from, to, rows)
+      .catch(() => false);
+
+    // The next process goes on from where the tables are.
+    if ((await findTables(database))?.positions[SHARD]?.position === from.position)
+      expect(await next.write(SHARD, from, to, rows)).toBe(true);
+
+    const counted =
+      "select confirmed::integer, (select count(*)::integer from views.bookings) as bookings from views.sales";
+    expect([statements, await session.run(counted)]).toEqual([statements, [{ confirmed: 2, bookings: 1 }]]);
   }
 });
 

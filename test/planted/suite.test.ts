@@ -30,6 +30,7 @@ const INTAKE = "test/components/intake.test.ts";
 const WEBHOOKS = "test/components/webhooks.test.ts";
 const TARGETS = "test/unit/webhook-targets.test.ts";
 const WEBHOOK_FUNCTIONS = "migrations/shard/0017_webhooks.sql";
+const VIEWS = "test/components/read-side-tables.test.ts";
 const REQUEST_FUNCTIONS = "migrations/shard/0013_booking-requests.sql";
 
 interface Plant extends Planting {
@@ -625,6 +626,34 @@ const PLANTS: readonly Plant[] = [
     file: WEBHOOK_FUNCTIONS,
     find: "where d.nth <= case when d.failing then 1 else p_host_max end",
     replace: "where d.nth <= p_host_max",
+  },
+  {
+    bug: "the position is moved before the rows, in a transaction of its own",
+    rule: "V1",
+    suite: VIEWS,
+    file: "read-side/views/writing.ts",
+    find: "    const events = [...rows.events];\n",
+    replace: `
+    const text = \`update \${this.schema}.positions set position = $3 where shard = $1 and position = $2\`;
+    await this.#database.query({ name: "move", text }, [shard, from.position, to.position]);
+    from = { ...from, position: to.position };
+    const events = [...rows.events];\n`,
+  },
+  {
+    bug: "who writes does not look whether the position is still the one it knows",
+    rule: "V1",
+    suite: VIEWS,
+    file: "read-side/views/writing.ts",
+    find: "where shard = $1 and position = $2 and copied is not distinct from $3 and",
+    replace: "where shard = $1 and ($2::bigint, $3::text) is not null and",
+  },
+  {
+    bug: "a booking is counted again when its row has not changed",
+    rule: "V1",
+    suite: VIEWS,
+    file: "read-side/views/writing.ts",
+    find: "      where b.status < excluded.status\n",
+    replace: "      where b.status <= excluded.status\n",
   },
   {
     bug: "a part of a token's signature is enough",

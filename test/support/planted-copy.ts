@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { expect } from "vitest";
 
 const ROOT = resolve(import.meta.dirname, "../..");
-const FOLDERS = ["audit", "deploy", "migrations", "router", "shard-node", "shared"];
+const FOLDERS = ["audit", "deploy", "migrations", "read-side", "router", "shard-node", "shared"];
 const TESTS = ["cluster", "components", "simulation", "support", "unit"].map((folder) => `test/${folder}`);
 const SOURCES = [...FOLDERS, ...TESTS, "bench/random.ts", ".oxlintrc.json", "package.json", "tsconfig.json"];
 
