@@ -17,11 +17,6 @@ const clusterFile = z.object({
   readSide: z.object({ databaseUrl: z.string() }).nullish(),
 });
 
-/** The catalog's URL. Throws ConfigError when there is none. */
-export function findCatalog(env: Environment): string {
-  return findCluster(env).catalogUrl;
-}
-
 /** The URLs of the catalog and of the read side's database, if there is one. Throws ConfigError when there is no catalog. */
 export function findCluster(env: Environment): { catalogUrl: string; readSideUrl: string | undefined } {
   const { CATALOG_URL, READ_SIDE_DATABASE_URL, DATA_DIR } = readConfig(settings, env);

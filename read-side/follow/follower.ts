@@ -43,8 +43,8 @@ export interface FollowerParts {
   readonly nodes: () => readonly NodeClient[];
   /** By which nodes know who follows. */
   readonly name: string;
-  readonly database: Database;
-  readonly writer: Writer;
+  readonly database: Pick<Database, "query">;
+  readonly writer: Pick<Writer, "schema" | "build" | "begin" | "write">;
   /** Hears how far the tables are, and of the changes that have just come in. */
   readonly reached: (shard: ShardId, position: ShardPosition, changes: readonly Change[]) => void;
   readonly log: Log;

@@ -62,7 +62,10 @@ const THAW: Statement = {
 };
 
 /** Undefined when there are no such tables. Throws DatabaseError. */
-export async function findTables(database: Database, schema: Schema = "views"): Promise<Found | undefined> {
+export async function findTables(
+  database: Pick<Database, "query">,
+  schema: Schema = "views",
+): Promise<Found | undefined> {
   try {
     const [found] = await database.query<Found>(FIND[schema]);
     return found;

@@ -160,6 +160,35 @@ const PLANTS: readonly Plant[] = [
     find: "    if (known !== undefined) return known;",
     replace: '    if (known !== undefined) return known.outcome === "lapsed" ? undefined : known;',
   },
+  {
+    bug: "after the copy, the log is followed from where it ends by then",
+    rules: ["V1"],
+    fault: "none",
+    file: "read-side/follow/follower.ts",
+    find: "      const next = { ...known, copied };",
+    replace: `      const next =
+        copied === null
+          ? { ...known, copied, position: (await this.#changesAfter(null, 0, signal)).position }
+          : { ...known, copied };`,
+  },
+  {
+    bug: "the read side's position is moved in a transaction of its own, before the rows",
+    rules: ["V1"],
+    fault: "read side crash",
+    file: "test/simulation/views.ts",
+    find: `    return this.#statement(() => {
+      if (!this.#moved(shard, from, to)) return false;`,
+    replace: `    if (!(await this.#statement(() => this.#moved(shard, from, to)))) return false;
+    return this.#statement(() => {`,
+  },
+  {
+    bug: "a write to the read side that comes late moves the position back",
+    rules: ["V1"],
+    fault: "read side's connections break",
+    file: "test/simulation/views.ts",
+    find: "    if (position !== from.position || copied !== from.copied) return false;",
+    replace: "    if (position === undefined || copied === undefined) return false;",
+  },
 ];
 
 const copy = copySources();

@@ -9,6 +9,7 @@ import { TokenVerifier } from "../../router/callers/tokens.ts";
 import { SharedSecret } from "../../router/callers/hs256.ts";
 import { createRouterServer } from "../../router/http/server.ts";
 import { createRouterMetrics } from "../../router/metrics.ts";
+import { Follower } from "../../read-side/follow/follower.ts";
 import { BookingQueue } from "../../router/queue/booking-queue.ts";
 import { Receipts } from "../../router/queue/receipts.ts";
 import { Cluster } from "../../router/shards/cluster.ts";
@@ -29,10 +30,12 @@ import type { EventId } from "../../shared/domain/ids.ts";
 import type { Snapshot } from "../../shared/domain/events.ts";
 import { systemClock } from "../../shared/process/clock.ts";
 import type { Log } from "../../shared/process/log.ts";
+import { Nodes } from "../../shared/wire/nodes.ts";
 import { createRegistry } from "../../shared/watch/metrics.ts";
 import type { SimulatedBroker } from "./broker.ts";
 import { SimulatedStore, type SimulatedShard } from "./store.ts";
 import { type SimulatedCatalog, type SimulatedRedis, SimulatedSnapshots } from "./surroundings.ts";
+import type { SimulatedViews } from "./views.ts";
 import { inProcess, type Process, world } from "./world.ts";
 
 const SECRET = "a secret of the simulation, and of nothing else";
@@ -250,6 +253,29 @@ export function startNode(
     background.start();
     intake.start((consumers) => broker.connect(consumers));
     return { process, server, shard, url };
+  });
+}
+
+/** What the read side does to be as the shards are. How it answers is no part of the run. */
+export function startReadSide(
+  process: Process,
+  views: SimulatedViews,
+  shards: readonly SimulatedShard[],
+  nodeUrls: readonly string[],
+): void {
+  inProcess(process, () => {
+    const log = logOf();
+    const nodes = new Nodes({ seedUrls: nodeUrls, internalToken: INTERNAL_TOKEN, connections: 4, log });
+    for (const { id: shard } of shards) {
+      const parts = {
+        shard,
+        nodes: () => nodes.of(shard),
+        name: process.name,
+        reached: () => undefined,
+        log,
+      };
+      void new Follower({ ...parts, database: views, writer: views }).run(new AbortController().signal);
+    }
   });
 }
 

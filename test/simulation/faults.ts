@@ -7,7 +7,8 @@ import type { Network, Trouble } from "./network.ts";
 import type { Disturbance, Rules } from "./rules.ts";
 import type { SimulatedShard } from "./store.ts";
 import type { SimulatedCatalog, SimulatedRedis } from "./surroundings.ts";
-import type { World } from "./world.ts";
+import type { SimulatedViews } from "./views.ts";
+import type { Process, World } from "./world.ts";
 
 /** A router's place: the router of the moment, or none. */
 export interface Seat {
@@ -15,6 +16,11 @@ export interface Seat {
   router: Router | undefined;
   /** Ends the requests that a killed router leaves. */
   readonly open: Set<() => void>;
+}
+
+/** A process of the read side, which may be dead. */
+export interface ReadSide {
+  process: Process;
 }
 
 /** The cluster as faults find it. */
@@ -26,6 +32,8 @@ export interface Scene {
   readonly catalog: SimulatedCatalog;
   readonly redis: SimulatedRedis | undefined;
   readonly broker: SimulatedBroker;
+  readonly views: SimulatedViews;
+  readonly readSides: readonly ReadSide[];
   readonly seats: readonly Seat[];
   readonly nodes: ReadonlyMap<string, Node>;
   readonly events: readonly EventId[];
@@ -33,6 +41,7 @@ export interface Scene {
   answersLost: number;
   startNode(name: string, shard: SimulatedShard): void;
   startRouter(seat: Seat): void;
+  startReadSide(readSide: ReadSide): void;
 }
 
 interface Fault {
@@ -188,6 +197,37 @@ const KINDS = {
       for (let at = 0; at < lastsMs; at += world.between(5, 100))
         world.after(at, () => scene.broker.loseConnections());
     },
+  }),
+  // Nobody who books or reads an event may notice anything of these.
+  "read side crash": (scene) => {
+    const readSide = scene.world.pick(scene.readSides);
+    return {
+      what: readSide.process.name,
+      touches: NOBODY,
+      begin: () => scene.world.kill(readSide.process),
+      end: () => scene.startReadSide(readSide),
+    };
+  },
+  "read side pause": (scene) => {
+    const { process } = scene.world.pick(scene.readSides);
+    return {
+      what: process.name,
+      touches: NOBODY,
+      begin: () => scene.world.pause(process),
+      end: () => scene.world.resume(process),
+    };
+  },
+  "read side's database hangs": ({ world, views }) => ({
+    what: "",
+    touches: NOBODY,
+    begin: () => world.pause(views.process),
+    end: () => world.resume(views.process),
+  }),
+  "read side's connections break": ({ views }) => ({
+    what: "",
+    touches: NOBODY,
+    begin: () => (views.breaks = 0.5),
+    end: () => (views.breaks = 0),
   }),
   "Redis away": (scene) =>
     redis(scene, (store) => ({ begin: () => (store.down = true), end: () => (store.down = false) })),

@@ -19,6 +19,8 @@ import type { Booking } from "../../shared/domain/bookings.ts";
 import type { Change } from "../../shared/domain/changes.ts";
 import type {
   ChangeEventRequest,
+  CopyPage,
+  CopyRequest,
   CreateEventRequest,
   EventResult,
   ReadResult,
@@ -33,6 +35,9 @@ const STATEMENT_TIMEOUT_MS = 4_000;
 const LOCK_TIMEOUT_MS = 2_000;
 /** How much longer than the database a node waits for the end of a statement. */
 const SLACK_MS = 1_000;
+
+/** Rows of a page that is copied. Few, so that short runs have several pages. */
+const COPY_PAGE_MAX = 3;
 
 /** A booking request that is older lapses. Short, so that short runs meet it. */
 const REQUEST_MAX_AGE_MS = 3_000;
@@ -408,6 +413,26 @@ export class SimulatedStore extends BookingStore {
         changes.push(change);
       }
       return { ...told, changes, position: changes.at(-1)?.position ?? after };
+    });
+  }
+
+  override async copy({ kind, after, limit }: CopyRequest): Promise<CopyPage> {
+    return this.#shard.statement([], () => {
+      const { state } = this.#shard;
+      const all: readonly string[] = [...(kind === "events" ? state.events : state.bookings).keys()];
+      const ids = all
+        .filter((id) => after === null || id > after)
+        .toSorted()
+        .slice(0, Math.min(limit, COPY_PAGE_MAX));
+      return {
+        outcome: "copied",
+        events: ids.flatMap((id) => model.snapshotOf(state, id as EventId)?.event ?? []),
+        bookings: ids.flatMap((id) => {
+          const booking = state.bookings.get(id as BookingId);
+          return booking === undefined ? [] : [{ ...booking, confirmedAt: null }];
+        }),
+        next: ids.length < COPY_PAGE_MAX ? null : (ids.at(-1) ?? null),
+      };
     });
   }
 

@@ -6,14 +6,23 @@ import type { Event } from "../../shared/domain/events.ts";
 import type { EventId, ShardId } from "../../shared/domain/ids.ts";
 import { SLOT_COUNT, type Slot } from "../../shared/domain/slots.ts";
 import { SimulatedBroker } from "./broker.ts";
-import { type Node, type Settings, startNode, type Surroundings, startRouter, tokenFor } from "./cluster.ts";
+import {
+  type Node,
+  type Settings,
+  startNode,
+  startReadSide,
+  type Surroundings,
+  startRouter,
+  tokenFor,
+} from "./cluster.ts";
 import { Follower } from "./follower.ts";
-import { FAULT_KINDS, type FaultKind, letFail, type Scene, type Seat } from "./faults.ts";
+import { FAULT_KINDS, type FaultKind, letFail, type ReadSide, type Scene, type Seat } from "./faults.ts";
 import { give } from "./http.ts";
 import { Network, useNetwork } from "./network.ts";
 import { type Asked, type Heard, type RuleBroken, Rules } from "./rules.ts";
 import { type Commit, SimulatedShard } from "./store.ts";
 import { SimulatedCatalog, SimulatedRedis } from "./surroundings.ts";
+import { SimulatedViews } from "./views.ts";
 import { type Process, runWorld, World } from "./world.ts";
 
 /** When clients begin, when they and the faults end, and how long after the last fault the cluster must be well again. */
@@ -21,6 +30,8 @@ const OPEN_MS = 300;
 const HEAL_MS = 3_300;
 const RECOVERED_MS = 10_000;
 const RUN_MAX_MS = 60_000;
+/** How soon after everything the read side knows it. Its followers may have just begun a pause after faults. */
+const VIEWS_READY_MS = 5_000;
 const CLIENT_TIMEOUT_MS = 9_000;
 const RETRIES_MAX = 8;
 
@@ -48,6 +59,8 @@ class Story {
   readonly #catalog: SimulatedCatalog;
   readonly #redis: SimulatedRedis | undefined;
   readonly #broker: SimulatedBroker;
+  readonly #views: SimulatedViews;
+  readonly #readSides: ReadSide[];
   readonly #settings: Settings;
   readonly #seats: Seat[];
   readonly #scene: Scene;
@@ -85,6 +98,10 @@ class Story {
     );
     this.#redis = world.chance(0.6) ? new SimulatedRedis() : undefined;
     this.#broker = new SimulatedBroker(world.start("rabbitmq"), this.#rules);
+    this.#views = new SimulatedViews(world.start("db-views"));
+    this.#readSides = world.pick([["read-side-0"], ["read-side-0", "read-side-1"]]).map((name) => ({
+      process: world.start(name),
+    }));
     this.#settings = {
       lanes: world.pick([1, 2, 3]),
       laneBatchMax: world.pick([2, 5, 500]),
@@ -100,12 +117,15 @@ class Story {
       catalog: this.#catalog,
       redis: this.#redis,
       broker: this.#broker,
+      views: this.#views,
+      readSides: this.#readSides,
       seats: this.#seats,
       nodes: this.#nodes,
       events: this.#events,
       answersLost: 0,
       startNode: (name, shard) => this.#startNode(name, shard),
       startRouter: (seat) => this.#startRouter(seat),
+      startReadSide: (readSide) => this.#startReadSide(readSide),
     };
   }
 
@@ -137,6 +157,9 @@ class Story {
 
     this.#chooseFaults(this.#only);
     let isOver = false;
+    // They begin with nothing, while others sell.
+    for (const readSide of this.#readSides)
+      world.after(world.between(0, 1_500), () => this.#startReadSide(readSide));
     const followers = this.#shards.map((shard) => new Follower(shard, this.#nodes, this.#rules));
     const following = followers.map(async (follower) => follower.follow(() => isOver));
     const clients = [
@@ -153,6 +176,7 @@ class Story {
     await this.#serveAll();
     isOver = true;
     await Promise.all(following);
+    await this.#checkViews();
     this.#rules.checkEnd();
     this.#done = true;
   }
@@ -402,6 +426,27 @@ class Story {
     const process = this.#world.start(seat.name, this.#world.pick([0, 0, 100, -700]));
     const urls = [...this.#nodes.values()].map(({ url }) => url);
     seat.router = startRouter(process, urls, this.#surroundings, this.#settings, this.#rules);
+  }
+
+  #startReadSide(readSide: ReadSide): void {
+    this.#world.kill(readSide.process);
+    readSide.process = this.#world.start(readSide.process.name);
+    const urls = [...this.#nodes.values()].map(({ url }) => url);
+    startReadSide(readSide.process, this.#views, this.#shards, urls);
+  }
+
+  /** The read side gets to know everything, and counts each booking once. */
+  async #checkViews(): Promise<void> {
+    const world = this.#world;
+    for (const until = world.now + VIEWS_READY_MS; ; await world.sleep(50)) {
+      const behind = this.#shards.find((shard) => !this.#views.hasAll(shard));
+      if (behind === undefined) break;
+      if (world.now > until)
+        return this.#rules.break("V1", `the read side does not get to the end of ${behind.id}`);
+    }
+    const difference = this.#views.difference(this.#shards);
+    if (difference !== undefined) this.#rules.break("V1", difference);
+    return undefined;
   }
 
   /** Some faults at random moments; they end before clients do. */

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { auditorConfig } from "../../audit/auditor/config.ts";
-import { findCatalog } from "../../audit/location.ts";
+import { findCluster } from "../../audit/location.ts";
 import { catalogConfig, migrateConfig } from "../../migrations/config.ts";
 import { nodeConfig } from "../../shard-node/config.ts";
 import { readConfig } from "../../shared/process/config.ts";
@@ -17,7 +17,9 @@ const READERS: Readonly<Record<string, (url: string) => string>> = {
       INTERNAL_TOKEN: SECRET,
     }).CATALOG_URL,
   auditor: (url) => readConfig(auditorConfig, { CATALOG_URL: url }).CATALOG_URL,
-  audit: (url) => findCatalog({ CATALOG_URL: url }),
+  audit: (url) => findCluster({ CATALOG_URL: url }).catalogUrl,
+  "audit of the read side": (url) =>
+    findCluster({ CATALOG_URL: "postgres://one/db", READ_SIDE_DATABASE_URL: url }).readSideUrl ?? "",
   migrate: (url) => readConfig(migrateConfig, { CATALOG_URL: url, SHARD_URLS: `shard-0=${url}` }).CATALOG_URL,
   "move-slot": (url) => readConfig(catalogConfig, { CATALOG_URL: url }).CATALOG_URL,
 };
