@@ -1,9 +1,8 @@
 /**
  * The catalogue of problems that a client can meet (RFC 9457), and the problem for each outcome of a shard. `docs/errors.md`
- * explains each problem; a test holds both equal.
+ * explains each problem; a test holds both equal. k6 loads this file, so it imports nothing but types.
  */
 import type { CommandResult } from "../../shared/domain/outcomes.ts";
-import { WEBHOOKS_OF_EVENT_MAX } from "../../shared/domain/webhooks.ts";
 import type { EventResult, WebhooksDone, WebhooksResult } from "../../shared/wire/rpc.ts";
 
 export interface ProblemSpec {
@@ -109,7 +108,7 @@ const DETAILS = {
   hold_expired: "The hold has expired and its tickets are gone; send a new booking.",
   idempotency_key_reused: "The key was used for a request with other content; use a new key.",
   version_mismatch: "No version of If-Match is the event's newest; read the event again.",
-  too_many_webhooks: `An event has ${WEBHOOKS_OF_EVENT_MAX} webhooks at most; delete one first.`,
+  too_many_webhooks: "The event has all the webhooks it may have; delete one first.",
   below_sold: "totalTickets would be less than the tickets sold and held.",
   rate_limited: "Too many requests of this user for this event are under way; wait for their answers.",
   overloaded: "The shard of this event cannot do more in time; nothing was done.",
