@@ -9,7 +9,16 @@ import { CHECKOUT, NpmStart, PATIENCE_MS, removeDataDir, temporaryDirectory } fr
 const onlyRoot = process.getuid?.() === 0;
 const timeout = 3 * PATIENCE_MS;
 const NOBODY = { uid: 65_534, gid: 65_534 };
-const PARTS = ["deploy", "migrations", "router", "shard-node", "shared", "node_modules", "package.json"];
+const PARTS = [
+  "deploy",
+  "migrations",
+  "read-side",
+  "router",
+  "shard-node",
+  "shared",
+  "node_modules",
+  "package.json",
+];
 
 /** A checkout of its own, because the one under test must not change its modes. */
 let checkout = "";

@@ -133,6 +133,7 @@ test("E4 D2: every mistake in .env is named before anything starts", async () =>
     MONITOR_PASSWORD: "four",
     REDIS_PASSWORD: "five",
     RABBITMQ_PASSWORD: "six",
+    READ_SIDE_PASSWORD: "seven",
   };
   const said = async (env: Record<string, string>) => {
     await using settings = start("deploy/settings.ts", env);
@@ -173,7 +174,7 @@ test("D2: make-env.sh writes secrets of its own, for nobody else to read, and ov
   await using settings = start("deploy/settings.ts", env);
   expect(await settings.exited).toMatchObject({ code: 0 });
   const secrets = Object.entries(env).filter(([name]) => /SECRET|TOKEN|PASSWORD/.test(name));
-  expect(new Set(secrets.map(([, value]) => value)).size).toBe(9);
+  expect(new Set(secrets.map(([, value]) => value)).size).toBe(10);
   expect(statSync(file).mode & 0o077).toBe(0);
 
   expect(make()).toMatchObject({ status: 1, stderr: expect.stringContaining("exists already") as string });

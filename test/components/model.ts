@@ -25,6 +25,8 @@ export interface StoredEvent extends Omit<Event, "availableTickets" | "salesEndA
 /** A booking as it is stored: `expiresAt` stays when a hold is confirmed or cancelled. */
 export interface StoredBooking extends Booking {
   readonly key: string;
+  /** When a hold was confirmed; null for what was booked at once. */
+  readonly confirmedAt: string | null;
 }
 
 export interface State {
@@ -159,7 +161,7 @@ export function heldBy(state: Pick<State, "bookings">, eventId: EventId, userId:
 
 /** A booking as everybody sees it: a due hold is expired at that very moment (B6), and only holds show when they end. */
 export function seen(stored: StoredBooking, now: string): Booking {
-  const { key: _, ...booking } = stored;
+  const { key: _, confirmedAt: __, ...booking } = stored;
   const status = isDue(booking, now) ? "expired" : booking.status;
   const isHold = status === "held" || status === "expired";
   return { ...booking, status, expiresAt: isHold ? booking.expiresAt : null };
@@ -212,6 +214,7 @@ function book(draft: Draft, command: BookCommand, id: BookingId): Decision {
     status: isHold ? "held" : "confirmed",
     expiresAt: isHold ? later(draft.now, command.ttlSeconds) : null,
     key,
+    confirmedAt: null,
     createdAt: draft.now,
     updatedAt: draft.now,
   };
@@ -297,7 +300,8 @@ function isDue(booking: Booking, now: string): boolean {
 }
 
 function withStatus(draft: Draft, booking: StoredBooking, status: Booking["status"]): StoredBooking {
-  const saved = { ...booking, status, updatedAt: draft.now };
+  const confirmedAt = status === "confirmed" ? draft.now : booking.confirmedAt;
+  const saved = { ...booking, status, confirmedAt, updatedAt: draft.now };
   save(draft, saved);
   return saved;
 }

@@ -471,6 +471,7 @@ function expectedRows(state: model.State): Rows {
     status: booking.status,
     expires_at: booking.expiresAt,
     idempotency_key: booking.key,
+    confirmed_at: booking.confirmedAt,
     created_at: booking.createdAt,
     updated_at: booking.updatedAt,
   }));

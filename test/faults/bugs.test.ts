@@ -102,10 +102,11 @@ describe("a broken invariant", () => {
   test("F8: in a background loop that reports what fails and goes on, the process ends too", async () => {
     using copy = copySources();
     copy.plant({
-      file: "router/shards/cluster.ts",
-      find: "async () => this.refreshMap(),",
+      file: "shared/wire/nodes.ts",
+      find: "async () => this.refresh(),",
       replace: `async () => {
-        ownerOf({ version: 1, owners: [], owning: new Set(), nodeUrls: new Map() }, slotOf("" as EventId));
+        const { ownerOf } = await import("../domain/shard-map.ts");
+        ownerOf({ version: 1, owners: [], owning: new Set(), nodeUrls: new Map() }, 0 as never);
       },`,
     });
     await using router = start(join(copy.directory, "router/main.ts"), {

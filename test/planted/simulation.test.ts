@@ -117,8 +117,8 @@ const PLANTS: readonly Plant[] = [
     rules: ["J2"],
     fault: "none",
     file: "shard-node/read/followers.ts",
-    find: 'return { outcome: "changes", changes, position };',
-    replace: 'return { outcome: "changes", changes: changes.slice(1), position };',
+    find: 'return { outcome: "changes", changes, position, asOf };',
+    replace: 'return { outcome: "changes", changes: changes.slice(1), position, asOf };',
   },
   {
     bug: "an answer says a position before its booking",
