@@ -120,7 +120,7 @@ async function replaceRouters(env: Record<string, string>): Promise<void> {
   for (const old of cluster.routers.slice()) {
     await cluster.addRouter(env);
     cluster.routers.splice(cluster.routers.indexOf(old), 1);
-    await eventually("the old router has answered", () => underWay.get(old) === 0);
+    await eventually("the old router has answered", () => (underWay.get(old) ?? 0) === 0);
     await old.close();
   }
 }
