@@ -1,6 +1,6 @@
 /**
  * A follower of the log inside the nodes of a shard. Of all nodes that want to do its work, one does it: the one that holds its place
- * in the shard's database (hold_place() in migrations/shard/0017_webhooks.sql). What is done twice, because a node died or was paused, must do
+ * in the shard's database (migrations/shard/0015_log-places.sql). What is done twice, because a node died or was paused, must do
  * no harm.
  */
 import { randomUUID } from "node:crypto";

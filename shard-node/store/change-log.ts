@@ -1,4 +1,4 @@
-/** The log of changes in the shard's database (migrations/shard/0014_changes.sql), and the places of those who follow it (0015, 0017). */
+/** The log of changes in the shard's database (migrations/shard/0014_changes.sql), and the places of followers (0015_log-places.sql). */
 import type { Change } from "../../shared/domain/changes.ts";
 import type { Database, Statement } from "../../shared/database/database.ts";
 import { type BookingRow, bookingFrom, eventFrom, type EventRow, iso } from "./rows.ts";

@@ -29,6 +29,7 @@ const REQUESTS = "test/components/requests.test.ts";
 const INTAKE = "test/components/intake.test.ts";
 const WEBHOOKS = "test/components/webhooks.test.ts";
 const TARGETS = "test/unit/webhook-targets.test.ts";
+const LOG_FUNCTIONS = "migrations/shard/0015_log-places.sql";
 const WEBHOOK_FUNCTIONS = "migrations/shard/0017_webhooks.sql";
 const VIEWS = "test/components/read-side-tables.test.ts";
 const REQUEST_FUNCTIONS = "migrations/shard/0013_booking-requests.sql";
@@ -503,7 +504,7 @@ const PLANTS: readonly Plant[] = [
     bug: "nobody is told that changes were dropped",
     rule: "J3",
     suite: LOG,
-    file: WEBHOOK_FUNCTIONS,
+    file: LOG_FUNCTIONS,
     find: "      update changes_dropped set until = greatest(until, v_newest.position), truncated = v_newest.position;\n",
     replace: "",
   },
@@ -559,7 +560,7 @@ const PLANTS: readonly Plant[] = [
     bug: "every node takes the place",
     rule: "J7",
     suite: PLACES,
-    file: WEBHOOK_FUNCTIONS,
+    file: LOG_FUNCTIONS,
     find: "v_place.held_until < v_now and p_seconds > 0 then",
     replace: "p_seconds > 0 then",
   },
@@ -567,7 +568,7 @@ const PLANTS: readonly Plant[] = [
     bug: "after a failover a place goes on where the log was begun anew",
     rule: "J7",
     suite: PLACES,
-    file: WEBHOOK_FUNCTIONS,
+    file: LOG_FUNCTIONS,
     find: "  select d.truncated into v_first from changes_dropped d;\n",
     replace: "  select d.until into v_first from changes_dropped d;\n",
   },
