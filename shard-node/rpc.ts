@@ -158,6 +158,10 @@ function addCalls(rpc: RpcServer, parts: NodeParts): void {
   rpc.call(RPC.webhooks, webhooksRequestSchema, async (request, span) => {
     let host = "";
     if (request.action === "create") {
+      // Whoever may not see the webhooks has no name looked up.
+      const { eventId, caller } = request;
+      const seen = await store.changeWebhooks({ action: "list", eventId, caller }, host, span);
+      if (seen.outcome !== "listed") return judged([seen], seen);
       const reason = await parts.targets.objectionTo(request.url);
       if (reason !== undefined) return ok({ outcome: "forbidden_target", reason } satisfies WebhooksResult);
       ({ host } = new URL(request.url));

@@ -92,6 +92,13 @@ test("J9: only the owner of an event and operators see to its webhooks", async (
       const answer = await ask(method, id, { as: "somebody", role, ...more });
       expect([method, answer.status, answer.body.code]).toEqual([method, 403, "forbidden"]);
     }
+  // No name is looked up for them either: what is wrong with the target is not told.
+  const badTarget = {
+    as: "somebody",
+    role: "organizer",
+    body: { url: "https://ada:secret@shop.example/" },
+  } as const;
+  expect((await ask("POST", id, badTarget)).status).toBe(403);
   const nowhere = newEventId(Date.now());
   for (const [method, more] of Object.entries({
     POST: { body },
