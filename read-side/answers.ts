@@ -1,4 +1,5 @@
 /** Answers what routers ask, or says that it cannot: then the answer would be too old, or the database does not give it in time. */
+import { Readable } from "node:stream";
 import { type Database, DatabaseError } from "../shared/database/database.ts";
 import type { Booking } from "../shared/domain/bookings.ts";
 import { invariant } from "../shared/domain/invariant.ts";
@@ -40,12 +41,11 @@ export interface AnswersParts {
 
 const UNAVAILABLE: ReadSideUnavailable = { outcome: "read_side_unavailable" };
 
-/** An export, as it is written: `asOf` is that of its first page. */
+/** An export, as it is written: `asOf` is that of its first page. It keeps its place until it is closed. */
 export interface Export {
   readonly outcome: "csv";
   readonly asOf: string;
-  readonly first: string;
-  readonly more: AsyncGenerator<string>;
+  readonly content: Readable;
 }
 
 export class Answers {
@@ -103,32 +103,25 @@ export class Answers {
       this.#exports -= 1;
       return UNAVAILABLE;
     }
-    const more = this.#furtherPages(request, page.items, performance.now() + exportMaxMs);
-    // From here on, it gives its place back however it ends: a generator only hears of its end once it has begun.
-    await more.next();
-    return { outcome: "csv", asOf: page.asOf, first: CSV_HEADER + csvOf(page.items, request), more };
+    const pages = this.#pagesFrom(request, page.items, performance.now() + exportMaxMs);
+    // One page is read ahead of the client.
+    const content = Readable.from(pages, { highWaterMark: 1 });
+    content.once("close", () => (this.#exports -= 1));
+    return { outcome: "csv", asOf: page.asOf, content };
   }
 
-  async *#furtherPages(
-    request: CsvRequest,
-    first: readonly Booking[],
-    until: number,
-  ): AsyncGenerator<string> {
-    try {
-      yield "";
-      for (let items = first; items.length === EXPORT_PAGE_MAX;) {
-        if (performance.now() > until) {
-          this.#parts.shed("export_too_long");
-          throw new Error("the export took too long");
-        }
-        const page = await this.#exportPage(request, items.at(-1)?.id ?? null);
-        // An export that ends early must not look like a whole one.
-        if (page === undefined) throw new Error("the export cannot be continued");
-        items = page.items;
-        yield csvOf(items, request);
+  async *#pagesFrom(request: CsvRequest, first: readonly Booking[], until: number): AsyncGenerator<string> {
+    yield CSV_HEADER + csvOf(first, request);
+    for (let items = first; items.length === EXPORT_PAGE_MAX;) {
+      if (performance.now() > until) {
+        this.#parts.shed("export_too_long");
+        throw new Error("the export took too long");
       }
-    } finally {
-      this.#exports -= 1;
+      const page = await this.#exportPage(request, items.at(-1)?.id ?? null);
+      // An export that ends early must not look like a whole one.
+      if (page === undefined) throw new Error("the export cannot be continued");
+      items = page.items;
+      yield csvOf(items, request);
     }
   }
 

@@ -29,9 +29,8 @@ export function createReadSideServer(answers: Answers, parts: Omit<RpcServerPart
   rpc.call(READ_SIDE.bookingsCsv, csvRequestSchema, async (request) => {
     const answer = await answers.csv(request);
     if (answer.outcome !== "csv") return replyOf(answer);
-    const { asOf, first, more } = answer;
-    const headers = { "content-type": CSV_TYPE, [AS_OF_HEADER]: asOf };
-    return { status: 200, headers, first, more };
+    const { asOf, content } = answer;
+    return { headers: { "content-type": CSV_TYPE, [AS_OF_HEADER]: asOf }, content };
   });
   return rpc.server();
 }

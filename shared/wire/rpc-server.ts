@@ -4,10 +4,11 @@
  */
 import { timingSafeEqual } from "node:crypto";
 import type { IncomingMessage, Server } from "node:http";
+import type { Readable } from "node:stream";
 import { Hono } from "hono";
 import type { z } from "zod";
 import { bodyOf, BodyError, type ConnectionShed } from "../process/connections.ts";
-import { createHttpServer, type HttpBindings, type HttpEnv } from "../process/http-server.ts";
+import { createHttpServer, type HttpBindings, type HttpEnv, streamed } from "../process/http-server.ts";
 import type { Log } from "../process/log.ts";
 import type { HttpMetrics } from "../watch/metrics.ts";
 import type { Span, Tracing } from "../watch/tracing.ts";
@@ -19,6 +20,9 @@ const BODY_MAX_BYTES = 8 * 1024 * 1024;
 /** A router opens some two hundred at most. */
 const CONNECTIONS_MAX = 10_000;
 
+/** What a stream ends with when nobody reads on (Node.js manual, stream.pipeline). */
+const CALLER_LEFT = "ERR_STREAM_PREMATURE_CLOSE";
+
 /** The answer to a call, sent as JSON. */
 export interface Reply {
   readonly status: number;
@@ -27,16 +31,10 @@ export interface Reply {
   readonly more?: AsyncIterable<object>;
 }
 
-/**
- * The answer to a call that is no JSON, sent as it is made and no faster than it is read. When making it fails, the connection
- * is cut: what has come must not look like the whole.
- */
+/** The answer to a call that is no JSON and too long to hold. */
 export interface StreamedReply {
-  readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
-  readonly first: string;
-  /** Has begun, so it hears when nobody reads on. */
-  readonly more: AsyncGenerator<string>;
+  readonly content: Readable;
 }
 
 export const ok = (body: object): Reply => ({ status: 200, body });
@@ -132,18 +130,16 @@ export class RpcServer {
       if (known === undefined) log.error({ err: error, traceId: span?.traceId }, "an RPC failed");
       reply = known ?? { status: 500, body: { outcome: "internal" } };
     }
-    const { status } = reply;
+    const status = "content" in reply ? 200 : reply.status;
     metrics.http.answered(path, method, status, (performance.now() - started) / 1000);
     span?.set({ "http.response.status_code": status });
     if (status >= 500) span?.failed(String(status));
     span?.end();
-    if (!("first" in reply)) return answer(reply);
-    const cut = (error: unknown): void => {
-      log.warn({ reason: String(error) }, "an answer was cut off");
-      outgoing.destroy();
-    };
-    const headersOf = { ...reply.headers, [RPC_VERSION_HEADER]: RPC_VERSION };
-    return new Response(streamOf(reply, cut), { status, headers: headersOf });
+    if (!("content" in reply)) return answer(reply);
+    reply.content.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== CALLER_LEFT) log.warn({ reason: String(error) }, "an answer was cut off");
+    });
+    return streamed(outgoing, { ...reply.headers, [RPC_VERSION_HEADER]: RPC_VERSION }, reply.content);
   }
 }
 
@@ -158,24 +154,6 @@ async function* linesOf(first: object, more: AsyncIterable<object>): AsyncGenera
   const lineOf = (body: object): Uint8Array => Buffer.from(`${JSON.stringify(body)}\n`);
   yield lineOf(first);
   for await (const body of more) yield lineOf(body);
-}
-
-function streamOf({ first, more }: StreamedReply, cut: (error: unknown) => void): ReadableStream<Uint8Array> {
-  return new ReadableStream({
-    start: (stream) => stream.enqueue(Buffer.from(first)),
-    async pull(stream) {
-      try {
-        const { done, value } = await more.next();
-        if (done === true) stream.close();
-        else stream.enqueue(Buffer.from(value));
-      } catch (error) {
-        cut(error);
-      }
-    },
-    async cancel() {
-      await more.return(undefined);
-    },
-  });
 }
 
 function admission(tokens: readonly string[]): (incoming: IncomingMessage) => boolean {
