@@ -270,6 +270,7 @@ CREATE OR REPLACE FUNCTION public.changes_after(p_after bigint, p_bookings_max i
  SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_began   timestamptz := clock_timestamp();
@@ -445,6 +446,7 @@ CREATE OR REPLACE FUNCTION public.decide_batch(p_event_ids uuid[], p_event_slots
  SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_event_ids   uuid[] := p_event_ids;
@@ -944,6 +946,7 @@ CREATE OR REPLACE FUNCTION public.gather_deliveries(p_max integer)
  SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_place     bigint;
@@ -1052,6 +1055,7 @@ CREATE OR REPLACE FUNCTION public.hold_place(p_follower text, p_holder uuid, p_s
  RETURNS json
  LANGUAGE plpgsql
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now   timestamptz := clock_timestamp();
@@ -1165,6 +1169,7 @@ CREATE OR REPLACE FUNCTION public.outcomes_of(p_ids uuid[], p_asked boolean[])
  SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
   select json_object_agg(r.position, json_build_object(
            'outcome', o.outcome, 'number', o.number, 'maxPerUser', o.max_per_user, 'booking', to_json(b)))
@@ -1318,6 +1323,7 @@ CREATE OR REPLACE FUNCTION public.snapshots_of(p_event_ids uuid[])
  SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
   select coalesce(json_agg(s), '[]')
   from (

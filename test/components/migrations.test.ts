@@ -22,6 +22,18 @@ test.for(["catalog", "shard"] satisfies Schema[])(
   },
 );
 
+test("G3: no function of a shard that forbids plans has its statements compiled for their high costs", async () => {
+  await using database = await createDatabase("shard");
+  using shard = connectTo(database.url);
+  const functions = await shard.run<{ name: string; compiles: boolean }>(
+    `select proname as name, not 'jit=off' = any(proconfig) as compiles from pg_proc
+     where proconfig @> array['enable_seqscan=off']`,
+  );
+
+  expect(functions.map(({ name }) => name)).toContain("decide_batch");
+  expect(functions.filter(({ compiles }) => compiles)).toEqual([]);
+});
+
 test("G1: several that migrate at once apply each file once, in order", async () => {
   await using database = await createEmptyDatabase();
   using directory = migrationsOf({
