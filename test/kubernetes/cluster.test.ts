@@ -144,23 +144,31 @@ test("K8: there are four routers instead of two, and then two again, without a f
 });
 
 test("K8: secrets are exchanged by the lines of the documents, without a failed request", async () => {
-  const secrets = async () => secretOf("onsale-secrets", "INTERNAL_TOKEN");
-  const [oldToken, oldPassword] = [await secrets(), await secretOf("onsale-shard-a-onsale", "password")];
-  const exchange = async (sentence: string) =>
-    outputOf("bash", ["-euc", `set -o pipefail\n${blockAfter(sentence, DOCUMENT)}`]);
-  expectNoFailure(
-    await underLoad("INTERNAL_TOKEN is exchanged", async () => {
-      await exchange("Exchange `INTERNAL_TOKEN`");
-      await nothingEnds();
-    }),
-  );
-  expect(await secrets()).not.toBe(oldToken);
-  expectNoFailure(
-    await underLoad("passwords of databases are exchanged", async () => {
-      await exchange("**A database's password**");
-      await nothingEnds();
-    }),
-  );
+  const oldPassword = await secretOf("onsale-shard-a-onsale", "password");
+  const functions = blockAfter("Two shell functions help", DOCUMENT);
+  const exchange = async (sentence: string) => {
+    const lines = `${functions}\n${blockAfter(sentence, DOCUMENT)}`;
+    await outputOf("bash", ["-euc", `set -o pipefail\n${lines}`]);
+    await nothingEnds();
+  };
+  const exchangeUnderLoad = async (what: string, sentence: string) =>
+    expectNoFailure(await underLoad(`${what} exchanged`, async () => exchange(sentence)));
+
+  const oldToken = await secretOf("onsale-secrets", "INTERNAL_TOKEN");
+  await exchangeUnderLoad("INTERNAL_TOKEN is", "**`INTERNAL_TOKEN`.**");
+  expect(await secretOf("onsale-secrets", "INTERNAL_TOKEN")).not.toBe(oldToken);
+
+  // Clients keep their tokens, which the old secret signed.
+  const oldSecret = await secretOf("onsale-secrets", "AUTH_JWT_SECRET");
+  await exchangeUnderLoad("AUTH_JWT_SECRET is", "**`AUTH_JWT_SECRET`.**");
+  expect(await secretOf("onsale-secrets", "AUTH_JWT_SECRET")).not.toBe(oldSecret);
+  expect((await asked("/v1/bookings", BUYER)).status).toBe(200);
+  expect((await asked("/v1/bookings", BUYER, { secret: oldSecret })).status).toBe(200);
+  await exchange("When the last token of the old one has expired");
+  expect((await asked("/v1/bookings", BUYER)).status).toBe(200);
+  expect((await asked("/v1/bookings", BUYER, { secret: oldSecret })).status).toBe(401);
+
+  await exchangeUnderLoad("passwords of databases are", "**A database's password**");
   expect(await secretOf("onsale-shard-a-onsale", "password")).not.toBe(oldPassword);
   const [node] = await pods(`${component("node")},onsale/shard=shard-a`);
   expect(await kubectl("exec", node?.name ?? "", "--", "printenv", "DATABASE_URL")).toContain("//onsale_2:");
@@ -351,10 +359,17 @@ async function everythingIsReady(): Promise<void> {
   );
 }
 
-async function asked(path: string, user: string, body?: object): Promise<Response> {
-  const secret = await secretOf("onsale-secrets", "AUTH_JWT_SECRET");
-  const role = user === ORGANIZER ? "organizer" : "buyer";
-  const token = await mintToken({ secret, sub: user, role, ttlSeconds: 600 });
+async function asked(
+  path: string,
+  user: string,
+  { body, secret }: { body?: object; secret?: string } = {},
+): Promise<Response> {
+  const token = await mintToken({
+    secret: secret ?? (await secretOf("onsale-secrets", "AUTH_JWT_SECRET")),
+    sub: user,
+    role: user === ORGANIZER ? "organizer" : "buyer",
+    ttlSeconds: 600,
+  });
   return fetch(`${await routerUrl()}${path}`, {
     method: body === undefined ? "GET" : "POST",
     headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
@@ -365,10 +380,11 @@ async function asked(path: string, user: string, body?: object): Promise<Respons
 /** The id of a new event. */
 async function created(): Promise<string> {
   const body = { name: "A concert", startsAt: "2099-01-01T20:00:00Z", totalTickets: 100 };
-  return ((await (await asked("/v1/events", ORGANIZER, body)).json()) as { id: string }).id;
+  return ((await (await asked("/v1/events", ORGANIZER, { body })).json()) as { id: string }).id;
 }
 
-const booked = async (event: string) => asked(`/v1/events/${event}/bookings`, BUYER, { quantity: 1 });
+const booked = async (event: string) =>
+  asked(`/v1/events/${event}/bookings`, BUYER, { body: { quantity: 1 } });
 
 /** Resolves when the buyer's list, which the read side makes of all shards, has a booking of the event. */
 async function isListed(event: string): Promise<void> {
